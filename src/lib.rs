@@ -1,6 +1,10 @@
 //! Cloakroom: a tokenization vault.
-#![forbid(unsafe_code)]
-#![warn(missing_docs)]
+//!
+//! The modules in the order in which to read them. Each imports only from those before it (`tests/tidy.rs` checks that),
+//! so data goes down this list once and comes back once. What stands without `vault` builds in seconds, without RocksDB,
+//! Cedar, tonic and tokio: fuzzing and the offline verifier need no more.
 
 pub mod secret;
 pub mod clock;
+pub mod merkle;
+pub mod event;

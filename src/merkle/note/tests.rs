@@ -1,0 +1,221 @@
+//! Notes against frozen vectors and a second implementation.
+
+use super::*;
+use crate::merkle::leaf_hash;
+use proptest::prelude::*;
+use serde_json::Value;
+
+fn vectors() -> Value {
+    serde_json::from_str(include_str!("../../../tests/vectors/checkpoint_v1.json")).unwrap()
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap()
+}
+
+fn secret(text: &str) -> SecretBytes {
+    SecretBytes::new(text.as_bytes().to_vec())
+}
+
+fn log_keys(vectors: &Value) -> Vec<LogKey> {
+    let keys = vectors["keys"].as_array().unwrap();
+    keys.iter().map(|key| LogKey::parse(&secret(text(key, "private"))).ok().unwrap()).collect()
+}
+
+fn key(name: &str, seed: u8) -> LogKey {
+    LogKey::from_seed(Name::new(name).unwrap(), &SecretKey::new([seed; 32]))
+}
+
+#[test]
+fn frozen_keys_are_read_and_written() {
+    let vectors = vectors();
+    for (frozen, key) in vectors["keys"].as_array().unwrap().iter().zip(log_keys(&vectors)) {
+        assert_eq!(key.name().as_str(), text(frozen, "name"));
+        assert_eq!(key.verifier().id().to_string(), text(frozen, "id"));
+        assert_eq!(key.to_text().expose(), format!("{}\n", text(frozen, "private")).as_bytes());
+        assert_eq!(key.verifier().to_string(), text(frozen, "public"));
+        assert_eq!(text(frozen, "public").parse(), Ok(key.verifier()));
+        assert_eq!(format!("{}\n", text(frozen, "public")).parse(), Ok(key.verifier()));
+    }
+}
+
+#[test]
+fn frozen_checkpoints_are_made_and_opened() {
+    let vectors = vectors();
+    let keys = log_keys(&vectors);
+    let list = |value: &Value| value.as_array().unwrap().clone();
+    for frozen in list(&vectors["checkpoints"]) {
+        let origin = Name::new(text(&frozen, "origin")).unwrap();
+        let root = Hash::try_from(hex::decode(text(&frozen, "root")).unwrap().as_slice()).unwrap();
+        let extensions = list(&frozen["extensions"]).iter().map(|line| line.as_str().unwrap().to_owned()).collect();
+        let checkpoint = Checkpoint::new(origin.clone(), frozen["size"].as_u64().unwrap(), root, extensions).unwrap();
+        let signers: Vec<_> = list(&frozen["signers"]).iter().map(|i| &keys[i.as_u64().unwrap() as usize]).collect();
+        assert_eq!(checkpoint.text(), text(&frozen, "text"));
+        assert_eq!(checkpoint.sign(&signers), text(&frozen, "note"));
+        assert_eq!(Note::parse(text(&frozen, "note")).unwrap().to_string(), text(&frozen, "note"));
+        for signer in signers {
+            assert_eq!(Checkpoint::open(text(&frozen, "note"), &origin, &[signer.verifier()]), Ok(checkpoint.clone()));
+        }
+    }
+}
+
+#[test]
+fn frozen_forgeries_are_refused_a_04() {
+    let vectors = vectors();
+    let key = &log_keys(&vectors)[0];
+    for frozen in vectors["refused"].as_array().unwrap() {
+        let refusal = match Checkpoint::open(text(frozen, "note"), key.name(), &[key.verifier()]) {
+            Ok(_) => "opened",
+            Err(NoteError::Malformed(_)) => "malformed",
+            Err(NoteError::NotACheckpoint(_)) => "not a checkpoint",
+            Err(NoteError::Untrusted) => "untrusted",
+            Err(NoteError::BadSignature(_)) => "bad signature",
+            Err(NoteError::OtherLog { .. }) => "other log",
+        };
+        assert_eq!(refusal, text(frozen, "error"), "{}", text(frozen, "why"));
+    }
+}
+
+#[test]
+fn a_second_implementation_accepts_our_keys_and_notes() {
+    let key = key("log.example/a", 7);
+    let checkpoint = Checkpoint::new(key.name().clone(), 5, leaf_hash(b"root"), vec!["time now".into()]).unwrap();
+    let note = signed_note::Note::from_bytes(checkpoint.sign(&[&key]).as_bytes()).unwrap();
+    let verifier = signed_note::StandardVerifier::new(&key.verifier().to_string()).unwrap();
+    let (verified, unverified) = note.verify(&signed_note::VerifierList::new(vec![Box::new(verifier)])).unwrap();
+    assert_eq!((verified.len(), unverified.len()), (1, 0));
+    let text = key.to_text();
+    let text = std::str::from_utf8(text.expose()).unwrap().trim_end();
+    assert!(signed_note::StandardSigner::new(text).is_ok());
+    let theirs = tlog_tiles::Checkpoint::from_bytes(note.text()).unwrap();
+    assert_eq!((theirs.origin(), theirs.size(), theirs.hash().0), ("log.example/a", 5, checkpoint.root().0));
+}
+
+#[test]
+fn a_checkpoint_is_trusted_for_the_log_and_key_that_were_asked_for_a_04() {
+    let (ours, other, witness) = (key("log.example", 1), key("log.example", 2), key("witness.example", 3));
+    let checkpoint = Checkpoint::new(ours.name().clone(), 5, leaf_hash(b"root"), vec![]).unwrap();
+    let note = checkpoint.sign(&[&witness, &ours]);
+    let open = |origin: &str, keys: &[&LogKey]| {
+        let keys: Vec<_> = keys.iter().map(|key| key.verifier()).collect();
+        Checkpoint::open(&note, &Name::new(origin).unwrap(), &keys)
+    };
+    assert_eq!(open("log.example", &[&ours]), Ok(checkpoint.clone()));
+    assert_eq!(open("log.example", &[&other, &ours]), Ok(checkpoint.clone()));
+    assert_eq!(open("log.example", &[&other]), Err(NoteError::Untrusted));
+    assert_eq!(open("log.example", &[]), Err(NoteError::Untrusted));
+    let found = Name::new("log.example").unwrap();
+    assert_eq!(open("log2.example", &[&ours]), Err(NoteError::OtherLog { found }));
+}
+
+#[test]
+fn names_follow_the_grammar() {
+    for name in ["a", "example.com/log42", "Übung/3", &"x".repeat(255)] {
+        assert_eq!(Name::new(name).unwrap().as_str(), name);
+    }
+    for name in ["", "a b", "a+b", "a\n", "\u{a0}", "a\u{2003}b", "a\0", "a\u{7f}", "a\u{1b}[31m", &"x".repeat(256)] {
+        assert_eq!(Name::new(name), Err(NameError), "{name:?}");
+    }
+}
+
+#[test]
+fn keys_have_one_spelling() {
+    let ours = key("log.example", 1);
+    let public = ours.verifier().to_string();
+    let (head, content) = public.rsplit_once('+').unwrap();
+    let (_, id) = head.split_once('+').unwrap();
+    let with_id = |id: &str| format!("log.example+{id}+{content}").parse::<VerifierKey>();
+    assert_eq!(with_id(id), Ok(ours.verifier()));
+    let malformed = Err(KeyError::Malformed(PUBLIC_FORM));
+    for id in ["", "0", &id[1..], &format!("0{id}"), &format!("+{}", &id[1..]), &id.to_uppercase(), "zzzzzzzz"] {
+        assert_eq!(with_id(id), malformed, "{id}");
+    }
+    assert_eq!(with_id("00000000"), Err(KeyError::Mismatch));
+    assert_eq!(public.replace("log", "lag").parse::<VerifierKey>(), Err(KeyError::Mismatch));
+    for text in ["", "+", "++", "a+b", " ", &format!("{public}A"), &format!("{public}AAAA"), &format!("{public} ")] {
+        assert_eq!(text.parse::<VerifierKey>(), malformed, "{text:?}");
+    }
+    let typed = |kind: u8| format!("{head}+{}", BASE64.encode([&[kind][..], &[9; 32]].concat()));
+    assert_eq!(typed(4).parse::<VerifierKey>(), Err(KeyError::Algorithm));
+    let neutral = VerifyingKey::from_bytes(&std::array::from_fn(|i| u8::from(i == 0))).unwrap();
+    let weak = VerifierKey { name: ours.name.clone(), id: key_id(&ours.name, &neutral), key: neutral };
+    assert_eq!(weak.to_string().parse::<VerifierKey>(), Err(KeyError::Mismatch));
+}
+
+#[test]
+fn a_private_key_must_be_whole_and_unaltered() {
+    let ours = key("log.example", 1);
+    let whole = String::from_utf8(ours.to_text().expose().clone()).unwrap();
+    let error = |text: &str| LogKey::parse(&secret(text)).err();
+    assert_eq!(error(&whole), None);
+    assert_eq!(error(whole.trim_end()), None);
+    assert_eq!(error(&whole.replace("log", "lag")), Some(KeyError::Mismatch));
+    assert_eq!(error(&ours.verifier().to_string()), Some(KeyError::Malformed(PRIVATE_FORM)));
+    assert_eq!(error(&format!("{whole}\n")), Some(KeyError::Malformed(PRIVATE_FORM)));
+    assert_eq!(error(&whole[..whole.len() - 5]), Some(KeyError::Malformed(PRIVATE_FORM)));
+    assert_eq!(LogKey::parse(&SecretBytes::new(vec![0xff])).err(), Some(KeyError::Malformed(PRIVATE_FORM)));
+    assert_eq!(whole.parse::<VerifierKey>(), Err(KeyError::Private));
+    for error in [KeyError::Mismatch, KeyError::Private, KeyError::Algorithm, KeyError::Malformed(PRIVATE_FORM)] {
+        assert!(!error.to_string().contains(whole[50..].trim_end()));
+    }
+}
+
+#[test]
+fn extension_lines_can_not_forge_lines() {
+    let new = |line: &str| Checkpoint::new(Name::new("a").unwrap(), 1, leaf_hash(b""), vec![line.to_owned()]);
+    assert!(new("time 2026-11-21T00:00:00Z").is_ok());
+    for line in ["", "a\nb", "\n", "a\r", "\t"] {
+        assert!(matches!(new(line), Err(NoteError::NotACheckpoint(_))), "{line:?}");
+    }
+}
+
+#[test]
+fn the_log_key_wipes_itself_and_does_not_print() {
+    fn wipes<T: ZeroizeOnDrop>() {}
+    wipes::<SigningKey>();
+    wipes::<LogKey>();
+    // Two ways to read `check` for a type with `Debug` or `Clone`: then this does not compile.
+    trait Mute<Why> {
+        fn check() {}
+    }
+    struct Prints;
+    struct Copies;
+    impl<T> Mute<()> for T {}
+    impl<T: fmt::Debug> Mute<Prints> for T {}
+    impl<T: Clone> Mute<Copies> for T {}
+    <LogKey as Mute<_>>::check();
+}
+
+proptest! {
+    #[test]
+    fn what_is_signed_opens_and_nothing_else(
+        size: u64,
+        root: [u8; 32],
+        extensions in prop::collection::vec("[ -~ä☂]{1,20}", 0..3),
+        place: prop::sample::Index,
+        bit in 0u8..8,
+    ) {
+        let key = key("log.example", 9);
+        let checkpoint = Checkpoint::new(key.name().clone(), size, Hash(root), extensions).unwrap();
+        let note = checkpoint.sign(&[&key]);
+        prop_assert_eq!(Checkpoint::open(&note, key.name(), &[key.verifier()]), Ok(checkpoint));
+        let mut altered = note.into_bytes();
+        let place = place.index(altered.len());
+        altered[place] ^= 1 << bit;
+        if let Ok(altered) = String::from_utf8(altered) {
+            prop_assert!(Checkpoint::open(&altered, key.name(), &[key.verifier()]).is_err());
+        }
+    }
+
+    #[test]
+    fn parsing_never_panics_and_keeps_every_byte(text in "(log\n)?[0-9]{0,3}[ -~\n—+=]{0,200}\n\n(— [a-z ]{1,9}[A-Za-z0-9+/=]{0,90}\n){0,3}") {
+        if let Ok(note) = Note::parse(&text) {
+            prop_assert_eq!(note.to_string(), text.clone());
+        }
+        if let Ok(checkpoint) = Checkpoint::parse(&text) {
+            prop_assert_eq!(checkpoint.text(), text.clone());
+        }
+        prop_assert!(text.parse::<VerifierKey>().is_err());
+        prop_assert!(LogKey::parse(&secret(&text)).is_err());
+    }
+}
