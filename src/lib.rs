@@ -7,4 +7,6 @@
 pub mod secret;
 pub mod clock;
 pub mod merkle;
+pub mod crypto;
+pub mod token;
 pub mod event;
