@@ -9,4 +9,6 @@ pub mod clock;
 pub mod merkle;
 pub mod crypto;
 pub mod token;
+pub mod scope;
 pub mod event;
+pub mod caller;
