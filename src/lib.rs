@@ -12,3 +12,5 @@ pub mod token;
 pub mod scope;
 pub mod event;
 pub mod caller;
+#[cfg(feature = "vault")]
+pub mod policy;

@@ -1,0 +1,219 @@
+//! Finds the statements of a policy file, and in each the entities it names and what it reads of the call.
+//!
+//! Cedar parses and judges; this only knows as much of its lexical grammar (words, strings, comments, `;`) as it takes
+//! to tell one statement from the next, so that a mistake in one does not hide those in the others, and to point at the
+//! line of a name.
+
+use std::ops::Range;
+
+use cedar_policy::EntityUid;
+
+/// One statement of a policy file.
+pub(super) struct Statement<'a> {
+    /// From its first character to its `;`.
+    pub text: &'a str,
+    /// Where it begins in the file.
+    pub start: usize,
+    tokens: Vec<Token>,
+}
+
+/// An entity written in a statement.
+pub(super) struct Mention {
+    pub uid: EntityUid,
+    /// Where it stands in the statement.
+    pub at: usize,
+}
+
+/// What decisions depend on, apart from who asks for what on which scope.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reads {
+    pub purpose: bool,
+    pub reveal: bool,
+    /// Something that differs from call to call, or that this module does not know.
+    pub changing: bool,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Token {
+    kind: Kind,
+    span: Range<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Word,
+    Text,
+    Sign,
+}
+
+/// The statements of a file. What comes after the last `;` is one too, for Cedar to refuse.
+pub(super) fn split(text: &str) -> Vec<Statement<'_>> {
+    let mut statements = Vec::new();
+    let mut tokens: Vec<Token> = Vec::new();
+    let mut at = 0;
+    while let Some(token) = next_token(text, &mut at) {
+        let ends = token.kind == Kind::Sign && &text[token.span.clone()] == ";";
+        tokens.push(token);
+        if ends {
+            statements.extend(statement(text, std::mem::take(&mut tokens)));
+        }
+    }
+    statements.extend(statement(text, tokens));
+    statements
+}
+
+impl Statement<'_> {
+    /// Every entity written in it that can be read: `Type::Path::"id"`.
+    pub fn mentions(&self) -> Vec<Mention> {
+        (0..self.tokens.len()).filter_map(|index| self.mention_ending_at(index)).collect()
+    }
+
+    /// What it reads of the call. Anything but a plain `context.purpose` or `context.reveal` counts as changing.
+    pub fn reads(&self) -> Reads {
+        let mut reads = Reads::default();
+        for index in (0..self.tokens.len()).filter(|index| self.word(*index) == Some("context")) {
+            let attribute = if self.sign(index + 1) == Some(".") {
+                self.word(index + 2)
+            } else if self.sign(index + 1) == Some("[") && self.sign(index + 3) == Some("]") {
+                self.quoted(index + 2)
+            } else {
+                None
+            };
+            match attribute {
+                Some("purpose") => reads.purpose = true,
+                Some("reveal") => reads.reveal = true,
+                _ => reads.changing = true,
+            }
+        }
+        reads
+    }
+
+    fn mention_ending_at(&self, index: usize) -> Option<Mention> {
+        let text = self.of(index, Kind::Text)?;
+        let mut first = index;
+        while first >= 2 && self.sign(first - 1) == Some("::") && self.word(first - 2).is_some() {
+            first -= 2;
+        }
+        if first == index {
+            return None;
+        }
+        // Cedar's own parser wants no blanks or comments between the parts, which a policy may have.
+        let path: Vec<_> = (first..index).step_by(2).filter_map(|part| self.word(part)).collect();
+        let uid = format!("{}::{text}", path.join("::")).parse().ok()?;
+        Some(Mention { uid, at: self.tokens[first].span.start })
+    }
+
+    fn word(&self, index: usize) -> Option<&str> {
+        self.of(index, Kind::Word)
+    }
+
+    fn sign(&self, index: usize) -> Option<&str> {
+        self.of(index, Kind::Sign)
+    }
+
+    fn quoted(&self, index: usize) -> Option<&str> {
+        self.of(index, Kind::Text).map(|text| text.trim_matches('"'))
+    }
+
+    fn of(&self, index: usize, kind: Kind) -> Option<&str> {
+        self.tokens.get(index).filter(|token| token.kind == kind).map(|token| &self.text[token.span.clone()])
+    }
+}
+
+impl Reads {
+    /// What either reads.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            purpose: self.purpose || other.purpose,
+            reveal: self.reveal || other.reveal,
+            changing: self.changing || other.changing,
+        }
+    }
+}
+
+fn statement(text: &str, mut tokens: Vec<Token>) -> Option<Statement<'_>> {
+    let (start, end) = (tokens.first()?.span.start, tokens.last()?.span.end);
+    for token in &mut tokens {
+        token.span = token.span.start - start..token.span.end - start;
+    }
+    Some(Statement { text: &text[start..end], start, tokens })
+}
+
+/// The next token at or after `at`, which moves behind it.
+fn next_token(text: &str, at: &mut usize) -> Option<Token> {
+    loop {
+        let rest = &text[*at..];
+        let first = rest.chars().next()?;
+        if first.is_whitespace() {
+            *at += first.len_utf8();
+        } else if rest.starts_with("//") {
+            *at += rest.find(['\n', '\r']).unwrap_or(rest.len());
+        } else {
+            let (kind, length) = measure(rest, first);
+            *at += length;
+            return Some(Token { kind, span: *at - length..*at });
+        }
+    }
+}
+
+fn measure(rest: &str, first: char) -> (Kind, usize) {
+    let is_word = |c: char| c == '_' || c.is_ascii_alphanumeric();
+    match first {
+        '"' => (Kind::Text, text_length(rest)),
+        _ if is_word(first) => (Kind::Word, rest.find(|c| !is_word(c)).unwrap_or(rest.len())),
+        _ if rest.starts_with("::") => (Kind::Sign, 2),
+        _ => (Kind::Sign, first.len_utf8()),
+    }
+}
+
+/// The length of the string at the start of `rest`, quotes included; an open one goes to the end.
+fn text_length(rest: &str) -> usize {
+    let mut escaped = false;
+    for (at, c) in rest.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return at + 1,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_end_at_semicolons_outside_strings_and_comments() {
+        let text = "// a; b\n@id(\"x;\\\"y\") permit (a); // tail;\nforbid\n(b);\n\n  open \"end;";
+        let statements = split(text);
+        let texts: Vec<_> = statements.iter().map(|s| s.text).collect();
+        assert_eq!(texts, ["@id(\"x;\\\"y\") permit (a);", "forbid\n(b);", "open \"end;"]);
+        assert!(statements.iter().all(|s| text[s.start..].starts_with(s.text)));
+        assert!(split("  // nothing\r// at all").is_empty());
+    }
+
+    #[test]
+    fn entities_are_found_with_blanks_and_comments_inside() {
+        let statement =
+            &split("permit (principal in A::B::\"x\", action, resource == A :: // why\n C::\"y\\\"z\");")[0];
+        let found: Vec<_> = statement.mentions().iter().map(|m| (m.at, m.uid.id().unescaped().to_string())).collect();
+        assert_eq!(found, [(21, "x".into()), (52, "y\"z".into())]);
+        assert!(split("@id(\"x\") \"free\";")[0].mentions().is_empty());
+    }
+
+    #[test]
+    fn what_is_read_is_never_understated() {
+        let reads = |text: &str| split(text)[0].reads();
+        let purpose = Reads { purpose: true, ..Reads::default() };
+        assert_eq!(reads("when { context.purpose != \"context\" }"), purpose);
+        assert_eq!(reads("when { context [ \"purpose\" ] != \"\" }"), purpose);
+        assert_eq!(reads("when { context . reveal == \"full\" }"), Reads { reveal: true, ..Reads::default() });
+        assert_eq!(reads("permit (principal, action, resource);"), Reads::default());
+        for changing in ["context.now", "context.requested > 1", "context has token", "context[\"now\"]", "f(context)"]
+        {
+            assert!(reads(changing).changing, "{changing}");
+        }
+    }
+}
