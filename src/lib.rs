@@ -14,3 +14,7 @@ pub mod event;
 pub mod caller;
 #[cfg(feature = "vault")]
 pub mod policy;
+#[cfg(feature = "vault")]
+pub mod limits;
+#[cfg(feature = "vault")]
+pub mod store;

@@ -1,0 +1,154 @@
+//! How RocksDB is set up, each setting with its reason. `tests.rs` reads back what the running engine really uses.
+
+use super::Creation;
+use crate::store::Table;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, Options,
+    WriteBufferManager,
+};
+
+const MIB: usize = 1 << 20;
+
+/// What an operator may set.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RocksConfig {
+    /// Memory for blocks, filters, indexes and memtables together. The process needs about 100 MB more.
+    pub cache_bytes: usize,
+    /// When one table's rows in memory are written to a file.
+    pub memtable_bytes: usize,
+    /// How long the log may grow. It decides how long a restart after a crash takes.
+    pub wal_bytes: u64,
+    /// How many table files are kept open.
+    pub open_files: i32,
+    /// Whether flush and compaction go past the page cache. Off only for file systems that can't do it.
+    pub direct_io: bool,
+}
+
+impl Default for RocksConfig {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 256 * MIB,
+            memtable_bytes: 64 * MIB,
+            wal_bytes: 128 << 20,
+            open_files: 1000,
+            direct_io: true,
+        }
+    }
+}
+
+/// The settings of the database as a whole.
+pub(super) fn database(config: &RocksConfig, cache: &Cache, creation: Creation) -> Options {
+    let mut options = Options::default();
+    let new = matches!(creation, Creation::New);
+    options.create_if_missing(new);
+    options.create_missing_column_families(new);
+    options.set_error_if_exists(new);
+    durable(&mut options);
+    bounded(&mut options, config, cache);
+    quiet(&mut options);
+    options
+}
+
+/// A family for each table, and the default one that RocksDB insists on.
+pub(super) fn families(config: &RocksConfig, cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
+    let tables =
+        Table::ALL.iter().map(|table| ColumnFamilyDescriptor::new(table.name(), family(*table, config, cache)));
+    let default = ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, small(config));
+    tables.chain([default]).collect()
+}
+
+/// What "acknowledged is kept" rests on.
+fn durable(options: &mut Options) {
+    // The only mode that tolerates a torn last record (which nobody was told of) and refuses all other damage. RocksDB's
+    // default opens with whatever stands before the damage. Log files can't be recycled under it; recycling stays off.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_recycle_log_file_num(0);
+    // A log that was closed and is then missing or shorter is noticed at open.
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_paranoid_checks(true);
+    // These would trade order or durability for speed. They are off by default and stay so.
+    options.set_enable_pipelined_write(false);
+    options.set_unordered_write(false);
+    options.set_manual_wal_flush(false);
+}
+
+/// What keeps memory, files and pauses within bounds.
+fn bounded(options: &mut Options, config: &RocksConfig, cache: &Cache) {
+    // Memtables are paid for by the cache, so that one number bounds both. Writers never wait for it: flushes do the work.
+    let memtables =
+        WriteBufferManager::new_write_buffer_manager_with_cache(config.cache_bytes / 2, false, cache.clone());
+    options.set_write_buffer_manager(&memtables);
+    options.set_max_total_wal_size(config.wal_bytes);
+    options.set_max_open_files(config.open_files);
+    options.set_use_direct_io_for_flush_and_compaction(config.direct_io);
+    // Big files are deleted in the background, not by the writer that happens to drop the last reference.
+    options.set_avoid_unnecessary_blocking_io(true);
+    // There is one writer; a memtable for one is cheaper than one for many.
+    options.set_allow_concurrent_memtable_write(false);
+    options.set_skip_stats_update_on_db_open(true);
+}
+
+/// What RocksDB writes about itself.
+fn quiet(options: &mut Options) {
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options.set_log_level(LogLevel::Warn);
+    options.set_max_log_file_size(4 * MIB);
+    options.set_keep_log_file_num(4);
+}
+
+fn family(table: Table, config: &RocksConfig, cache: &Cache) -> Options {
+    let mut options = match table {
+        Table::Tokens | Table::Expiry | Table::Fingerprints | Table::Requests | Table::Events | Table::EventIndex => {
+            large(config)
+        }
+        Table::Tree | Table::Scopes | Table::Keys | Table::Meta => small(config),
+    };
+    if table == Table::Expiry {
+        // Purging deletes whole ranges from the front, and the next purge scans from there: what it deleted is compacted
+        // away once it makes up a good part of a file.
+        options.add_compact_on_deletion_collector_factory(1024, 512, 0.5);
+    }
+    options.set_block_based_table_factory(&blocks(table, cache));
+    options
+}
+
+/// For tables that grow with each request.
+fn large(config: &RocksConfig) -> Options {
+    let mut options = plain();
+    options.set_write_buffer_size(config.memtable_bytes);
+    // The next memtable fills while the last ones are written out.
+    options.set_max_write_buffer_number(4);
+    options
+}
+
+/// For tables that are written rarely, or whose rows are overwritten: little memory, taken in small steps.
+fn small(config: &RocksConfig) -> Options {
+    let mut options = plain();
+    options.set_write_buffer_size(config.memtable_bytes / 8);
+    options.set_arena_block_size(64 << 10);
+    options
+}
+
+fn plain() -> Options {
+    let mut options = Options::default();
+    // What is stored is ciphertext and hashes.
+    options.set_compression_type(DBCompressionType::None);
+    options
+}
+
+fn blocks(table: Table, cache: &Cache) -> BlockBasedOptions {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    // Indexes and filters count against the cache like all else, and go last.
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    if matches!(table, Table::Tokens | Table::Fingerprints | Table::Requests) {
+        // Asked by whole keys, often for one that is not there: about one wrong answer in a hundred.
+        blocks.set_bloom_filter(10.0, false);
+        blocks.set_whole_key_filtering(true);
+    }
+    blocks
+}
