@@ -18,3 +18,5 @@ pub mod policy;
 pub mod limits;
 #[cfg(feature = "vault")]
 pub mod store;
+#[cfg(feature = "vault")]
+pub mod tls;

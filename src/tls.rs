@@ -1,0 +1,33 @@
+//! The door: who may connect, proven by certificate, before a byte of a request is read.
+//!
+//! Invariant: an [`io::TlsIo`] exists only for a connection on which this process saw a full TLS 1.3 handshake,
+//! verified the client's certificate under the bundle of the trust domain that its SPIFFE ID names, and applied every
+//! rule of [`crate::caller::leaf`]. Nothing is resumed, so nobody comes in on an older verdict.
+//!
+//! What stands where: `material` reads certificates and keys from files; `verifier` decides on a client's chain;
+//! `config` composes both into what rustls takes; `acceptor` owns the socket and its limits; `io` is the open
+//! connection and `connections` the register of all of them; `client` is the other end, for our own client.
+//!
+//! This module knows tonic only by the trait through which it tells handlers who is calling. It knows nothing of
+//! requests, policy or the audit log: a refused handshake is handed to whoever started the acceptor.
+
+pub mod acceptor;
+pub mod client;
+pub mod config;
+pub mod connections;
+pub mod io;
+pub mod material;
+
+mod findings;
+mod handshake;
+mod provider;
+mod verifier;
+
+pub use acceptor::{Acceptor, HandshakeFailure, Worker};
+pub use config::{Config, TrustDomainBundle, build_server_config};
+pub use connections::Connections;
+pub use io::{Connection, TlsIo};
+pub use material::{ServerIdentity, SetupError};
+
+#[cfg(test)]
+mod tests;

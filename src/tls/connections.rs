@@ -1,0 +1,119 @@
+//! The register of open connections, through which they can be closed from outside.
+//!
+//! Draining closes what is left at its deadline; revoking a certificate closes the connections that it opened. HTTP/2
+//! keeps connections for days, so neither can wait for clients to go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Waker};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::io::Connection;
+
+/// A handle on the register. Clones share it.
+#[derive(Clone)]
+pub struct Connections(Arc<Register>);
+
+struct Register {
+    next_number: AtomicU64,
+    /// How many are open; whoever drains waits for zero.
+    open: watch::Sender<usize>,
+    entries: Mutex<HashMap<u64, Arc<Entry>>>,
+}
+
+struct Entry {
+    connection: Arc<Connection>,
+    closed: AtomicBool,
+    /// The task that drives the connection, asleep until something can be read or written.
+    waker: Mutex<Option<Waker>>,
+}
+
+/// A connection's place in the register. Dropping it gives the place up, and with it the permit.
+pub(super) struct Registration {
+    register: Arc<Register>,
+    number: u64,
+    entry: Arc<Entry>,
+    /// Counts towards the limit on connections for as long as this lives.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connections {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Register {
+            next_number: AtomicU64::new(0),
+            open: watch::Sender::new(0),
+            entries: Mutex::default(),
+        }))
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        *self.0.open.borrow()
+    }
+
+    /// Closes every connection for which `condemned` is true, whatever it is doing, and returns how many.
+    pub fn close_where(&self, condemned: impl Fn(&Connection) -> bool) -> usize {
+        // The list is copied first: waking a task may drop its connection, which takes the lock again.
+        let entries: Vec<_> =
+            self.0.entries.lock().values().filter(|entry| condemned(&entry.connection)).cloned().collect();
+        entries.iter().for_each(|entry| entry.close());
+        entries.len()
+    }
+
+    /// Closes every connection and returns how many there were.
+    pub fn close_all(&self) -> usize {
+        self.close_where(|_| true)
+    }
+
+    /// Waits until no connection is open.
+    pub async fn drained(&self) {
+        // The sender lives in the register that `self` holds, so this can't end early.
+        let _ = self.0.open.subscribe().wait_for(|open| *open == 0).await;
+    }
+
+    pub(super) fn register(&self, connection: Arc<Connection>, permit: OwnedSemaphorePermit) -> Registration {
+        let number = self.0.next_number.fetch_add(1, Ordering::Relaxed);
+        let entry = Arc::new(Entry { connection, closed: AtomicBool::new(false), waker: Mutex::default() });
+        self.0.entries.lock().insert(number, entry.clone());
+        self.0.open.send_modify(|open| *open += 1);
+        Registration { register: self.0.clone(), number, entry, _permit: permit }
+    }
+}
+
+impl Registration {
+    /// Whether the connection has been closed from outside.
+    pub(super) fn is_closed(&self) -> bool {
+        self.entry.closed.load(Ordering::Acquire)
+    }
+
+    /// Sees to it that the task is woken when the connection is closed from outside. False if it already is.
+    pub(super) fn wake_on_close(&self, context: &Context<'_>) -> bool {
+        let mut waker = self.entry.waker.lock();
+        if !waker.as_ref().is_some_and(|held| held.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+        drop(waker);
+        // Read after the waker is in place: a close before that point is seen here, a later one finds the waker.
+        !self.is_closed()
+    }
+}
+
+impl Entry {
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let waker = self.waker.lock().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.register.entries.lock().remove(&self.number);
+        self.register.open.send_modify(|open| *open -= 1);
+    }
+}

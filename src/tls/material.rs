@@ -1,0 +1,255 @@
+//! Certificates, private keys and bundles, read from PEM files.
+//!
+//! Invariant: what is returned here can be used: a key belongs to its certificate, a bundle has at least one authority.
+//! Every error names the file and what to do about it, and none holds a byte of what the file contains.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, RootCertStore};
+use zeroize::Zeroizing;
+
+use super::config::TrustDomainBundle;
+use crate::caller::leaf::{self, LeafError};
+use crate::caller::spiffe::SpiffeError;
+use crate::caller::{SpiffeId, TrustDomain};
+
+/// No PEM file of ours comes near this; one that does was named by mistake.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Permission bits of group and others.
+const OTHERS_MASK: u32 = 0o077;
+
+/// A server's certificate chain and key.
+#[derive(Clone)]
+pub struct ServerIdentity {
+    pub(super) certified: Arc<CertifiedKey>,
+    id: Option<SpiffeId>,
+}
+
+/// The authorities of one trust domain.
+pub(super) struct Bundle {
+    pub domain: TrustDomain,
+    pub path: PathBuf,
+    pub roots: RootCertStore,
+}
+
+/// Why the listener or a client's connector could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A file cannot be opened or read.
+    #[error("cannot read the {what} {}: {source}. Check the path and that this user may read it", path.display())]
+    Read {
+        /// What the file is for.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Somebody else than the owner could read or change a private key.
+    #[error(
+        "the private key {} is open to others than its owner (mode {mode:04o}). Run: chmod 600 {}",
+        path.display(),
+        path.display()
+    )]
+    KeyPermissions {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A file is not PEM, or its PEM is damaged.
+    #[error("{} is not a valid PEM file. Was it cut short, or is it in DER form?", path.display())]
+    Pem {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A file has no certificate in it.
+    #[error("{} contains no certificate. Give a PEM file with a \"BEGIN CERTIFICATE\" block", path.display())]
+    NoCertificate {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A file has no private key in it.
+    #[error("{} contains no private key that can be used. It needs an unencrypted PKCS#8 key", path.display())]
+    NoPrivateKey {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The certificate is for another key.
+    #[error(
+        "the private key {} does not belong to the certificate {}. Were the files renewed together?",
+        private_key.display(),
+        certificate.display()
+    )]
+    KeyMismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        private_key: PathBuf,
+    },
+    /// Our own certificate cannot be read, or has a bad SPIFFE ID.
+    #[error("the certificate {} cannot be used: {source}", path.display())]
+    BadCertificate {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: LeafError,
+    },
+    /// A bundle has a certificate that cannot be an authority's.
+    #[error("certificate number {number} in the bundle {} cannot be used as an authority", path.display())]
+    BadAuthority {
+        /// Which file.
+        path: PathBuf,
+        /// Counted from 1.
+        number: usize,
+    },
+    /// A server's name that no certificate could be for.
+    #[error("{name:?} is neither a DNS name nor an IP address. Give the name that stands in the server's certificate")]
+    ServerName {
+        /// The name as configured.
+        name: String,
+    },
+    /// Without a trust domain nobody could connect.
+    #[error("no trust domain is configured: name at least one, with the bundle of its authorities")]
+    NoTrustDomains,
+    /// Two bundles for one name.
+    #[error("the trust domain {name} is configured twice. Put its authorities into one bundle")]
+    TrustDomainTwice {
+        /// The name.
+        name: String,
+    },
+    /// A name that no SPIFFE ID can have.
+    #[error("the trust domain name {name:?} is not valid: {source}. Write the bare name, without spiffe://")]
+    TrustDomainName {
+        /// The name as configured.
+        name: String,
+        /// What is wrong with it.
+        source: SpiffeError,
+    },
+    /// Revocation lists are asked for, and silently ignoring them would let the revoked in.
+    #[error("revocation lists are configured, but this version does not check them yet. Remove `crls`")]
+    RevocationNotSupported,
+    /// A limit of zero would refuse everyone.
+    #[error("{name} is zero, so nobody could connect. Set it to 1 or more")]
+    ZeroLimit {
+        /// Which setting.
+        name: &'static str,
+    },
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {listen}: {source}. Is another process using the port, or is the address not this host's?"
+    )]
+    Listen {
+        /// Which address.
+        listen: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// rustls refused the settings as a whole.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+impl ServerIdentity {
+    /// Reads a server's chain and key. A SPIFFE ID is not required, since clients may check a DNS name alone; but if
+    /// the certificate has a URI name it must be exactly one, and a valid id.
+    pub fn load(certificate: &Path, private_key: &Path) -> Result<Self, SetupError> {
+        let certified = certified_key(certificate, private_key, &super::provider::provider())?;
+        let own = certified.cert.first().ok_or_else(|| SetupError::NoCertificate { path: certificate.to_owned() })?;
+        let id = leaf::spiffe_id(own)
+            .map_err(|source| SetupError::BadCertificate { path: certificate.to_owned(), source })?;
+        Ok(Self { certified: Arc::new(certified), id })
+    }
+
+    /// The server's own SPIFFE ID, if its certificate has one.
+    pub fn id(&self) -> Option<&SpiffeId> {
+        self.id.as_ref()
+    }
+}
+
+/// Reads a chain and its key and sees that they belong together.
+pub(super) fn certified_key(
+    certificate: &Path,
+    private_key: &Path,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, SetupError> {
+    let chain = certificates("certificate", certificate)?;
+    let key = key(private_key)?;
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            SetupError::KeyMismatch { certificate: certificate.to_owned(), private_key: private_key.to_owned() }
+        }
+        rustls::Error::InvalidCertificate(_) => {
+            SetupError::BadCertificate { path: certificate.to_owned(), source: LeafError::Malformed }
+        }
+        _ => SetupError::NoPrivateKey { path: private_key.to_owned() },
+    })
+}
+
+/// Reads the bundle of one trust domain.
+pub(super) fn bundle(configured: &TrustDomainBundle) -> Result<Bundle, SetupError> {
+    let domain = TrustDomain::parse(&configured.name)
+        .map_err(|source| SetupError::TrustDomainName { name: configured.name.clone(), source })?;
+    Ok(Bundle { domain, path: configured.bundle.clone(), roots: roots(&configured.bundle)? })
+}
+
+/// Reads a file of authorities.
+pub(super) fn roots(path: &Path) -> Result<RootCertStore, SetupError> {
+    let mut roots = RootCertStore::empty();
+    for (index, authority) in certificates("bundle", path)?.into_iter().enumerate() {
+        roots.add(authority).map_err(|_| SetupError::BadAuthority { path: path.to_owned(), number: index + 1 })?;
+    }
+    Ok(roots)
+}
+
+fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+    let text = read(what, path, &open(what, path)?)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(certificates) if certificates.is_empty() => Err(SetupError::NoCertificate { path: path.to_owned() }),
+        Ok(certificates) => Ok(certificates),
+        Err(_) => Err(SetupError::Pem { path: path.to_owned() }),
+    }
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, SetupError> {
+    const WHAT: &str = "private key";
+    let file = open(WHAT, path)?;
+    // Asked of the open file, not of the path, so that nobody can swap one for the other in between.
+    let metadata = file.metadata().map_err(|source| SetupError::Read { what: WHAT, path: path.to_owned(), source })?;
+    if metadata.mode() & OTHERS_MASK != 0 {
+        return Err(SetupError::KeyPermissions { path: path.to_owned(), mode: metadata.mode() & 0o7777 });
+    }
+    let text = read(WHAT, path, &file)?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+        pem::Error::NoItemsFound => SetupError::NoPrivateKey { path: path.to_owned() },
+        _ => SetupError::Pem { path: path.to_owned() },
+    })
+}
+
+fn open(what: &'static str, path: &Path) -> Result<File, SetupError> {
+    File::open(path).map_err(|source| SetupError::Read { what, path: path.to_owned(), source })
+}
+
+/// Reads a whole file into memory that is wiped afterwards, and does not read a wrong, endless one to its end.
+fn read(what: &'static str, path: &Path, file: &File) -> Result<Zeroizing<Vec<u8>>, SetupError> {
+    let failed = |source| SetupError::Read { what, path: path.to_owned(), source };
+    let mut text = Zeroizing::new(Vec::with_capacity(
+        file.metadata().map_or(0, |found| found.len().min(MAX_FILE_BYTES)) as usize + 1,
+    ));
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(failed)?;
+    match text.len() as u64 > MAX_FILE_BYTES {
+        true => Err(failed(std::io::ErrorKind::FileTooLarge.into())),
+        false => Ok(text),
+    }
+}
