@@ -19,4 +19,8 @@ pub mod limits;
 #[cfg(feature = "vault")]
 pub mod store;
 #[cfg(feature = "vault")]
+pub mod keys;
+#[cfg(feature = "vault")]
 pub mod tls;
+#[cfg(feature = "vault")]
+pub mod ledger;

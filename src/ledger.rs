@@ -1,0 +1,319 @@
+//! The one writer: what requests want to change, and the events that say so, in one atomic, synced commit.
+//!
+//! A request's task hands over a [`Submission`]: encoded rows, an encoded event, and what it was based on. The writer, a
+//! thread of its own, takes whatever waits, stamps sequence and time, appends the events to the Merkle tree, commits one
+//! batch and wakes the callers. There is no timer: the next batch is what queued while the last one was being synced.
+//!
+//! Invariants held here:
+//!
+//! * **Audit before answer, one write.** A [`Receipt`] exists only after the batch with the event is durable, and what was
+//!   [`Held`] comes out only together with it.
+//! * **Nothing stale is written.** If a handle that the submission rests on changed after it read, or the rulebook did,
+//!   or a token that it releases expired meanwhile, nothing of it is written and the operation runs again.
+//! * **Fail-stop.** After one failed commit nothing is acknowledged any more; what waits is answered
+//!   [`Refused::Unavailable`] and the process is told to end.
+//!
+//! The ledger knows neither Cedar nor tonic: the operation tells it the generation of the rulebook that it decided by.
+
+mod checkpoint;
+mod index;
+mod open;
+mod queue;
+mod recent;
+mod time;
+mod wake;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use crate::clock::Timestamp;
+use crate::crypto::Handle;
+use crate::event::{Event, ItemOutcome};
+use crate::merkle::Hash;
+use crate::store::{Batch, CommitError, ReadError, Rows};
+use queue::{Entry, Queue};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub use index::IndexKey;
+pub use checkpoint::{CheckpointDirectory, CheckpointError};
+pub use open::{Genesis, OpenError, Running, Settings, create, identify, open};
+pub use time::VaultClock;
+pub use wake::Worker;
+
+/// Bounds of the queue before the writer. What does not fit is refused at once, so that memory stays bounded and a caller
+/// learns of overload in microseconds.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Submissions that may wait.
+    pub calls: usize,
+    /// Rows that may wait, over all submissions.
+    pub records: usize,
+    /// Bytes of rows and events that may wait.
+    pub bytes: usize,
+    /// How long a caller waits for its commit before it is told UNAVAILABLE (the outcome is then unknown to it).
+    pub patience: Duration,
+}
+
+/// The handle by which everyone else reaches the writer. Cheap to clone.
+#[derive(Clone)]
+pub struct Ledger {
+    shared: Arc<Shared>,
+}
+
+/// What the request tasks and the writer share.
+struct Shared {
+    queue: Queue,
+    limits: Limits,
+    /// The number of the last commit that is durable and visible to reads. Only the writer stores it.
+    visible: AtomicU64,
+    /// The generation of the rulebook in force; `policy` owns it and the writer compares.
+    rulebook_generation: Generation,
+    log_id: Arc<str>,
+    clock: Arc<VaultClock>,
+}
+
+/// What a submission was based on, taken before its first read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Basis {
+    commit: u64,
+    /// The rulebook's generation by which the permit was given.
+    rulebook: u64,
+}
+
+/// What one request wants written, with the event that says so.
+pub struct Submission {
+    basis: Basis,
+    /// Handles whose stored state the answer rests on: if one changed since `basis`, the submission is stale.
+    touched: Vec<Handle>,
+    /// Handles whose rows `changes` rewrites. New handles need not be here: nobody can have read them.
+    rewritten: Vec<Handle>,
+    changes: Batch,
+    event: Event,
+    /// The first moment at which something that it releases has expired.
+    valid_until: Option<Timestamp>,
+}
+
+/// The ledger's word that a commit is durable, and where its event stands in the log.
+#[derive(Debug)]
+pub struct Receipt {
+    log_id: Arc<str>,
+    sequence: u64,
+    time: Timestamp,
+}
+
+/// Plaintext that goes into the commit and comes out released. There is no other way to get it out.
+pub struct Held<T> {
+    content: T,
+    /// For each item that would leave: its place in the request and its handle. The commit checks that the event names it.
+    names: Vec<(usize, Handle)>,
+}
+
+/// Why nothing was acknowledged.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refused {
+    /// What it was based on has changed; run the operation again from its policy check.
+    #[error("what the request was based on has changed since")]
+    Stale,
+    /// Too much waits already. Nothing was written.
+    #[error("too many changes wait to be written")]
+    Overloaded,
+    /// The log can't be written, or not in time. If the wait ran out the outcome is unknown.
+    #[error("the audit log can't be written")]
+    Unavailable,
+    /// The event does not name what is held: a fault in this program. Nothing was written.
+    #[error("the event does not name all that would be released")]
+    Unnamed,
+}
+
+/// Size and root of the log at a durable commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The number of events.
+    pub size: u64,
+    /// The tree's root over them.
+    pub root: Hash,
+}
+
+/// Tells the generation of the rulebook in force.
+pub type Generation = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// What the ledger calls once when it can't go on. It must end the process within a second.
+pub type OnFatal = Box<dyn FnOnce(&Fatal) + Send>;
+
+/// Why the ledger stopped for good.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The store failed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The writer itself failed: a fault in this program.
+    #[error("the ledger's writer failed. This is a fault in Cloakroom; please report it")]
+    Writer,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// What a request that starts now is based on. Taken before the policy is asked and before rows are read, so that
+    /// whatever changes in between makes the submission stale.
+    pub fn basis(&self) -> Basis {
+        // Acquire pairs with the writer's Release: who sees commit n sees its rows.
+        let commit = self.shared.visible.load(Ordering::Acquire);
+        Basis { commit, rulebook: (self.shared.rulebook_generation)() }
+    }
+
+    /// Commits, and frees what is held once the event that names it is durable.
+    ///
+    /// # Errors
+    /// [`Refused`]; `held` is then wiped, except that after [`Refused::Stale`] the operation reads it anew.
+    pub async fn commit<T>(&self, submission: Submission, held: Held<T>) -> Result<(T, Receipt), Refused> {
+        let receipt = self.enqueue(submission, &held.names)?;
+        match tokio::time::timeout(self.shared.limits.patience, receipt).await {
+            Ok(Ok(outcome)) => outcome.map(|receipt| (held.content, receipt)),
+            // The writer dropped the sender: it is gone, and the process with it.
+            Ok(Err(_)) | Err(_) => Err(Refused::Unavailable),
+        }
+    }
+
+    /// Commits an event that releases nothing.
+    ///
+    /// # Errors
+    /// As [`Ledger::commit`].
+    pub async fn record(&self, submission: Submission) -> Result<Receipt, Refused> {
+        self.commit(submission, Held::nothing()).await.map(|((), receipt)| receipt)
+    }
+
+    /// Size and root after all that is committed now. Waits for the writer, so it is for rare callers.
+    pub fn head(&self) -> Option<Head> {
+        self.shared.queue.ask_head()
+    }
+
+    /// The name of this log, as checkpoints and receipts carry it.
+    pub fn log_id(&self) -> &Arc<str> {
+        &self.shared.log_id
+    }
+
+    /// The vault's time: see [`VaultClock`].
+    pub fn clock(&self) -> &Arc<VaultClock> {
+        &self.shared.clock
+    }
+
+    /// Whether commits are still accepted.
+    pub fn is_alive(&self) -> bool {
+        self.shared.queue.is_open()
+    }
+
+    fn enqueue(
+        &self,
+        submission: Submission,
+        names: &[(usize, Handle)],
+    ) -> Result<tokio::sync::oneshot::Receiver<Result<Receipt, Refused>>, Refused> {
+        if !names.iter().all(|(place, handle)| names_item(&submission.event, *place, handle)) {
+            return Err(Refused::Unnamed);
+        }
+        let (waiter, receipt) = wake::waiter();
+        self.shared.queue.push(Entry::new(submission, waiter), &self.shared.limits)?;
+        Ok(receipt)
+    }
+}
+
+impl Basis {
+    /// The same reads, decided by the rulebook of this generation.
+    #[must_use]
+    pub fn decided_by(self, generation: u64) -> Self {
+        Self { rulebook: generation, ..self }
+    }
+}
+
+// === impl Submission ===
+
+impl Submission {
+    /// A submission that only records `event`.
+    pub fn new(basis: Basis, event: Event) -> Self {
+        Self {
+            basis,
+            touched: Vec::new(),
+            rewritten: Vec::new(),
+            changes: Batch::default(),
+            event,
+            valid_until: None,
+        }
+    }
+
+    /// The rows that change with the event.
+    pub fn with_changes(mut self, changes: Batch) -> Self {
+        self.changes = changes;
+        self
+    }
+
+    /// The handles whose state the answer rests on, those that are rewritten among them.
+    pub fn resting_on(mut self, touched: Vec<Handle>, rewritten: Vec<Handle>) -> Self {
+        self.touched = touched;
+        self.rewritten = rewritten;
+        self
+    }
+
+    /// The first moment at which something that is released has expired.
+    pub fn valid_until(mut self, time: Option<Timestamp>) -> Self {
+        self.valid_until = time;
+        self
+    }
+}
+
+// === impl Receipt ===
+
+impl Receipt {
+    /// The log's name.
+    pub fn log_id(&self) -> &Arc<str> {
+        &self.log_id
+    }
+
+    /// The event's place in the log, from 0.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The time that the ledger stamped on the event.
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+}
+
+// === impl Held ===
+
+impl<T> Held<T> {
+    /// Holds `content`. `names` are the place in the request and the handle of each item in it that would leave.
+    pub fn new(content: T, names: Vec<(usize, Handle)>) -> Self {
+        Self { content, names }
+    }
+}
+
+impl Held<()> {
+    /// For events that release nothing.
+    pub fn nothing() -> Self {
+        Self { content: (), names: Vec::new() }
+    }
+}
+
+/// Whether the event says that the item at `place` left, under the handle that it really has.
+fn names_item(event: &Event, place: usize, handle: &Handle) -> bool {
+    let named = event.handles.get(place).is_some_and(|stored| stored[..] == handle.as_bytes()[..]);
+    let outcome = event.item_outcomes.get(place).copied().and_then(|code| ItemOutcome::try_from(code).ok());
+    named && matches!(outcome, Some(ItemOutcome::Issued | ItemOutcome::Released | ItemOutcome::Masked))
+}
+
+/// Reads the whole event at `sequence`, or `None` past the end.
+///
+/// # Errors
+/// If the store can't be read.
+pub fn read_event(rows: &dyn Rows, sequence: u64) -> Result<Option<Vec<u8>>, ReadError> {
+    let key = sequence.to_be_bytes();
+    let found = rows.get(crate::store::Table::Events, &[&key], crate::store::Tier::Disk)?;
+    Ok(match found.into_iter().next() {
+        Some(crate::store::Found::Row(bytes)) => Some(bytes),
+        _ => None,
+    })
+}

@@ -1,0 +1,161 @@
+//! The writer's thread: stamp, append, commit, wake.
+
+use super::checkpoint::CHECKPOINT_ROW;
+use super::queue::{Entry, Queue, Work};
+use super::recent::Recent;
+use super::wake::Wakes;
+use super::{Fatal, Head, OnFatal, Receipt, Refused, Shared};
+use crate::clock::Timestamp;
+use crate::crypto::MetaKey;
+use crate::event;
+use crate::keys::authentic;
+use crate::merkle::{self, Frontier};
+use crate::store::{Batch, Store, Table};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The row of `meta` that holds the time mark.
+pub(super) const TIME_MARK_ROW: &str = "time";
+
+/// How often the time mark is stored at the most. A crash loses no more of it than this.
+const TIME_MARK_PERIOD: Duration = Duration::from_secs(1);
+
+pub(super) struct Writer {
+    pub shared: Arc<Shared>,
+    pub store: Arc<dyn Store>,
+    /// The tree over all durable events, and, while a batch is being built, over its events too. If the commit fails the
+    /// process ends, so it never has to be taken back.
+    pub frontier: Frontier,
+    /// The time of the last event: times never decrease.
+    pub last_time: Timestamp,
+    pub last_mark: Timestamp,
+    pub meta: Arc<MetaKey>,
+    pub recent: Recent,
+    /// One buffer for all commits.
+    pub batch: Batch,
+    pub wakes: Wakes,
+    pub index_key: Vec<u8>,
+}
+
+/// Ends the process's acknowledgements if the writer's thread unwinds: then a batch is in an unknown state.
+struct Guard {
+    shared: Arc<Shared>,
+    on_fatal: Option<OnFatal>,
+}
+
+impl Writer {
+    /// Runs until the queue has been drained, or the store fails.
+    pub fn run(mut self, on_fatal: OnFatal) {
+        let mut guard = Guard { shared: Arc::clone(&self.shared), on_fatal: Some(on_fatal) };
+        while let Some(work) = self.shared.queue.take() {
+            if let Err(fatal) = self.commit(work) {
+                guard.fail(&fatal);
+                return;
+            }
+        }
+        guard.on_fatal = None;
+    }
+
+    fn commit(&mut self, work: Work) -> Result<(), Fatal> {
+        let number = self.shared.visible.load(Ordering::Relaxed) + 1;
+        let time = self.shared.clock.now().max(self.last_time);
+        // Read after the work was taken: whoever publishes a rulebook and then records that, finds every submission that
+        // comes with or after that record held against the new one.
+        let rulebook = (self.shared.rulebook_generation)();
+        let mut acknowledged = Vec::with_capacity(work.entries.len());
+        self.batch.clear();
+        for entry in work.entries {
+            if self.is_stale(&entry, time, rulebook) {
+                self.wakes.add(entry.waiter, Err(Refused::Stale));
+                continue;
+            }
+            let sequence = self.append(&entry, time);
+            self.recent.note(number, &entry.rewritten);
+            let log_id = Arc::clone(&self.shared.log_id);
+            acknowledged.push((entry.waiter, Receipt { log_id, sequence, time }));
+        }
+        if !acknowledged.is_empty() {
+            self.append_marks(work.checkpoint);
+            if let Err(error) = self.store.commit(&self.batch) {
+                for (waiter, _) in acknowledged {
+                    self.wakes.add(waiter, Err(Refused::Unavailable));
+                }
+                self.wakes.send();
+                return Err(error.into());
+            }
+            self.last_time = time;
+            // Release: a request that sees this number also sees the rows (the store's own contract), and whoever is woken
+            // below starts its next request from here.
+            self.shared.visible.store(number, Ordering::Release);
+        }
+        for (waiter, receipt) in acknowledged {
+            self.wakes.add(waiter, Ok(receipt));
+        }
+        self.wakes.send();
+        if !work.heads.is_empty() {
+            let head = Head { size: self.frontier.size(), root: self.frontier.root() };
+            // Who asked and went away does not mind.
+            for asker in work.heads {
+                let _ = asker.send(head);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_stale(&self, entry: &Entry, time: Timestamp, rulebook: u64) -> bool {
+        entry.basis.rulebook != rulebook
+            || entry.valid_until.is_some_and(|until| time >= until)
+            || self.recent.changed_since(entry.basis.commit, &entry.touched)
+    }
+
+    /// The event, its leaf, its index rows and the rows that change with it, into the batch.
+    fn append(&mut self, entry: &Entry, time: Timestamp) -> u64 {
+        let sequence = self.frontier.size();
+        let bytes = event::finish(&entry.body, time);
+        self.batch.append(&entry.changes);
+        self.batch.put(Table::Events, &sequence.to_be_bytes(), &bytes);
+        for key in &entry.index {
+            key.write_at(sequence, &mut self.index_key);
+            self.batch.put(Table::EventIndex, &self.index_key, &[]);
+        }
+        for tile in self.frontier.append(merkle::leaf_hash(&bytes)) {
+            self.batch.put(Table::Tree, tile.id().path().as_bytes(), tile.bytes());
+        }
+        sequence
+    }
+
+    fn append_marks(&mut self, checkpoint: Option<String>) {
+        let mark = self.shared.clock.mark();
+        if mark.since(self.last_mark) >= TIME_MARK_PERIOD {
+            let content = authentic::seal(&self.meta, Table::Meta, TIME_MARK_ROW.as_bytes(), &mark.millis().to_be_bytes());
+            self.batch.put(Table::Meta, TIME_MARK_ROW.as_bytes(), &content);
+            self.last_mark = mark;
+        }
+        if let Some(note) = checkpoint {
+            self.batch.put(Table::Tree, CHECKPOINT_ROW, note.as_bytes());
+        }
+    }
+}
+
+impl Guard {
+    fn fail(&mut self, fatal: &Fatal) {
+        // The call may come from a panic, when the batch's own waiters have been dropped: they see that as unavailable.
+        for entry in Queue::close(&self.shared.queue) {
+            let mut wakes = Wakes::default();
+            wakes.add(entry.waiter, Err(Refused::Unavailable));
+            wakes.send();
+        }
+        if let Some(on_fatal) = self.on_fatal.take() {
+            on_fatal(fatal);
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.on_fatal.is_some() {
+            self.fail(&Fatal::Writer);
+        }
+    }
+}
