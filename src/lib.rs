@@ -24,3 +24,7 @@ pub mod keys;
 pub mod tls;
 #[cfg(feature = "vault")]
 pub mod ledger;
+#[cfg(feature = "vault")]
+pub mod vault;
+#[cfg(feature = "vault")]
+pub mod audit;

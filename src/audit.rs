@@ -1,0 +1,206 @@
+//! Asking the log: who saw what, when and why.
+//!
+//! A question is answered from the narrowest index that it names (handle, caller, scope; else the log itself), filtered by
+//! the rest, a page at a time. The question is itself an event, durable before the answer leaves. Nothing here can reach a
+//! value: a token in a question is turned into its handle and forgotten.
+
+mod cursor;
+mod filter;
+
+#[cfg(test)]
+mod tests;
+
+use crate::event::{self, Action, Event, Outcome};
+use crate::ledger::{IndexKey, Refused, Submission};
+use crate::policy::{self, Resource};
+use crate::store::{Found, Order, ReadError, Rows, Table, Tier};
+use crate::vault::{ATTEMPTS, Asked, Call, Failure, Reason, Vault, Violation, decided};
+use cursor::Cursor;
+use std::sync::Arc;
+
+pub use filter::{Filter, FilterRequest};
+
+/// Events on a page if the caller does not say.
+const PAGE_DEFAULT: usize = 100;
+/// Events on a page at the most.
+const PAGE_AT_MOST: usize = 1000;
+/// A page's events, encoded, stay below the message limit with room for framing.
+const PAGE_BYTES_AT_MOST: usize = 3 * 1024 * 1024;
+/// Events that one page may look at: a page may be short and still have a next one.
+const SCAN_BUDGET: usize = 20_000;
+/// Rows of one step of a scan.
+const ROWS_A_STEP: usize = 500;
+
+/// A question.
+pub struct QueryRequest {
+    /// What the events must match.
+    pub filter: FilterRequest,
+    /// 0 for the default, at most 1,000.
+    pub page_size: i32,
+    /// Empty for the first page, else from the last page of the same question.
+    pub page_token: String,
+    /// The log's order if false.
+    pub newest_first: bool,
+}
+
+/// A page of the answer.
+pub struct Page {
+    /// In the order asked for; `log_id` and `sequence` are filled in.
+    pub events: Vec<Event>,
+    /// Where the next page begins; empty after the last.
+    pub next_page_token: String,
+}
+
+/// One scan's bounds: which rows, where to go on.
+struct Scan {
+    filter: Filter,
+    index: Option<IndexKey>,
+    order: Order,
+    page_size: usize,
+    /// Behind the last event that may be looked at in ascending order, and before which to go on in descending order.
+    from: u64,
+    to: u64,
+}
+
+/// What a scan found.
+struct ScanResult {
+    events: Vec<Event>,
+    /// Where to go on, if it is not over.
+    next: Option<u64>,
+}
+
+impl Vault {
+    /// Answers a question about the log.
+    ///
+    /// # Errors
+    /// [`Failure`]: nothing was told.
+    pub async fn query_events(&self, call: &Call, request: QueryRequest) -> Result<Page, Failure> {
+        let asked = Asked::of(call, Action::QueryAudit, "", 0);
+        for _ in 0..ATTEMPTS {
+            let basis = self.ledger().basis();
+            let mut event = self.event(&asked)?;
+            let context = asked.context(self.ledger().clock().now());
+            let permit = match self.policy().permit::<policy::action::QueryAudit>(&call.caller, Resource::Vault, &context) {
+                Ok(permit) => permit,
+                Err(denied) => return Err(self.denied(event, &denied, &[]).await),
+            };
+            decided(&mut event, &permit);
+            let scan = match self.plan(&request) {
+                Ok(scan) => scan,
+                Err(violation) => return Err(self.invalid(event, violation).await),
+            };
+            scan.filter.describe(&mut event, request.newest_first);
+            let binding = scan.filter.binding(request.newest_first);
+            let rows = Arc::clone(self.rows());
+            let log_id = Arc::clone(self.ledger().log_id());
+            let found = tokio::task::spawn_blocking(move || scan.run(&*rows, &log_id)).await;
+            let found = found.map_err(|_| Failure::Internal)??;
+            event.outcome = Outcome::Allowed.into();
+            event.succeeded = u32::try_from(found.events.len()).unwrap_or(u32::MAX);
+            if call.is_late() {
+                return Err(self.late(event).await);
+            }
+            match self.ledger().record(Submission::new(basis, event)).await {
+                Ok(_receipt) => return Ok(found.into_page(&binding)),
+                Err(Refused::Stale) => {}
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+        Err(self.conflict(self.event(&asked)?).await)
+    }
+
+    /// What to read for a question, or what is wrong with it.
+    fn plan(&self, request: &QueryRequest) -> Result<Scan, Violation> {
+        let filter = Filter::new(&request.filter, self.keyring(), self.policy().rulebook().scopes())?;
+        let page_size = match usize::try_from(request.page_size) {
+            Ok(0) => PAGE_DEFAULT,
+            Ok(size @ 1..=PAGE_AT_MOST) => size,
+            _ => return Err(Violation { field: "page_size", reason: Reason::PageSizeMalformed }),
+        };
+        let binding = filter.binding(request.newest_first);
+        let cursor = match request.page_token.as_str() {
+            "" => None,
+            token => Some(Cursor::parse(token, &binding)?),
+        };
+        let order = if request.newest_first { Order::Descending } else { Order::Ascending };
+        let (from, to) = match (cursor, order) {
+            (None, _) => (0, u64::MAX),
+            (Some(Cursor { next }), Order::Ascending) => (next, u64::MAX),
+            // In descending order `next` is the last that was looked at: go on below it.
+            (Some(Cursor { next }), Order::Descending) => (0, next),
+        };
+        Ok(Scan { index: filter.index_key(), filter, order, page_size, from, to })
+    }
+}
+
+impl Scan {
+    fn run(mut self, rows: &dyn Rows, log_id: &str) -> Result<ScanResult, ReadError> {
+        let mut result = ScanResult { events: Vec::new(), next: None };
+        let mut bytes = 0;
+        let mut looked_at = 0;
+        loop {
+            let step = self.step(rows)?;
+            let is_last = step.len() < ROWS_A_STEP;
+            for (sequence, encoded) in step {
+                let full = result.events.len() >= self.page_size || looked_at >= SCAN_BUDGET;
+                if full || bytes + encoded.len() > PAGE_BYTES_AT_MOST {
+                    result.next = Some(if self.order == Order::Ascending { sequence } else { sequence + 1 });
+                    return Ok(result);
+                }
+                looked_at += 1;
+                self.go_on_behind(sequence);
+                let Ok(mut event) = event::decode(&encoded) else { continue };
+                if self.filter.matches(&event) {
+                    bytes += encoded.len();
+                    log_id.clone_into(&mut event.log_id);
+                    event.sequence = sequence;
+                    result.events.push(event);
+                }
+            }
+            if is_last {
+                return Ok(result);
+            }
+        }
+    }
+
+    fn go_on_behind(&mut self, sequence: u64) {
+        match self.order {
+            Order::Ascending => self.from = sequence + 1,
+            Order::Descending => self.to = sequence,
+        }
+    }
+
+    /// The next rows: sequence and encoded event.
+    fn step(&self, rows: &dyn Rows) -> Result<Vec<(u64, Vec<u8>)>, ReadError> {
+        let Some(index) = &self.index else {
+            let (from, to) = (self.from.to_be_bytes(), self.to.to_be_bytes());
+            let found = rows.scan(Table::Events, &from, &to, self.order, ROWS_A_STEP)?;
+            let number = |key: &[u8]| key.try_into().map(u64::from_be_bytes).unwrap_or_default();
+            return Ok(found.into_iter().map(|(key, encoded)| (number(&key), encoded)).collect());
+        };
+        let found = rows.scan(Table::EventIndex, &index.at(self.from), &index.at(self.to), self.order, ROWS_A_STEP)?;
+        let sequences: Vec<u64> = found.iter().filter_map(|(key, _)| index.sequence(key)).collect();
+        let keys: Vec<[u8; 8]> = sequences.iter().map(|sequence| sequence.to_be_bytes()).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(<[u8; 8]>::as_slice).collect();
+        let encoded = rows.get(Table::Events, &keys, Tier::Disk)?;
+        sequences.into_iter().zip(encoded).map(|(sequence, found)| Ok((sequence, present(found)?))).collect()
+    }
+}
+
+/// Index and event are written together, so an index row without its event is damage, not absence.
+fn present(found: Found) -> Result<Vec<u8>, ReadError> {
+    match found {
+        Found::Row(encoded) => Ok(encoded),
+        Found::Absent | Found::Cold => Err(ReadError::Corrupt {
+            table: Table::EventIndex.name(),
+            detail: "it names an event that is not there".to_owned(),
+        }),
+    }
+}
+
+impl ScanResult {
+    fn into_page(self, binding: &[u8]) -> Page {
+        let next_page_token = self.next.map(|next| Cursor { next }.encode(binding)).unwrap_or_default();
+        Page { events: self.events, next_page_token }
+    }
+}

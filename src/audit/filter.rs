@@ -1,0 +1,147 @@
+//! What the events of an answer must match.
+
+use crate::clock::Timestamp;
+use crate::crypto::Handle;
+use crate::event::{self, Action, Event, Outcome};
+use crate::keys::{Keyring, ScopeKeys};
+use crate::ledger::IndexKey;
+use crate::scope;
+use crate::secret::Secret;
+use crate::token;
+use crate::vault::{Reason, Violation};
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+
+/// A filter as asked. Empty strings and absent fields match everything.
+#[derive(Default)]
+pub struct FilterRequest {
+    /// A caller's SPIFFE ID, exactly.
+    pub caller: String,
+    /// A scope, exactly.
+    pub scope: String,
+    /// A handle, 40 hexadecimal digits.
+    pub handle: String,
+    /// A token, whose handle is meant; needs `scope`.
+    pub token: Option<Secret<String>>,
+    /// As [`Action`]'s number; 0 matches all.
+    pub action: i32,
+    /// As [`Outcome`]'s number; 0 matches all.
+    pub outcome: i32,
+    /// From this time on.
+    pub start: Option<Result<Timestamp, Reason>>,
+    /// Before this time.
+    pub end: Option<Result<Timestamp, Reason>>,
+    /// A filter that was given and does not exist yet.
+    pub unsupported: Option<&'static str>,
+}
+
+/// A filter that is well-formed.
+#[derive(Default)]
+pub struct Filter {
+    caller: Option<String>,
+    scope: Option<String>,
+    handle: Option<Handle>,
+    action: Option<Action>,
+    outcome: Option<Outcome>,
+    start: Option<Timestamp>,
+    end: Option<Timestamp>,
+}
+
+impl Filter {
+    /// Checks what was asked and turns a token into its handle.
+    ///
+    /// # Errors
+    /// Which field is not well-formed.
+    pub fn new(request: &FilterRequest, keyring: &Keyring, scopes: &scope::Scopes) -> Result<Self, Violation> {
+        let malformed = |field| Violation { field, reason: Reason::FilterMalformed };
+        if let Some(field) = request.unsupported {
+            return Err(Violation { field, reason: Reason::NotImplemented });
+        }
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let time = |time: Option<Result<Timestamp, Reason>>, field| time.transpose().map_err(|_| malformed(field));
+        Ok(Self {
+            caller: text(&request.caller),
+            scope: text(&request.scope),
+            handle: handle(request, keyring, scopes)?,
+            action: number(request.action, Action::try_from).map_err(|()| malformed("filter.action"))?,
+            outcome: number(request.outcome, Outcome::try_from).map_err(|()| malformed("filter.outcome"))?,
+            start: time(request.start, "filter.start_time")?,
+            end: time(request.end, "filter.end_time")?,
+        })
+    }
+
+    /// The index that leads to the fewest events, if one is named.
+    pub fn index_key(&self) -> Option<IndexKey> {
+        let by_handle = self.handle.map(|handle| IndexKey::handle(handle.as_bytes()));
+        let by_caller = || self.caller.as_deref().map(IndexKey::caller);
+        let by_scope = || self.scope.as_deref().map(IndexKey::scope);
+        by_handle.or_else(by_caller).or_else(by_scope)
+    }
+
+    /// Whether `event` is part of the answer.
+    pub fn matches(&self, event: &Event) -> bool {
+        let time = event.timestamp().unwrap_or_default();
+        self.caller.as_ref().is_none_or(|caller| *caller == event.caller)
+            && self.scope.as_ref().is_none_or(|scope| *scope == event.scope)
+            && self.handle.is_none_or(|handle| event.handles.iter().any(|named| named.as_ref() == handle.as_bytes()))
+            && self.action.is_none_or(|action| event.action == i32::from(action))
+            && self.outcome.is_none_or(|outcome| event.outcome == i32::from(outcome))
+            && self.start.is_none_or(|start| time >= start)
+            && self.end.is_none_or(|end| time < end)
+    }
+
+    /// What a cursor is bound to: the question without its page.
+    pub fn binding(&self, newest_first: bool) -> [u8; 32] {
+        Sha256::digest(self.words(newest_first).as_bytes()).into()
+    }
+
+    /// The question, in the event that records it. A token stands there as its handle.
+    pub fn describe(&self, event: &mut Event, newest_first: bool) {
+        event.detail = self.words(newest_first);
+        event.handles = event::handles(self.handle.iter().map(|handle| Some(handle.as_bytes())));
+    }
+
+    fn words(&self, newest_first: bool) -> String {
+        let mut words = String::new();
+        let mut add = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                // Writing to a string does not fail. Quoted and escaped: callers choose these texts.
+                let _ = write!(words, "{name}={value:?} ");
+            }
+        };
+        add("caller", self.caller.clone());
+        add("scope", self.scope.clone());
+        add("handle", self.handle.map(|handle| handle.to_string()));
+        add("action", self.action.map(|action| action.word().to_owned()));
+        add("outcome", self.outcome.map(|outcome| outcome.word().to_owned()));
+        add("start", self.start.map(|time| time.millis().to_string()));
+        add("end", self.end.map(|time| time.millis().to_string()));
+        words.push_str(if newest_first { "newest first" } else { "oldest first" });
+        words
+    }
+}
+
+fn handle(request: &FilterRequest, keyring: &Keyring, scopes: &scope::Scopes) -> Result<Option<Handle>, Violation> {
+    let malformed = |field| Violation { field, reason: Reason::FilterMalformed };
+    if let Some(token) = &request.token {
+        if !request.handle.is_empty() {
+            return Err(malformed("filter.token"));
+        }
+        let path = scope::Path::parse(&request.scope).map_err(|_| malformed("filter.scope"))?;
+        let scope = scopes.resolve(&path).ok_or_else(|| malformed("filter.scope"))?;
+        let parsed = token::parse(scope.format(), token.expose()).map_err(|_| malformed("filter.token"))?;
+        let keys = keyring.scope(&path).unwrap_or_else(ScopeKeys::stand_in);
+        return Ok(Some(token::locate(&parsed, keyring.index(), keys.id)));
+    }
+    match request.handle.as_str() {
+        "" => Ok(None),
+        handle => handle.parse().map(Some).map_err(|_| malformed("filter.handle")),
+    }
+}
+
+fn number<T, E>(number: i32, known: impl Fn(i32) -> Result<T, E>) -> Result<Option<T>, ()> {
+    match number {
+        0 => Ok(None),
+        number => known(number).map(Some).map_err(|_| ()),
+    }
+}

@@ -1,0 +1,362 @@
+//! Detokenize: tokens in, values out, in full or masked.
+
+use super::record::{Asked, HANDLES_OF_DENIED, decided};
+use super::shape::{check_batch, check_words, scope_path};
+use super::uses::Turn;
+use super::{ATTEMPTS, Call, Failure, ItemFailure, REPLY_BYTES_AT_MOST, Reason, Vault, Violation};
+use crate::clock::Timestamp;
+use crate::crypto::record::{Header, Record, State, Unlocked, dummy_open};
+use crate::crypto::{DataKey, Handle};
+use crate::event::{Action, Event, ItemOutcome, Outcome, Reveal};
+use crate::keys::{ScopeKeys, entropy};
+use crate::ledger::{Basis, Held, Receipt, Refused, Submission};
+use crate::policy::{self, Context, Permit, Resource};
+use crate::scope::{self, Scope};
+use crate::secret::{Secret, SecretBytes};
+use crate::store::{Batch, Table};
+use crate::token::{self, Format, Malformed, Parsed};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Tokens to be exchanged for their values.
+pub struct DetokenizeRequest {
+    /// The scope's name, as the caller wrote it.
+    pub scope: String,
+    /// 1 to 1,000 tokens.
+    pub tokens: Vec<Secret<String>>,
+    /// Why, for the log.
+    pub purpose: String,
+    /// In full or masked; `None` if the caller's number is neither.
+    pub reveal: Option<Reveal>,
+    /// Not available yet: an option that was given.
+    pub unsupported: Option<&'static str>,
+}
+
+/// One result for each token, in order.
+pub struct Detokenized {
+    /// Value or failure.
+    pub results: Vec<Result<SecretBytes, ItemFailure>>,
+    /// Where the event stands.
+    pub receipt: Receipt,
+}
+
+/// A request whose shape is right.
+struct Wanted<'a> {
+    call: &'a Call,
+    path: scope::Path,
+    request: &'a DetokenizeRequest,
+    reveal: Reveal,
+    asked: Asked<'a>,
+}
+
+/// How an attempt ended.
+enum Attempt {
+    Done(Detokenized),
+    /// Its basis changed: again from the policy check.
+    Stale,
+    /// Some tokens count their uses: again, in turn.
+    Queue(Vec<Handle>),
+}
+
+/// What one attempt has read and opened, before anything is released.
+#[derive(Default)]
+struct Opened {
+    results: Vec<Result<SecretBytes, ItemFailure>>,
+    outcomes: Vec<ItemOutcome>,
+    /// Where a released item stands, and its handle.
+    names: Vec<(usize, Handle)>,
+    /// The first expiry among the released.
+    valid_until: Option<Timestamp>,
+    /// Records of limited-use tokens that lose uses, as they stand after the items so far.
+    spent: HashMap<Handle, (Unlocked, Header)>,
+}
+
+/// What it takes to open this call's records.
+struct Opening<'a> {
+    vault: &'a Vault,
+    scope_id: crate::crypto::ScopeId,
+    data_key: &'a DataKey,
+    scope: &'a Scope,
+    reveal: Reveal,
+    now: Timestamp,
+}
+
+/// Framing of one value in a reply.
+const REPLY_BYTES_AN_ITEM: usize = 16;
+/// An item's error in a reply.
+const REPLY_BYTES_AN_ERROR: usize = 256;
+
+impl Vault {
+    /// Exchanges tokens for their values.
+    ///
+    /// # Errors
+    /// [`Failure`]: nothing was released.
+    pub async fn detokenize(&self, call: &Call, request: DetokenizeRequest) -> Result<Detokenized, Failure> {
+        let asked = Asked::of(call, Action::Detokenize, &request.scope, request.tokens.len());
+        let (path, reveal) = match check_shape(&request) {
+            Ok(shape) => shape,
+            Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
+        };
+        let wanted = Wanted { call, path, request: &request, reveal, asked };
+        let mut turn: Option<Turn> = None;
+        for _ in 0..ATTEMPTS {
+            match self.attempt_detokenize(&wanted, turn.as_ref()).await? {
+                Attempt::Done(done) => return Ok(done),
+                Attempt::Stale => {}
+                Attempt::Queue(handles) => {
+                    // The old turn goes first, or two callers could wait for each other.
+                    drop(turn.take());
+                    turn = Some(self.uses.turn(handles).await);
+                }
+            }
+        }
+        Err(self.conflict(wanted.event(self)?).await)
+    }
+
+    async fn attempt_detokenize(&self, wanted: &Wanted<'_>, turn: Option<&Turn>) -> Result<Attempt, Failure> {
+        let mut event = wanted.event(self)?;
+        let basis = self.ledger.basis();
+        let now = self.now();
+        let permit = match self.permit_detokenize(wanted, now) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                let handles = self.handles_of_denied(&wanted.path, &wanted.request.tokens);
+                return Err(self.denied(event, &denied, &handles).await);
+            }
+        };
+        decided(&mut event, &permit);
+        let scope = permit.scope().ok_or(Failure::Internal)?;
+        if scope.purpose_required() && wanted.request.purpose.is_empty() {
+            let violation = Violation { field: "purpose", reason: Reason::PurposeRequired };
+            return Err(self.invalid(event, violation).await);
+        }
+        if let Some(option) = wanted.request.unsupported {
+            return Err(self.unimplemented(event, option).await);
+        }
+        let keys = self.keyring.scope(&wanted.path).unwrap_or_else(ScopeKeys::stand_in);
+        let parsed = parse_all(scope.format(), &wanted.request.tokens);
+        let handles: Vec<_> = parsed.iter().map(|parsed| self.handle_of(parsed, &keys)).collect();
+        let rows = self.read_tokens(&handles).await?;
+        let limited = limited_uses(&handles, &rows);
+        if !limited.is_empty() && !turn.is_some_and(|turn| turn.covers(&limited)) {
+            return Ok(Attempt::Queue(limited));
+        }
+        let data_key = data_key(self, &keys);
+        let opening = Opening { vault: self, scope_id: keys.id, data_key, scope, reveal: wanted.reveal, now };
+        let opened = opening.open_all(&parsed, &handles, &rows);
+        if opened.reply_bytes() > REPLY_BYTES_AT_MOST {
+            let violation = Violation { field: "tokens", reason: Reason::ReplyTooLarge };
+            return Err(self.invalid(event, violation).await);
+        }
+        if wanted.call.is_late() {
+            return Err(self.late(event).await);
+        }
+        opened.describe(&mut event, &handles);
+        let changes = opening.spend(&opened)?;
+        self.release(basis.decided_by(permit.generation()), event, opened, changes).await
+    }
+
+    fn permit_detokenize(
+        &self,
+        wanted: &Wanted<'_>,
+        now: Timestamp,
+    ) -> Result<Permit<policy::action::Detokenize>, policy::Denied> {
+        let context = Context {
+            purpose: &wanted.request.purpose,
+            reveal: if wanted.reveal == Reveal::Masked { policy::Reveal::Masked } else { policy::Reveal::Full },
+            requested: wanted.asked.requested_count(),
+            now,
+        };
+        self.policy.permit(&wanted.call.caller, Resource::Scope(&wanted.path), &context)
+    }
+
+    async fn release(
+        &self,
+        basis: Basis,
+        event: Event,
+        opened: Opened,
+        (rewritten, changes): (Vec<Handle>, Batch),
+    ) -> Result<Attempt, Failure> {
+        let touched = opened.names.iter().map(|(_, handle)| *handle).collect();
+        let submission = Submission::new(basis, event)
+            .with_changes(changes)
+            .resting_on(touched, rewritten)
+            .valid_until(opened.valid_until);
+        match self.ledger.commit(submission, Held::new(opened.results, opened.names)).await {
+            Ok((results, receipt)) => Ok(Attempt::Done(Detokenized { results, receipt })),
+            Err(Refused::Stale) => Ok(Attempt::Stale),
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    /// Where the record of a token would be, from its bytes alone.
+    pub(super) fn handle_of(&self, parsed: &Result<Parsed, Malformed>, keys: &ScopeKeys) -> Option<Handle> {
+        parsed.as_ref().ok().map(|parsed| token::locate(parsed, self.keyring.index(), keys.id))
+    }
+
+    /// The handles of the tokens that a denied caller named, up to a number. Nothing is looked up for it.
+    pub(super) fn handles_of_denied(&self, path: &scope::Path, tokens: &[Secret<String>]) -> Vec<Option<Handle>> {
+        let rulebook = self.policy.rulebook();
+        let (Some(scope), Some(keys)) = (rulebook.scopes().resolve(path), self.keyring.scope(path)) else {
+            return Vec::new();
+        };
+        let first = parse_all(scope.format(), &tokens[..tokens.len().min(HANDLES_OF_DENIED)]);
+        first.iter().map(|parsed| self.handle_of(parsed, &keys)).collect()
+    }
+}
+
+/// Reads tokens of a scope's format, from their bytes alone.
+pub(super) fn parse_all(format: &Format, tokens: &[Secret<String>]) -> Vec<Result<Parsed, Malformed>> {
+    tokens.iter().map(|token| token::parse(format, token.expose())).collect()
+}
+
+fn check_shape(request: &DetokenizeRequest) -> Result<(scope::Path, Reveal), Violation> {
+    let path = scope_path(&request.scope)?;
+    check_batch("tokens", request.tokens.len())?;
+    if !check_words(&request.purpose) {
+        return Err(Violation { field: "purpose", reason: Reason::PurposeMalformed });
+    }
+    match request.reveal {
+        Some(Reveal::Unspecified | Reveal::Full) => Ok((path, Reveal::Full)),
+        Some(Reveal::Masked) => Ok((path, Reveal::Masked)),
+        None => Err(Violation { field: "reveal", reason: Reason::RevealUnknown }),
+    }
+}
+
+/// The tokens that count their uses. The header is only claimed here; if it lies, the record will not open.
+fn limited_uses(handles: &[Option<Handle>], rows: &[Option<Vec<u8>>]) -> Vec<Handle> {
+    let limited = |row: &[u8]| Record::parse(row).is_ok_and(|record| record.claimed_header().uses_left.is_some());
+    let rows = handles.iter().zip(rows);
+    rows.filter_map(|(handle, row)| handle.filter(|_| row.as_deref().is_some_and(limited))).collect()
+}
+
+impl Wanted<'_> {
+    fn event(&self, vault: &Vault) -> Result<Event, Failure> {
+        let mut event = vault.event(&self.asked)?;
+        event.purpose.clone_from(&self.request.purpose);
+        event.reveal = self.reveal.into();
+        Ok(event)
+    }
+}
+
+// === opening ===
+
+impl Opening<'_> {
+    fn open_all(
+        &self,
+        parsed: &[Result<Parsed, Malformed>],
+        handles: &[Option<Handle>],
+        rows: &[Option<Vec<u8>>],
+    ) -> Opened {
+        let mut opened = Opened::default();
+        for (place, ((parsed, handle), row)) in parsed.iter().zip(handles).zip(rows).enumerate() {
+            let (Ok(parsed), Some(handle)) = (parsed, handle) else {
+                let failure = ItemFailure::Invalid(Reason::TokenMalformed);
+                opened.push(Err(failure), ItemOutcome::Malformed);
+                continue;
+            };
+            match self.open(parsed, handle, row.as_deref(), &mut opened) {
+                Ok((value, expires)) => {
+                    opened.names.push((place, *handle));
+                    opened.valid_until = Some(opened.valid_until.map_or(expires, |until| until.min(expires)));
+                    opened.release(value, self.scope, self.reveal);
+                }
+                Err(ItemOutcome::Corrupt) => opened.push(Err(ItemFailure::DataLoss), ItemOutcome::Corrupt),
+                Err(outcome) => opened.push(Err(ItemFailure::NotFound), outcome),
+            }
+        }
+        opened
+    }
+
+    /// Opens one record. Every token of the right form takes the same path with the same cryptographic work, whatever
+    /// becomes of it: two derivations and two decryptions, on the record or on a stand-in.
+    fn open(
+        &self,
+        parsed: &Parsed,
+        handle: &Handle,
+        row: Option<&[u8]>,
+        opened: &mut Opened,
+    ) -> Result<(SecretBytes, Timestamp), ItemOutcome> {
+        let vault = self.vault.keyring.vault();
+        let Some(row) = row else {
+            dummy_open(vault, handle, parsed.canonical.expose(), self.data_key);
+            return Err(ItemOutcome::Unknown);
+        };
+        let record = Record::parse(row).map_err(|_| ItemOutcome::Corrupt)?;
+        let unlocked = record.unlock_outer(vault, handle, self.data_key).map_err(|_| ItemOutcome::Corrupt)?;
+        let value = unlocked.open(vault, handle, parsed.canonical.expose()).map_err(|_| ItemOutcome::Corrupt)?;
+        let header = opened.spent.get(handle).map_or(*unlocked.header(), |(_, header)| *header);
+        if header.scope != self.scope_id {
+            return Err(ItemOutcome::Corrupt);
+        }
+        if let Some(dead) = why_dead(&header, self.now) {
+            return Err(dead);
+        }
+        if let Some(left) = header.uses_left {
+            // Not zero: that is dead.
+            let header = Header { uses_left: Some(left - 1), ..header };
+            opened.spent.insert(*handle, (unlocked, header));
+        }
+        Ok((value, header.expires))
+    }
+
+    /// The rows of tokens that lost uses.
+    fn spend(&self, opened: &Opened) -> Result<(Vec<Handle>, Batch), Failure> {
+        let mut rows = Batch::default();
+        if opened.spent.is_empty() {
+            return Ok((Vec::new(), rows));
+        }
+        let mut random = entropy::Supply::of(opened.spent.len() * 16)?;
+        for (handle, (unlocked, header)) in &opened.spent {
+            let record_version = header.record_version.wrapping_add(1);
+            let header = Header { changed: self.now, record_version, ..*header };
+            let row = unlocked.relock(self.vault.keyring.vault(), handle, self.data_key, &header, random.take());
+            rows.put(Table::Tokens, handle.as_bytes(), &row);
+        }
+        Ok((opened.spent.keys().copied().collect(), rows))
+    }
+}
+
+/// Why a record is not released, if it is not. Valid if and only if `now < expires`.
+pub(super) fn why_dead(header: &Header, now: Timestamp) -> Option<ItemOutcome> {
+    match header.state {
+        State::Revoked => Some(ItemOutcome::Revoked),
+        State::Suspended => Some(ItemOutcome::Suspended),
+        State::Active if header.uses_left == Some(0) => Some(ItemOutcome::UsedUp),
+        State::Active if now >= header.expires => Some(ItemOutcome::Expired),
+        State::Active => None,
+    }
+}
+
+impl Opened {
+    fn push(&mut self, result: Result<SecretBytes, ItemFailure>, outcome: ItemOutcome) {
+        self.results.push(result);
+        self.outcomes.push(outcome);
+    }
+
+    fn release(&mut self, value: SecretBytes, scope: &Scope, reveal: Reveal) {
+        match reveal {
+            Reveal::Masked => self.push(Ok(scope.mask().apply(&value)), ItemOutcome::Masked),
+            Reveal::Full | Reveal::Unspecified => self.push(Ok(value), ItemOutcome::Released),
+        }
+    }
+
+    fn describe(&self, event: &mut Event, handles: &[Option<Handle>]) {
+        event.outcome = Outcome::Allowed.into();
+        event.succeeded = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        event.handles = crate::event::handles(handles.iter().map(|handle| handle.as_ref().map(Handle::as_bytes)));
+        event.item_outcomes = self.outcomes.iter().map(|outcome| (*outcome).into()).collect();
+    }
+
+    fn reply_bytes(&self) -> usize {
+        let item = |result: &Result<SecretBytes, ItemFailure>| {
+            result.as_ref().map_or(REPLY_BYTES_AN_ERROR, |value| value.len() + REPLY_BYTES_AN_ITEM)
+        };
+        self.results.iter().map(item).sum()
+    }
+}
+
+/// For a scope that has no data key yet.
+pub(super) fn data_key<'a>(vault: &'a Vault, keys: &'a ScopeKeys) -> &'a Arc<DataKey> {
+    keys.data.as_ref().unwrap_or(&vault.stand_in_key)
+}

@@ -1,0 +1,233 @@
+//! Inspect: what is known of tokens, never their values. A right of its own, since it alone tells the states apart.
+
+use super::detokenize::{data_key, parse_all, why_dead};
+use super::record::{Asked, decided};
+use super::shape::{check_batch, scope_path};
+use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault};
+use crate::clock::Timestamp;
+use crate::crypto::Handle;
+use crate::crypto::record::{Header, Record, Unlocked};
+use crate::event::{self, Action, Event, ItemOutcome, Outcome};
+use crate::keys::ScopeKeys;
+use crate::ledger::{Held, Receipt, Refused, Submission};
+use crate::policy::{self, Resource};
+use crate::scope;
+use crate::secret::Secret;
+use crate::token::{Format, Malformed, Parsed};
+
+/// Tokens and handles to look at.
+pub struct InspectRequest {
+    /// The scope's name, as the caller wrote it.
+    pub scope: String,
+    /// Together with `handles` 1 to 1,000.
+    pub tokens: Vec<Secret<String>>,
+    /// Handles, 40 hexadecimal digits each.
+    pub handles: Vec<String>,
+}
+
+/// One result for each token, then for each handle, in order.
+pub struct Inspected {
+    /// Information or failure.
+    pub results: Vec<Result<TokenInfo, ItemFailure>>,
+    /// Where the event stands.
+    pub receipt: Receipt,
+}
+
+/// What is known of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenInfo {
+    /// Its only name inside the vault.
+    pub handle: Handle,
+    /// When it was issued.
+    pub created: Timestamp,
+    /// From then on it is not found.
+    pub expires: Timestamp,
+    /// Uses that are left; absent if not limited.
+    pub uses_left: Option<u32>,
+    /// The version of the data key that locks it.
+    pub key_version: u32,
+    /// What has become of it.
+    pub state: TokenState,
+}
+
+/// What has become of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenState {
+    /// It can be detokenized.
+    Active,
+    /// Its lifetime is over.
+    Expired,
+    /// It was taken back.
+    Revoked,
+    /// Its uses are used up.
+    UsedUp,
+    /// Held back until an operator accepts it.
+    Suspended,
+}
+
+/// How the items of a request name their records.
+pub(super) struct Named {
+    tokens: Vec<Result<Parsed, Malformed>>,
+    handles: Vec<Option<Handle>>,
+}
+
+/// What a record's authentic header says, or why there is none.
+pub(super) type Looked = Result<Unlocked, ItemOutcome>;
+
+/// A request whose shape is right.
+struct Wanted<'a> {
+    asked: Asked<'a>,
+    path: scope::Path,
+    tokens: &'a [Secret<String>],
+    handles: &'a [String],
+}
+
+impl Vault {
+    /// Looks at tokens.
+    ///
+    /// # Errors
+    /// [`Failure`]: nothing was told.
+    pub async fn inspect(&self, call: &Call, request: InspectRequest) -> Result<Inspected, Failure> {
+        let requested = request.tokens.len() + request.handles.len();
+        let asked = Asked::of(call, Action::Inspect, &request.scope, requested);
+        let shape = scope_path(&request.scope).and_then(|path| check_batch("tokens", requested).map(|()| path));
+        let path = match shape {
+            Ok(path) => path,
+            Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
+        };
+        let wanted = Wanted { asked, path, tokens: &request.tokens, handles: &request.handles };
+        for _ in 0..ATTEMPTS {
+            if let Some(done) = self.attempt_inspect(&wanted).await? {
+                return Ok(done);
+            }
+        }
+        Err(self.conflict(self.event(&wanted.asked)?).await)
+    }
+
+    /// One attempt; `None` if its basis changed.
+    async fn attempt_inspect(&self, wanted: &Wanted<'_>) -> Result<Option<Inspected>, Failure> {
+        let mut event = self.event(&wanted.asked)?;
+        let basis = self.ledger.basis();
+        let now = self.now();
+        let (resource, context) = (Resource::Scope(&wanted.path), wanted.asked.context(now));
+        let caller = &wanted.asked.call.caller;
+        let permit = match self.policy.permit::<policy::action::Inspect>(caller, resource, &context) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                let handles = self.named_of_denied(&wanted.path, wanted.tokens, wanted.handles);
+                return Err(self.denied(event, &denied, &handles).await);
+            }
+        };
+        decided(&mut event, &permit);
+        if wanted.asked.call.is_late() {
+            return Err(self.late(event).await);
+        }
+        let scope = permit.scope().ok_or(Failure::Internal)?;
+        let keys = self.keyring.scope(&wanted.path).unwrap_or_else(ScopeKeys::stand_in);
+        let named = Named::parse(scope.format(), wanted.tokens, wanted.handles);
+        let handles = named.locate(self, &keys);
+        let looked = self.look_up(&handles, &keys).await?;
+        let items = handles.iter().zip(&looked).enumerate();
+        let result = |(place, (handle, looked)): (usize, (&Option<Handle>, &Looked))| match (handle, looked) {
+            (Some(handle), Ok(unlocked)) => Ok(info(handle, unlocked.header(), now)),
+            _ => Err(named.failure(place, looked)),
+        };
+        let results: Vec<_> = items.map(result).collect();
+        let outcome = |looked: &Looked| looked.as_ref().map_or_else(|outcome| *outcome, |_| ItemOutcome::Done);
+        describe(&mut event, &handles, looked.iter().map(outcome));
+        let touched = handles.iter().flatten().copied().collect();
+        let basis = basis.decided_by(permit.generation());
+        let submission = Submission::new(basis, event).resting_on(touched, Vec::new());
+        match self.ledger.commit(submission, Held::new(results, Vec::new())).await {
+            Ok((results, receipt)) => Ok(Some(Inspected { results, receipt })),
+            Err(Refused::Stale) => Ok(None),
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    /// The handles that a denied caller named, by token or as such.
+    pub(super) fn named_of_denied(
+        &self,
+        path: &scope::Path,
+        tokens: &[Secret<String>],
+        handles: &[String],
+    ) -> Vec<Option<Handle>> {
+        let mut named = self.handles_of_denied(path, tokens);
+        named.extend(handles.iter().map(|handle| handle.parse().ok()));
+        named
+    }
+
+    /// The authentic headers of records, by handle. No token is needed: only the outer lock is opened.
+    pub(super) async fn look_up(
+        &self,
+        handles: &[Option<Handle>],
+        keys: &ScopeKeys,
+    ) -> Result<Vec<Looked>, Failure> {
+        let rows = self.read_tokens(handles).await?;
+        let data_key = data_key(self, keys);
+        let look = |handle: &Option<Handle>, row: Option<Vec<u8>>| {
+            let handle = handle.as_ref().ok_or(ItemOutcome::Malformed)?;
+            let row = row.ok_or(ItemOutcome::Unknown)?;
+            let record = Record::parse(&row).map_err(|_| ItemOutcome::Corrupt)?;
+            // A handle given as such may be another scope's: that one does not exist here. The header is only claimed,
+            // but a lie can only hide a record from an inspector, and it would not open anyway.
+            if record.claimed_header().scope != keys.id {
+                return Err(ItemOutcome::Unknown);
+            }
+            record.unlock_outer(self.keyring.vault(), handle, data_key).map_err(|_| ItemOutcome::Corrupt)
+        };
+        Ok(handles.iter().zip(rows).map(|(handle, row)| look(handle, row)).collect())
+    }
+}
+
+/// What an event says of items that were looked at or changed.
+pub(super) fn describe(event: &mut Event, handles: &[Option<Handle>], outcomes: impl Iterator<Item = ItemOutcome>) {
+    event.outcome = Outcome::Allowed.into();
+    event.handles = event::handles(handles.iter().map(|handle| handle.as_ref().map(Handle::as_bytes)));
+    event.item_outcomes = outcomes.map(i32::from).collect();
+    let done = event.item_outcomes.iter().filter(|outcome| **outcome == i32::from(ItemOutcome::Done)).count();
+    event.succeeded = u32::try_from(done).unwrap_or(u32::MAX);
+}
+
+fn info(handle: &Handle, header: &Header, now: Timestamp) -> TokenInfo {
+    let state = match why_dead(header, now) {
+        Some(ItemOutcome::Revoked) => TokenState::Revoked,
+        Some(ItemOutcome::Suspended) => TokenState::Suspended,
+        Some(ItemOutcome::UsedUp) => TokenState::UsedUp,
+        Some(_) => TokenState::Expired,
+        None => TokenState::Active,
+    };
+    TokenInfo {
+        handle: *handle,
+        created: header.created,
+        expires: header.expires,
+        uses_left: header.uses_left,
+        key_version: header.data_key.0,
+        state,
+    }
+}
+
+impl Named {
+    pub fn parse(format: &Format, tokens: &[Secret<String>], handles: &[String]) -> Self {
+        Self {
+            tokens: parse_all(format, tokens),
+            handles: handles.iter().map(|handle| handle.parse().ok()).collect(),
+        }
+    }
+
+    /// Tokens first, then handles.
+    pub fn locate(&self, vault: &Vault, keys: &ScopeKeys) -> Vec<Option<Handle>> {
+        let tokens = self.tokens.iter().map(|parsed| vault.handle_of(parsed, keys));
+        tokens.chain(self.handles.iter().copied()).collect()
+    }
+
+    /// What the caller is told of an item that was not found, by its place.
+    pub fn failure(&self, place: usize, looked: &Looked) -> ItemFailure {
+        match looked {
+            Err(ItemOutcome::Malformed) if place < self.tokens.len() => ItemFailure::Invalid(Reason::TokenMalformed),
+            Err(ItemOutcome::Malformed) => ItemFailure::Invalid(Reason::HandleMalformed),
+            Err(ItemOutcome::Corrupt) => ItemFailure::DataLoss,
+            _ => ItemFailure::NotFound,
+        }
+    }
+}

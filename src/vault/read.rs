@@ -1,0 +1,53 @@
+//! Reading token rows: from memory on the network thread, from disk on a thread that may block.
+
+use super::Vault;
+use crate::crypto::Handle;
+use crate::store::{Found, ReadError, Rows, Table, Tier};
+use std::sync::Arc;
+
+/// Rows that one blocking task reads; more are read side by side.
+const ROWS_A_TASK: usize = 64;
+
+impl Vault {
+    /// The rows of `handles`, in order; `None` where there is no such row or no handle.
+    pub(super) async fn read_tokens(&self, handles: &[Option<Handle>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        let wanted: Vec<&[u8]> = handles.iter().flatten().map(|handle| handle.as_bytes().as_slice()).collect();
+        let mut found = self.rows.get(Table::Tokens, &wanted, Tier::Memory)?;
+        if found.iter().any(|row| *row == Found::Cold) {
+            self.read_cold(&wanted, &mut found).await?;
+        }
+        let mut found = found.into_iter();
+        let mut next = || match found.next() {
+            Some(Found::Row(row)) => Some(row),
+            _ => None,
+        };
+        Ok(handles.iter().map(|handle| handle.and_then(|_| next())).collect())
+    }
+
+    async fn read_cold(&self, wanted: &[&[u8]], found: &mut [Found]) -> Result<(), ReadError> {
+        let cold: Vec<usize> = (0..found.len()).filter(|&place| found[place] == Found::Cold).collect();
+        let tasks: Vec<_> = cold
+            .chunks(ROWS_A_TASK)
+            .map(|places| {
+                let keys: Vec<Vec<u8>> = places.iter().map(|&place| wanted[place].to_vec()).collect();
+                let rows = Arc::clone(&self.rows);
+                tokio::task::spawn_blocking(move || read_blocking(&*rows, &keys))
+            })
+            .collect();
+        for (places, task) in cold.chunks(ROWS_A_TASK).zip(tasks) {
+            let failed = |error: tokio::task::JoinError| ReadError::Failed {
+                table: Table::Tokens.name(),
+                detail: format!("the reading task ended: {error}"),
+            };
+            for (&place, row) in places.iter().zip(task.await.map_err(failed)??) {
+                found[place] = row;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_blocking(rows: &dyn Rows, keys: &[Vec<u8>]) -> Result<Vec<Found>, ReadError> {
+    let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+    rows.get(Table::Tokens, &keys, Tier::Disk)
+}

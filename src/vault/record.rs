@@ -1,0 +1,326 @@
+//! Events: what each says, and how refusals reach the log without filling it.
+
+use super::shape::scope_path;
+use super::{Call, Failure, Reason, Vault, Violation};
+use crate::caller::Caller;
+use crate::clock::Timestamp;
+use crate::crypto::Handle;
+use crate::event::{self, Action, Event, Outcome, Time};
+use crate::keys::entropy;
+use crate::ledger::{Receipt, Submission};
+use crate::limits::{Summary, Verdict};
+use crate::policy::{self, Context, Denied, Permit, Resource};
+use crate::store::Batch;
+use prost::bytes::Bytes;
+
+/// Handles that the event of a denied call carries at the most.
+pub(super) const HANDLES_OF_DENIED: usize = 100;
+
+/// What a caller's refusals are counted by once it has too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RefusalKind {
+    action: Action,
+    outcome: Outcome,
+    reason: Reason,
+}
+
+/// Where a failed handshake came from: the address, without the port, and the certificate that was shown, if any.
+pub type HandshakeOrigin = (std::net::IpAddr, Option<[u8; 32]>);
+
+/// Something that the vault does by itself.
+pub struct VaultEvent {
+    /// What.
+    pub action: Action,
+    /// The scope that it is about, or empty.
+    pub scope: String,
+    /// Plain words: key ids, versions, counts.
+    pub detail: String,
+    /// The rows that change with it.
+    pub changes: Batch,
+}
+
+/// How an operation's event begins: who asks for what.
+pub(crate) struct Asked<'a> {
+    pub call: &'a Call,
+    pub action: Action,
+    scope: &'a str,
+    requested: usize,
+}
+
+impl<'a> Asked<'a> {
+    /// `scope` as the caller wrote it: it gets into the event if it has the form of one.
+    pub fn of(call: &'a Call, action: Action, scope: &'a str, requested: usize) -> Self {
+        let scope = if scope_path(scope).is_ok() { scope } else { "" };
+        Self { call, action, scope, requested }
+    }
+
+    pub fn requested_count(&self) -> u32 {
+        u32::try_from(self.requested).unwrap_or(u32::MAX)
+    }
+
+    /// What policies may read of a call that has neither purpose nor values to show.
+    pub fn context(&self, now: Timestamp) -> Context<'static> {
+        Context { purpose: "", reveal: policy::Reveal::Nothing, requested: self.requested_count(), now }
+    }
+}
+
+/// Who decided, into the event.
+pub(crate) fn decided<A: policy::Action>(event: &mut Event, permit: &Permit<A>) {
+    event.policies = permit.policies().to_vec();
+    event.rulebook = Bytes::copy_from_slice(&permit.rulebook());
+}
+
+impl Vault {
+    /// The event's beginning. Handles, outcomes and policies come later.
+    pub(crate) fn event(&self, asked: &Asked<'_>) -> Result<Event, Failure> {
+        let caller: &Caller = &asked.call.caller;
+        Ok(Event {
+            action: asked.action.into(),
+            caller: caller.id.as_str().to_owned(),
+            certificate_sha256: Bytes::copy_from_slice(&caller.certificate_sha256),
+            scope: asked.scope.to_owned(),
+            requested: asked.requested_count(),
+            trace_id: asked.call.trace_id.clone(),
+            peer_address: caller.peer.clone(),
+            node: self.node.to_string(),
+            salt: salt()?,
+            ..Event::default()
+        })
+    }
+
+    /// Records that policy said no, and says so.
+    pub(crate) async fn denied(&self, mut event: Event, denied: &Denied, handles: &[Option<Handle>]) -> Failure {
+        event.policies = denied.policies().to_vec();
+        event.rulebook = Bytes::copy_from_slice(&denied.rulebook());
+        let named = &handles[..handles.len().min(HANDLES_OF_DENIED)];
+        if named.iter().any(Option::is_some) {
+            event.handles = event::handles(named.iter().map(|handle| handle.as_ref().map(Handle::as_bytes)));
+        }
+        match self.refuse(event, Outcome::Denied, Reason::PolicyDenied).await {
+            Ok(receipt) => Failure::Denied(receipt),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Records that the request was wrong, and says so.
+    pub(crate) async fn invalid(&self, event: Event, violation: Violation) -> Failure {
+        match self.refuse(event, Outcome::Failed, violation.reason).await {
+            Ok(receipt) => Failure::Invalid(violation, receipt),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Records that the request wants what does not exist yet, and says so.
+    pub(super) async fn unimplemented(&self, event: Event, what: &'static str) -> Failure {
+        match self.refuse(event, Outcome::Failed, Reason::NotImplemented).await {
+            Ok(receipt) => Failure::Unimplemented(what, receipt),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Records that nobody waits any more, and says so.
+    pub(crate) async fn late(&self, event: Event) -> Failure {
+        match self.refuse(withhold(event), Outcome::Failed, Reason::DeadlineExceeded).await {
+            Ok(receipt) => Failure::DeadlineExceeded(receipt),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Records that the basis kept changing, and says so.
+    pub(crate) async fn conflict(&self, event: Event) -> Failure {
+        match self.refuse(withhold(event), Outcome::Failed, Reason::BasisChanged).await {
+            Ok(receipt) => Failure::Conflict(receipt),
+            Err(failure) => failure,
+        }
+    }
+
+    /// The event of a refusal, if its caller has not had too many: then it is only counted, and comes with the next
+    /// summary. A refusal releases nothing, so the answer need not wait for that.
+    pub(super) async fn refuse(
+        &self,
+        mut event: Event,
+        outcome: Outcome,
+        reason: Reason,
+    ) -> Result<Option<Receipt>, Failure> {
+        event.outcome = outcome.into();
+        event.reason = reason.as_str().to_owned();
+        let kind = RefusalKind { action: event.action(), outcome, reason };
+        let verdict = self.refusals.note(event.caller.as_str().into(), kind, self.now());
+        if verdict == Verdict::Count {
+            return Ok(None);
+        }
+        Ok(Some(self.record_event(event).await?))
+    }
+
+    /// Records an event that rests on nothing that could have changed.
+    pub(super) async fn record_event(&self, event: Event) -> Result<Receipt, Failure> {
+        self.record_with(event, Batch::default()).await
+    }
+
+    async fn record_with(&self, event: Event, changes: Batch) -> Result<Receipt, Failure> {
+        // It was decided by the rulebook that it names; a newer one does not make that untrue.
+        for _ in 0..super::ATTEMPTS {
+            let mut batch = Batch::default();
+            batch.append(&changes);
+            let submission = Submission::new(self.ledger.basis(), event.clone()).with_changes(batch);
+            match self.ledger.record(submission).await {
+                Err(crate::ledger::Refused::Stale) => {}
+                outcome => return Ok(outcome?),
+            }
+        }
+        Err(Failure::Conflict(None))
+    }
+
+    /// Records something that the vault does by itself, together with the rows that it changes.
+    ///
+    /// # Errors
+    /// If the log can't be written.
+    pub async fn record_own(&self, own: VaultEvent) -> Result<Receipt, Failure> {
+        let event = Event {
+            scope: own.scope,
+            rulebook: Bytes::from_owner(self.policy.rulebook().digest()),
+            ..own_event(&self.identity, &self.node, own.action, own.detail)?
+        };
+        self.record_with(event, own.changes).await
+    }
+
+    /// Writes the summaries of refusals that were only counted. Called each second, and before the end.
+    ///
+    /// # Errors
+    /// If the log can't be written; the counts of this round are then in the process's log only.
+    pub async fn record_refusals(&self) -> Result<usize, Failure> {
+        let summaries = self.refusals.drain(self.now());
+        let count = summaries.len();
+        for summary in summaries {
+            let mut event = self.summary_event(&summary)?;
+            event.action = summary.about.action.into();
+            event.outcome = summary.about.outcome.into();
+            event.reason = summary.about.reason.as_str().to_owned();
+            match summary.caller {
+                Some(caller) => event.caller = caller.to_string(),
+                None => event.detail = "refusals of more callers than are counted one by one".to_owned(),
+            }
+            self.record_event(event).await?;
+        }
+        Ok(count)
+    }
+
+    /// Writes the summaries of failed handshakes.
+    ///
+    /// # Errors
+    /// As [`Vault::record_refusals`].
+    pub async fn record_handshakes(
+        &self,
+        summaries: Vec<Summary<HandshakeOrigin, &'static str>>,
+    ) -> Result<(), Failure> {
+        for summary in summaries {
+            let mut event = self.summary_event(&summary)?;
+            event.action = Action::Connect.into();
+            event.outcome = Outcome::Denied.into();
+            event.reason = summary.about.to_owned();
+            match summary.caller {
+                Some((peer, certificate_sha256)) => {
+                    event.peer_address = peer.to_string();
+                    event.certificate_sha256 = certificate_sha256.map(Bytes::from_owner).unwrap_or_default();
+                }
+                None => event.detail = "failed handshakes from more places than are counted one by one".to_owned(),
+            }
+            self.record_event(event).await?;
+        }
+        Ok(())
+    }
+
+    fn summary_event<C, A>(&self, summary: &Summary<C, A>) -> Result<Event, Failure> {
+        Ok(Event {
+            count: summary.count,
+            first_time: Some(Time::from(summary.first)),
+            node: self.node.to_string(),
+            rulebook: Bytes::from_owner(self.policy.rulebook().digest()),
+            salt: salt()?,
+            ..Event::default()
+        })
+    }
+
+    /// Counts a call that was turned away before policy was asked. It comes with the next summary.
+    pub fn turned_away(&self, caller: &Caller, action: Action, reason: Reason) {
+        let kind = RefusalKind { action, outcome: Outcome::Denied, reason };
+        self.refusals.count(caller.id.as_str().into(), kind, self.now());
+    }
+
+    /// Records that the task of a call panicked.
+    ///
+    /// # Errors
+    /// If the log can't be written.
+    pub async fn panicked(&self, call: &Call, action: Action) -> Result<Receipt, Failure> {
+        let mut event = self.event(&Asked::of(call, action, "", 0))?;
+        event.outcome = Outcome::Failed.into();
+        event.reason = Reason::Internal.as_str().to_owned();
+        self.record_event(event).await
+    }
+
+    /// Answers a call of a method on a scope that this version does not have: after policy, and recorded.
+    pub async fn unbuilt_on_scope<A: policy::Action>(
+        &self,
+        call: &Call,
+        action: Action,
+        scope: &str,
+        requested: usize,
+    ) -> Failure {
+        let asked = Asked::of(call, action, scope, requested);
+        match scope_path(scope) {
+            Ok(path) => self.unbuilt::<A>(&asked, Resource::Scope(&path)).await,
+            Err(violation) => match self.event(&asked) {
+                Ok(event) => self.invalid(event, violation).await,
+                Err(failure) => failure,
+            },
+        }
+    }
+
+    /// As [`Vault::unbuilt_on_scope`], for methods on the log.
+    pub async fn unbuilt_audit(&self, call: &Call) -> Failure {
+        let asked = Asked::of(call, Action::QueryAudit, "", 0);
+        self.unbuilt::<policy::action::QueryAudit>(&asked, Resource::Vault).await
+    }
+
+    async fn unbuilt<A: policy::Action>(&self, asked: &Asked<'_>, resource: Resource<'_>) -> Failure {
+        let mut event = match self.event(asked) {
+            Ok(event) => event,
+            Err(failure) => return failure,
+        };
+        let context = asked.context(self.now());
+        match self.policy.permit::<A>(&asked.call.caller, resource, &context) {
+            Err(denied) => self.denied(event, &denied, &[]).await,
+            Ok(permit) => {
+                decided(&mut event, &permit);
+                self.unimplemented(event, "method").await
+            }
+        }
+    }
+}
+
+/// An event of an operation that in the end released nothing and changed nothing: outcomes would say otherwise.
+fn withhold(mut event: Event) -> Event {
+    event.item_outcomes.clear();
+    event.succeeded = 0;
+    event
+}
+
+/// An event of something that the vault does by itself.
+///
+/// # Errors
+/// If there is no randomness for its salt.
+pub fn own_event(identity: &str, node: &str, action: Action, detail: String) -> Result<Event, Failure> {
+    Ok(Event {
+        action: action.into(),
+        outcome: Outcome::Allowed.into(),
+        caller: identity.to_owned(),
+        detail,
+        node: node.to_owned(),
+        salt: salt()?,
+        ..Event::default()
+    })
+}
+
+fn salt() -> Result<Bytes, Failure> {
+    Ok(Bytes::copy_from_slice(&entropy::bytes::<{ event::SALT_BYTES }>()?))
+}
