@@ -28,3 +28,7 @@ pub mod ledger;
 pub mod vault;
 #[cfg(feature = "vault")]
 pub mod audit;
+#[cfg(feature = "vault")]
+pub mod proto;
+#[cfg(feature = "vault")]
+pub mod grpc;

@@ -1,0 +1,80 @@
+//! The gRPC door: protobuf to the domain and back. It decides nothing.
+//!
+//! What is registered here is listed in [`methods::METHODS`]; a method that is not in the table is refused. Each call runs
+//! in a task of its own, so that it is finished and recorded even if its caller goes away meanwhile.
+
+mod audit;
+mod convert;
+mod guard;
+pub mod methods;
+mod status;
+mod token;
+
+pub use audit::AuditDoor;
+pub use guard::Guard;
+pub use token::TokenDoor;
+
+use crate::tls::Connection;
+use crate::vault::{Call, Failure, Vault};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::{Request, Status};
+
+/// Messages are at most this long, both ways.
+pub const MESSAGE_BYTES_AT_MOST: usize = 4 * 1024 * 1024;
+
+/// Who calls, as the connection proved it. Metadata is never believed about identity.
+fn call_of<T>(request: &Request<T>) -> Result<Call, Status> {
+    let connection = request.extensions().get::<Arc<Connection>>().ok_or_else(status::internal)?;
+    Ok(Call {
+        caller: Arc::clone(&connection.caller),
+        deadline: deadline_of(request),
+        trace_id: trace_id_of(request).unwrap_or_default(),
+    })
+}
+
+/// `grpc-timeout`: up to eight digits and a unit. A malformed one was refused by the transport already.
+fn deadline_of<T>(request: &Request<T>) -> Option<Instant> {
+    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = digits.parse().ok()?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(number.checked_mul(3600)?),
+        "M" => Duration::from_secs(number.checked_mul(60)?),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    };
+    Instant::now().checked_add(timeout)
+}
+
+/// The trace id of W3C `traceparent`, if it is one: two digits, 32, 16, two, lower-case hexadecimal.
+fn trace_id_of<T>(request: &Request<T>) -> Option<String> {
+    let text = request.metadata().get("traceparent")?.to_str().ok()?;
+    let mut parts = text.split('-');
+    let (_version, trace_id) = (parts.next()?, parts.next()?);
+    let is_hex = trace_id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_zero = trace_id.bytes().all(|byte| byte == b'0');
+    (trace_id.len() == 32 && is_hex && !is_zero).then(|| trace_id.to_owned())
+}
+
+/// Runs an operation to its end, whatever becomes of its caller, and puts its failure into the wire's terms.
+async fn finish<T: Send + 'static>(
+    vault: Arc<Vault>,
+    call: Call,
+    method: &'static methods::Method,
+    operation: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::spawn(operation).await {
+        Ok(outcome) => outcome.map_err(status::of),
+        // It panicked: a fault in this program. The panic hook has logged where; the event says that there was one.
+        Err(_) => {
+            let recorded = vault.panicked(&call, method.action).await;
+            Err(recorded.map_or_else(status::of, |receipt| status::of_panic(&receipt)))
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The outermost layer: every call passes here before its handler and on its way back.
+//!
+//! In: the method is in the table; the connection's certificate is still valid (a connection may outlive it). Out: the
+//! status is one of ours; the call is counted.
+
+use super::{methods, status};
+use crate::clock::Clock;
+use crate::tls::Connection;
+use crate::vault::{Reason, Vault};
+use http::{Request, Response};
+use metrics::Counter;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tonic::Code;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+/// Codes are 0 to 16.
+const CODES: usize = 17;
+
+/// Makes the layer.
+#[derive(Clone)]
+pub struct Guard {
+    vault: Arc<Vault>,
+    clock: Arc<dyn Clock>,
+    counters: Arc<Vec<[Counter; CODES]>>,
+}
+
+/// A service behind the guard.
+#[derive(Clone)]
+pub struct Guarded<S> {
+    guard: Guard,
+    inner: S,
+}
+
+impl Guard {
+    /// A guard that asks `clock` whether certificates are still valid. Counters are made once, for all methods and codes.
+    pub fn new(vault: Arc<Vault>, clock: Arc<dyn Clock>) -> Self {
+        let counter = |path: &'static str, code: usize| {
+            let code = Code::from_i32(i32::try_from(code).unwrap_or(2));
+            metrics::counter!("cloakroom_calls_total", "method" => path, "code" => format!("{code:?}"))
+        };
+        let row = |method: &&'static methods::Method| std::array::from_fn(|code| counter(method.path, code));
+        Self { vault, clock, counters: Arc::new(methods::METHODS.iter().map(row).collect()) }
+    }
+
+    fn refuse(&self, request: &Request<Body>) -> Result<usize, tonic::Status> {
+        let (place, method) = methods::find(request.uri().path()).ok_or_else(status::no_such_method)?;
+        let connection = request.extensions().get::<Arc<Connection>>().ok_or_else(status::internal)?;
+        if self.clock.wall() >= connection.caller.not_after {
+            self.vault.turned_away(&connection.caller, method.action, Reason::CertificateExpired);
+            return Err(status::certificate_expired());
+        }
+        Ok(place)
+    }
+}
+
+impl<S> Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guarded { guard: self.clone(), inner }
+    }
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Send,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let place = match self.guard.refuse(&request) {
+            Ok(place) => place,
+            Err(status) => {
+                let mut response = status.into_http();
+                status::sanitize(response.headers_mut());
+                return Box::pin(async move { Ok(response) });
+            }
+        };
+        let counters = Arc::clone(&self.guard.counters);
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = answer.await?;
+            status::sanitize(response.headers_mut());
+            // Unary failures are "trailers only": their code stands in the headers. What has none yet is under way.
+            let code = response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
+            if let Some(counter) = counters.get(place).and_then(|row| row.get(i32::from(code) as usize)) {
+                counter.increment(1);
+            }
+            Ok(response)
+        })
+    }
+}

@@ -1,0 +1,103 @@
+//! Every method that the server offers, and what it asks policy for. A method that is not here is refused, and a test
+//! compares the table with the descriptors, so that a new rpc without a row does not pass.
+
+use crate::event::Action;
+
+/// What a method's permission is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// The scope that the request names.
+    Scope,
+    /// The vault as a whole.
+    Vault,
+    /// Nothing: anyone with a valid certificate may call it, and it is not audited.
+    None,
+}
+
+/// One row.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Method {
+    /// `/package.Service/Method`.
+    pub path: &'static str,
+    /// As events and policy name it. [`Action::Unspecified`] where there is no permission.
+    pub action: Action,
+    /// What the permission is about.
+    pub resource: Resource,
+    /// Whether this version has it. What it has not answers UNIMPLEMENTED, after policy and with an event.
+    pub built: bool,
+}
+
+const fn on_scope(path: &'static str, action: Action, built: bool) -> Method {
+    Method { path, action, resource: Resource::Scope, built }
+}
+
+const fn on_vault(path: &'static str, built: bool) -> Method {
+    Method { path, action: Action::QueryAudit, resource: Resource::Vault, built }
+}
+
+const fn open(path: &'static str) -> Method {
+    Method { path, action: Action::Unspecified, resource: Resource::None, built: true }
+}
+
+macro_rules! rows {
+    ($($name:ident = $row:expr;)*) => {
+        $(#[doc = "See [`METHODS`]."] pub static $name: Method = $row;)*
+        /// The table.
+        pub static METHODS: &[&Method] = &[$(&$name),*];
+    };
+}
+
+rows! {
+    TOKENIZE = on_scope("/cloakroom.v1.TokenService/Tokenize", Action::Tokenize, true);
+    DETOKENIZE = on_scope("/cloakroom.v1.TokenService/Detokenize", Action::Detokenize, true);
+    INSPECT_TOKENS = on_scope("/cloakroom.v1.TokenService/InspectTokens", Action::Inspect, true);
+    RENEW_TOKENS = on_scope("/cloakroom.v1.TokenService/RenewTokens", Action::Renew, false);
+    REVOKE_TOKENS = on_scope("/cloakroom.v1.TokenService/RevokeTokens", Action::Revoke, true);
+    STREAM_TOKENIZE = on_scope("/cloakroom.v1.TokenService/StreamTokenize", Action::Tokenize, false);
+    STREAM_DETOKENIZE = on_scope("/cloakroom.v1.TokenService/StreamDetokenize", Action::Detokenize, false);
+    QUERY_EVENTS = on_vault("/cloakroom.v1.AuditService/QueryEvents", true);
+    TAIL_EVENTS = on_vault("/cloakroom.v1.AuditService/TailEvents", false);
+    GET_CHECKPOINT = on_vault("/cloakroom.v1.AuditService/GetCheckpoint", false);
+    GET_INCLUSION_PROOF = on_vault("/cloakroom.v1.AuditService/GetInclusionProof", false);
+    GET_CONSISTENCY_PROOF = on_vault("/cloakroom.v1.AuditService/GetConsistencyProof", false);
+    HEALTH_CHECK = open("/grpc.health.v1.Health/Check");
+    HEALTH_LIST = open("/grpc.health.v1.Health/List");
+    HEALTH_WATCH = open("/grpc.health.v1.Health/Watch");
+    REFLECTION = open("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
+}
+
+/// The row of a path.
+pub fn find(path: &str) -> Option<(usize, &'static Method)> {
+    METHODS.iter().enumerate().find(|(_, method)| method.path == path).map(|(place, method)| (place, *method))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_rpc_has_a_row_and_every_row_an_rpc_z_01() {
+        let files = prost_types::FileDescriptorSet::decode(crate::proto::FILE_DESCRIPTOR_SET).unwrap();
+        let mut offered = BTreeSet::new();
+        for file in files.file.iter().filter(|file| file.package() == "cloakroom.v1") {
+            for service in &file.service {
+                offered.extend(service.method.iter().map(|method| {
+                    format!("/{}.{}/{}", file.package(), service.name(), method.name())
+                }));
+            }
+        }
+        let rows: BTreeSet<String> =
+            METHODS.iter().map(|method| method.path.to_owned()).filter(|path| path.starts_with("/cloakroom.")).collect();
+        assert_eq!(offered, rows, "add a row to grpc::methods and to the matrix in tests/ for each new rpc");
+    }
+
+    #[test]
+    fn only_health_and_reflection_are_open() {
+        for method in METHODS {
+            let open = method.path.starts_with("/grpc.health.") || method.path.starts_with("/grpc.reflection.");
+            assert_eq!(open, method.resource == Resource::None, "{}", method.path);
+        }
+    }
+}

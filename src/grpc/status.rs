@@ -1,0 +1,161 @@
+//! The one place where failures become gRPC statuses. Messages are constants; nothing of a request or of an inner error
+//! gets into one.
+
+use crate::ledger::Receipt;
+use crate::vault::{Failure, ItemFailure, Reason, Violation};
+use http::HeaderMap;
+use prost::Message;
+use std::collections::HashMap;
+use std::time::Duration;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// `ErrorInfo.domain` of everything that this server says.
+pub const DOMAIN: &str = "cloakroom";
+
+/// When to come back after too much.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Marks a status as made here, for [`sanitize`]; taken off before it leaves.
+const MARK: &str = "cloakroom-made";
+
+/// A whole call's failure.
+pub fn of(failure: Failure) -> Status {
+    match failure {
+        Failure::Denied(receipt) => made(Code::PermissionDenied, Reason::PolicyDenied, receipt.as_ref(), |_| {}),
+        Failure::Invalid(violation, receipt) => invalid(&violation, receipt.as_ref()),
+        Failure::Unimplemented(field, receipt) => {
+            invalid(&Violation { field, reason: Reason::NotImplemented }, receipt.as_ref())
+        }
+        Failure::Overloaded => made(Code::ResourceExhausted, Reason::Overloaded, None, |details| {
+            details.set_retry_info(Some(RETRY_AFTER));
+        }),
+        Failure::Unavailable => made(Code::Unavailable, Reason::Unavailable, None, |_| {}),
+        Failure::Conflict(receipt) => made(Code::Aborted, Reason::BasisChanged, receipt.as_ref(), |_| {}),
+        Failure::DeadlineExceeded(receipt) => {
+            made(Code::DeadlineExceeded, Reason::DeadlineExceeded, receipt.as_ref(), |_| {})
+        }
+        Failure::Internal => internal(),
+    }
+}
+
+/// A fault in this program.
+pub fn internal() -> Status {
+    made(Code::Internal, Reason::Internal, None, |_| {})
+}
+
+/// A panic that has its event.
+pub fn of_panic(receipt: &Receipt) -> Status {
+    made(Code::Internal, Reason::Internal, Some(receipt), |_| {})
+}
+
+/// A method that the table does not have.
+pub fn no_such_method() -> Status {
+    made(Code::Unimplemented, Reason::NotImplemented, None, |_| {})
+}
+
+/// The connection's certificate is no longer valid.
+pub fn certificate_expired() -> Status {
+    made(Code::Unauthenticated, Reason::CertificateExpired, None, |_| {})
+}
+
+/// One item's failure, for its place in the results.
+pub fn of_item(failure: ItemFailure) -> tonic_types::Status {
+    let (code, reason) = match failure {
+        ItemFailure::NotFound => (Code::NotFound, Reason::TokenNotFound),
+        ItemFailure::Invalid(reason) => (Code::InvalidArgument, reason),
+        ItemFailure::DataLoss => (Code::DataLoss, Reason::RecordDamaged),
+    };
+    let info = tonic_types::ErrorDetails::with_error_info(reason.as_str(), DOMAIN, HashMap::new());
+    // The details of a whole status are a google.rpc.Status: taken apart again for the item's own.
+    let details = tonic_types::Status::decode(Status::with_error_details(code, "", info).details());
+    tonic_types::Status {
+        code: code.into(),
+        message: reason.description().to_owned(),
+        details: details.map(|status| status.details).unwrap_or_default(),
+    }
+}
+
+/// What the transport made of a failure before any of this code ran, put into terms that leak nothing and retry rightly:
+/// undecodable messages, oversize, timeouts. Statuses made here pass, and lose their mark.
+pub fn sanitize(headers: &mut HeaderMap) {
+    if headers.remove(MARK).is_some() {
+        return;
+    }
+    let Some(code) = headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes())) else { return };
+    let status = match code {
+        // Our own handlers mark theirs, and health and reflection mean what they say.
+        Code::Ok | Code::Unimplemented | Code::NotFound => return,
+        Code::Internal | Code::OutOfRange | Code::InvalidArgument => {
+            made(Code::InvalidArgument, Reason::Malformed, None, |_| {})
+        }
+        Code::Cancelled | Code::DeadlineExceeded => made(Code::DeadlineExceeded, Reason::DeadlineExceeded, None, |_| {}),
+        Code::ResourceExhausted => made(Code::ResourceExhausted, Reason::Overloaded, None, |details| {
+            details.set_retry_info(Some(RETRY_AFTER));
+        }),
+        Code::Unavailable => made(Code::Unavailable, Reason::Unavailable, None, |_| {}),
+        _ => internal(),
+    };
+    for name in ["grpc-status", "grpc-message", "grpc-status-details-bin"] {
+        headers.remove(name);
+    }
+    // Encoding a status of constants does not fail; if it did, a status without details is left by the transport.
+    let _ = status.add_header(headers);
+    headers.remove(MARK);
+}
+
+fn invalid(violation: &Violation, receipt: Option<&Receipt>) -> Status {
+    let code = if violation.reason == Reason::NotImplemented { Code::Unimplemented } else { Code::InvalidArgument };
+    made(code, violation.reason, receipt, |details| {
+        details.add_bad_request_violation(violation.field, violation.reason.description());
+    })
+}
+
+fn made(code: Code, reason: Reason, receipt: Option<&Receipt>, more: impl FnOnce(&mut ErrorDetails)) -> Status {
+    let mut metadata = HashMap::new();
+    if let Some(receipt) = receipt {
+        metadata.insert("log_id".to_owned(), receipt.log_id().to_string());
+        metadata.insert("sequence".to_owned(), receipt.sequence().to_string());
+    }
+    let mut details = ErrorDetails::with_error_info(reason.as_str(), DOMAIN, metadata);
+    more(&mut details);
+    let mut marks = MetadataMap::new();
+    marks.insert(MARK, tonic::metadata::MetadataValue::from_static("1"));
+    Status::with_error_details_and_metadata(code, reason.description(), details, marks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn what_the_transport_says_is_replaced() {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-status", HeaderValue::from_static("13"));
+        headers.insert("grpc-message", HeaderValue::from_static("failed to decode Protobuf message: secret_field"));
+        sanitize(&mut headers);
+        assert_eq!(headers["grpc-status"], "3");
+        assert!(!headers["grpc-message"].to_str().unwrap().contains("secret"));
+        assert!(headers.get(MARK).is_none());
+    }
+
+    #[test]
+    fn what_is_made_here_passes_and_loses_its_mark() {
+        let mut headers = HeaderMap::new();
+        of(Failure::Internal).add_header(&mut headers).unwrap();
+        assert!(headers.get(MARK).is_some());
+        sanitize(&mut headers);
+        assert_eq!(headers["grpc-status"], "13");
+        assert!(headers.get(MARK).is_none());
+    }
+
+    #[test]
+    fn an_item_carries_its_reason() {
+        let status = of_item(ItemFailure::NotFound);
+        assert_eq!(status.code, i32::from(Code::NotFound));
+        assert_eq!(status.details.len(), 1);
+        assert!(status.details[0].type_url.ends_with("google.rpc.ErrorInfo"));
+    }
+}

@@ -1,0 +1,265 @@
+//! `cloakroom.v1.TokenService`.
+
+use super::methods::{self, Method};
+use super::{call_of, convert, finish, status};
+use crate::event::Reveal;
+use crate::policy;
+use crate::proto::v1;
+use crate::secret::SecretBytes;
+use crate::vault::{
+    DetokenizeRequest, InspectRequest, IssuedToken, ItemFailure, RevokeRequest, TokenInfo, TokenState, TokenizeItem,
+    TokenizeRequest, Vault,
+};
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// The service, over a vault.
+#[derive(Clone)]
+pub struct TokenDoor {
+    vault: Arc<Vault>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl TokenDoor {
+    /// A door to `vault`.
+    pub fn new(vault: Arc<Vault>) -> Self {
+        Self { vault }
+    }
+
+    async fn unbuilt<A: policy::Action, T>(
+        &self,
+        call: crate::vault::Call,
+        method: &'static Method,
+        scope: String,
+        requested: usize,
+    ) -> Result<Response<T>, Status> {
+        let vault = Arc::clone(&self.vault);
+        let work = {
+            let call = call.clone();
+            async move { Err::<(), _>(vault.unbuilt_on_scope::<A>(&call, method.action, &scope, requested).await) }
+        };
+        finish(Arc::clone(&self.vault), call, method, work).await?;
+        Err(status::internal())
+    }
+}
+
+#[tonic::async_trait]
+impl v1::token_service_server::TokenService for TokenDoor {
+    type StreamTokenizeStream = Answers<v1::StreamTokenizeResponse>;
+    type StreamDetokenizeStream = Answers<v1::StreamDetokenizeResponse>;
+
+    async fn tokenize(&self, request: Request<v1::TokenizeRequest>) -> Result<Response<v1::TokenizeResponse>, Status> {
+        let call = call_of(&request)?;
+        let request = tokenize_request(request.into_inner());
+        let vault = Arc::clone(&self.vault);
+        let work = {
+            let call = call.clone();
+            async move { vault.tokenize(&call, request).await }
+        };
+        let done = finish(Arc::clone(&self.vault), call, &methods::TOKENIZE, work).await?;
+        Ok(Response::new(v1::TokenizeResponse {
+            results: done.results.into_iter().map(tokenize_result).collect(),
+            receipt: Some(convert::receipt(&done.receipt)),
+        }))
+    }
+
+    async fn detokenize(
+        &self,
+        request: Request<v1::DetokenizeRequest>,
+    ) -> Result<Response<v1::DetokenizeResponse>, Status> {
+        let call = call_of(&request)?;
+        let request = detokenize_request(request.into_inner());
+        let vault = Arc::clone(&self.vault);
+        let work = {
+            let call = call.clone();
+            async move { vault.detokenize(&call, request).await }
+        };
+        let done = finish(Arc::clone(&self.vault), call, &methods::DETOKENIZE, work).await?;
+        Ok(Response::new(v1::DetokenizeResponse {
+            results: done.results.into_iter().map(detokenize_result).collect(),
+            receipt: Some(convert::receipt(&done.receipt)),
+        }))
+    }
+
+    async fn inspect_tokens(
+        &self,
+        request: Request<v1::InspectTokensRequest>,
+    ) -> Result<Response<v1::InspectTokensResponse>, Status> {
+        let call = call_of(&request)?;
+        let request = request.into_inner();
+        let request = InspectRequest {
+            scope: request.scope,
+            tokens: convert::secrets(request.tokens),
+            handles: request.handles,
+        };
+        let vault = Arc::clone(&self.vault);
+        let work = {
+            let call = call.clone();
+            async move { vault.inspect(&call, request).await }
+        };
+        let done = finish(Arc::clone(&self.vault), call, &methods::INSPECT_TOKENS, work).await?;
+        Ok(Response::new(v1::InspectTokensResponse {
+            results: done.results.into_iter().map(inspect_result).collect(),
+            receipt: Some(convert::receipt(&done.receipt)),
+        }))
+    }
+
+    async fn renew_tokens(
+        &self,
+        request: Request<v1::RenewTokensRequest>,
+    ) -> Result<Response<v1::RenewTokensResponse>, Status> {
+        let call = call_of(&request)?;
+        let request = request.into_inner();
+        let requested = request.tokens.len();
+        drop(convert::secrets(request.tokens));
+        self.unbuilt::<policy::action::Renew, _>(call, &methods::RENEW_TOKENS, request.scope, requested).await
+    }
+
+    async fn revoke_tokens(
+        &self,
+        request: Request<v1::RevokeTokensRequest>,
+    ) -> Result<Response<v1::RevokeTokensResponse>, Status> {
+        let call = call_of(&request)?;
+        let request = request.into_inner();
+        let request = RevokeRequest {
+            unsupported: (!request.request_id.is_empty()).then_some("request_id"),
+            scope: request.scope,
+            tokens: convert::secrets(request.tokens),
+            handles: request.handles,
+            reason: request.reason,
+        };
+        let vault = Arc::clone(&self.vault);
+        let work = {
+            let call = call.clone();
+            async move { vault.revoke(&call, request).await }
+        };
+        let done = finish(Arc::clone(&self.vault), call, &methods::REVOKE_TOKENS, work).await?;
+        let result = |result: Result<crate::clock::Timestamp, ItemFailure>| v1::RevokeResult {
+            outcome: Some(match result {
+                Ok(time) => v1::revoke_result::Outcome::RevokeTime(convert::timestamp(time)),
+                Err(failure) => v1::revoke_result::Outcome::Error(status::of_item(failure)),
+            }),
+        };
+        Ok(Response::new(v1::RevokeTokensResponse {
+            results: done.results.into_iter().map(result).collect(),
+            receipt: Some(convert::receipt(&done.receipt)),
+        }))
+    }
+
+    async fn stream_tokenize(
+        &self,
+        request: Request<Streaming<v1::StreamTokenizeRequest>>,
+    ) -> Result<Response<Self::StreamTokenizeStream>, Status> {
+        let call = call_of(&request)?;
+        // The first batch says which scope is meant: without it there is nothing to decide on.
+        let first = request.into_inner().message().await?.and_then(|first| first.batch);
+        let (scope, requested) = first.map_or((String::new(), 0), |batch| {
+            let request = tokenize_request(batch);
+            (request.scope, request.items.len())
+        });
+        self.unbuilt::<policy::action::Tokenize, _>(call, &methods::STREAM_TOKENIZE, scope, requested).await
+    }
+
+    async fn stream_detokenize(
+        &self,
+        request: Request<Streaming<v1::StreamDetokenizeRequest>>,
+    ) -> Result<Response<Self::StreamDetokenizeStream>, Status> {
+        let call = call_of(&request)?;
+        let first = request.into_inner().message().await?.and_then(|first| first.batch);
+        let (scope, requested) = first.map_or((String::new(), 0), |batch| {
+            let request = detokenize_request(batch);
+            (request.scope, request.tokens.len())
+        });
+        self.unbuilt::<policy::action::Detokenize, _>(call, &methods::STREAM_DETOKENIZE, scope, requested).await
+    }
+}
+
+// === to the domain ===
+
+fn tokenize_request(request: v1::TokenizeRequest) -> TokenizeRequest {
+    let item = |item: v1::TokenizeItem| TokenizeItem {
+        value: SecretBytes::new(item.value),
+        ttl: item.ttl.map(convert::lifetime),
+        max_uses: item.max_uses,
+        has_subject: !item.subject.is_empty(),
+    };
+    let options = [("request_id", !request.request_id.is_empty()), ("all_or_nothing", request.all_or_nothing)];
+    TokenizeRequest {
+        scope: request.scope,
+        items: request.items.into_iter().map(item).collect(),
+        unsupported: given(&options),
+    }
+}
+
+fn detokenize_request(request: v1::DetokenizeRequest) -> DetokenizeRequest {
+    let options = [
+        ("request_id", !request.request_id.is_empty()),
+        ("nonce", !request.nonce.is_empty()),
+        ("send_time", request.send_time.is_some()),
+    ];
+    DetokenizeRequest {
+        unsupported: given(&options),
+        reveal: Reveal::try_from(request.reveal).ok(),
+        scope: request.scope,
+        tokens: convert::secrets(request.tokens),
+        purpose: request.purpose,
+    }
+}
+
+/// The first option that was given, of those that do not exist yet.
+fn given(options: &[(&'static str, bool)]) -> Option<&'static str> {
+    options.iter().find(|(_, given)| *given).map(|(name, _)| *name)
+}
+
+// === from the domain ===
+
+fn tokenize_result(result: Result<IssuedToken, ItemFailure>) -> v1::TokenizeResult {
+    use v1::tokenize_result::Outcome;
+    let outcome = match result {
+        Ok(issued) => Outcome::Issued(v1::IssuedToken {
+            token: issued.token.into_exposed(),
+            expire_time: Some(convert::timestamp(issued.expires)),
+            handle: issued.handle.to_string(),
+        }),
+        Err(failure) => Outcome::Error(status::of_item(failure)),
+    };
+    v1::TokenizeResult { outcome: Some(outcome) }
+}
+
+fn detokenize_result(result: Result<SecretBytes, ItemFailure>) -> v1::DetokenizeResult {
+    use v1::detokenize_result::Outcome;
+    let outcome = match result {
+        Ok(value) => Outcome::Value(value.into_exposed()),
+        Err(failure) => Outcome::Error(status::of_item(failure)),
+    };
+    v1::DetokenizeResult { outcome: Some(outcome) }
+}
+
+fn inspect_result(result: Result<TokenInfo, ItemFailure>) -> v1::InspectResult {
+    use v1::inspect_result::Outcome;
+    let outcome = match result {
+        Ok(info) => Outcome::Info(v1::TokenInfo {
+            handle: info.handle.to_string(),
+            create_time: Some(convert::timestamp(info.created)),
+            expire_time: Some(convert::timestamp(info.expires)),
+            uses_left: info.uses_left,
+            key_version: info.key_version,
+            state: state(info.state).into(),
+        }),
+        Err(failure) => Outcome::Error(status::of_item(failure)),
+    };
+    v1::InspectResult { outcome: Some(outcome) }
+}
+
+fn state(state: TokenState) -> v1::TokenState {
+    match state {
+        TokenState::Active => v1::TokenState::Active,
+        TokenState::Expired => v1::TokenState::Expired,
+        TokenState::Revoked => v1::TokenState::Revoked,
+        TokenState::UsedUp => v1::TokenState::UsedUp,
+        TokenState::Suspended => v1::TokenState::Suspended,
+    }
+}
