@@ -6,6 +6,8 @@
 
 pub mod secret;
 pub mod clock;
+#[cfg(feature = "vault")]
+pub mod telemetry;
 pub mod merkle;
 pub mod crypto;
 pub mod token;
@@ -32,3 +34,11 @@ pub mod audit;
 pub mod proto;
 #[cfg(feature = "vault")]
 pub mod grpc;
+#[cfg(feature = "vault")]
+pub mod client;
+#[cfg(feature = "vault")]
+pub mod config;
+#[cfg(feature = "vault")]
+pub mod server;
+#[cfg(feature = "vault")]
+pub mod cli;

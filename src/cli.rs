@@ -1,0 +1,243 @@
+//! The command line: what an operator, a script or a probe types.
+//!
+//! Invariant: no value, token or key is ever taken from an argument, which others on the machine can read; they come from
+//! files or standard input. No message repeats one.
+//!
+//! Commands turn words into calls of `client` and `server` and print what comes back. They decide nothing.
+
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::client::{self, Client, Profile};
+use crate::config::{self, Config};
+
+mod audit;
+mod batches;
+mod init;
+mod input;
+mod moment;
+mod tokens;
+
+/// A tokenization vault: hand on a random token instead of the card number, and prove who saw what.
+#[derive(Parser)]
+#[command(name = "cloakroom", version, max_term_width = 120)]
+#[command(after_help = "Exit status: 0 all done, 1 some items failed, 2 usage, 3 denied, 4 unavailable.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Init(init::Options),
+    Serve(ServeOptions),
+    Tokenize(tokens::TokenizeOptions),
+    Detokenize(tokens::DetokenizeOptions),
+    Inspect(tokens::InspectOptions),
+    Revoke(tokens::RevokeOptions),
+    #[command(subcommand)]
+    Audit(audit::Command),
+    Health(HealthOptions),
+}
+
+/// Run the vault.
+///
+/// When it is ready it writes one line to standard output: `listening on ADDR:PORT`. SIGTERM and SIGINT let calls in
+/// flight end first.
+#[derive(clap::Args)]
+struct ServeOptions {
+    /// The configuration file.
+    #[arg(long, env = "CLOAKROOM_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Ask whether the vault is serving, for probes: exit status 0 if it is, else 4.
+#[derive(clap::Args)]
+struct HealthOptions {
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// How to reach the vault.
+#[derive(clap::Args)]
+struct Connection {
+    /// A small TOML with address, ca, certificate and private_key.
+    #[arg(long, env = "CLOAKROOM_PROFILE", value_name = "FILE")]
+    profile: PathBuf,
+    /// Instead of the profile's address.
+    #[arg(long, env = "CLOAKROOM_ADDRESS", value_name = "HOST:PORT")]
+    address: Option<String>,
+}
+
+/// What the output looks like.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people, and for one line out for each line in.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Done = 0,
+    SomeFailed = 1,
+    Usage = 2,
+    Denied = 3,
+    Unavailable = 4,
+}
+
+/// A request that can't be right, found on this side.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Runs the command that the process was called with.
+pub fn main() -> ExitCode {
+    // A wrong command line ends in here, with status 2 and advice.
+    let cli = Cli::parse();
+    let exit = run(cli.command).unwrap_or_else(|error| {
+        if is_broken_pipe(&error) {
+            return Exit::Done;
+        }
+        complain(&format!("{error:#}"));
+        Exit::after(&error)
+    });
+    ExitCode::from(exit as u8)
+}
+
+fn run(command: Command) -> anyhow::Result<Exit> {
+    check_variables()?;
+    let mut output = BufWriter::new(std::io::stdout());
+    let exit = match command {
+        Command::Init(options) => init::run(&options, &mut output).map(|()| Exit::Done)?,
+        Command::Serve(options) => serve(&options)?,
+        Command::Tokenize(options) => tokens::tokenize(options, &mut output)?,
+        Command::Detokenize(options) => tokens::detokenize(options, &mut output)?,
+        Command::Inspect(options) => tokens::inspect(options, &mut output)?,
+        Command::Revoke(options) => tokens::revoke(options, &mut output)?,
+        Command::Audit(command) => audit::run(command, &mut output)?,
+        Command::Health(options) => health(&options, &mut output)?,
+    };
+    output.flush().context("cannot write to standard output")?;
+    Ok(exit)
+}
+
+fn serve(options: &ServeOptions) -> anyhow::Result<Exit> {
+    let config = Config::load(&options.config, variables())?;
+    crate::server::run(config)?;
+    Ok(Exit::Done)
+}
+
+fn health(options: &HealthOptions, output: &mut impl Write) -> anyhow::Result<Exit> {
+    let serving = options.connection.run(async |client| Ok(client.is_serving().await?))?;
+    writeln!(output, "{}", if serving { "serving" } else { "not serving" }).context("cannot write to standard output")?;
+    Ok(if serving { Exit::Done } else { Exit::Unavailable })
+}
+
+impl Connection {
+    /// Connects and runs `work` to its end, on one thread.
+    fn run<T>(&self, work: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let mut profile = Profile::load(&self.profile)?;
+        if let Some(address) = &self.address {
+            profile.address.clone_from(address);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("cannot start the runtime")?;
+        runtime.block_on(async { work(Client::connect(&profile).await?).await })
+    }
+}
+
+impl Exit {
+    /// The status that says best what `error` is.
+    fn after(error: &anyhow::Error) -> Self {
+        if error.is::<Usage>() || error.is::<config::Error>() || error.is::<client::ProfileError>() {
+            return Self::Usage;
+        }
+        match error.downcast_ref::<client::Error>() {
+            Some(client::Error::Denied(_) | client::Error::HandshakeRefused { .. }) => Self::Denied,
+            Some(client::Error::Profile { .. } | client::Error::Invalid(_) | client::Error::Unimplemented(_)) => Self::Usage,
+            Some(
+                client::Error::Unreachable { .. }
+                | client::Error::Limited(_)
+                | client::Error::Unavailable(_)
+                | client::Error::Conflict(_)
+                | client::Error::Unexpected(_),
+            ) => Self::Unavailable,
+            None => Self::SomeFailed,
+        }
+    }
+}
+
+/// `CLOAKROOM_ADRESS` must not be silently without effect.
+fn check_variables() -> anyhow::Result<()> {
+    match config::unknown_variables(variables()) {
+        mistakes if mistakes.is_empty() => Ok(()),
+        mistakes => Err(config::Error::Mistakes(mistakes).into()),
+    }
+}
+
+/// The environment. What is not text has no name that we know.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Writes a message to standard error. If even that fails there is nobody left to tell.
+fn complain(message: &str) {
+    let _nobody_listens = writeln!(std::io::stderr(), "cloakroom: {message}");
+}
+
+/// Whoever read our output has seen enough: no mistake.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn values_and_tokens_are_not_accepted_as_arguments() {
+        for words in [
+            &["cloakroom", "tokenize", "--profile", "p", "--scope", "pan", "--value", "4111"][..],
+            &["cloakroom", "audit", "query", "--profile", "p", "--token", "pan_x"],
+        ] {
+            assert!(Cli::try_parse_from(words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_exit_status_follows_the_contract() {
+        let failure = || client::Failure {
+            code: tonic::Code::Unknown,
+            reason: None,
+            message: String::new(),
+            violations: Vec::new(),
+            retry_after: None,
+            receipt: None,
+        };
+        assert_eq!(Exit::after(&client::Error::Denied(failure()).into()), Exit::Denied);
+        assert_eq!(Exit::after(&client::Error::Unavailable(failure()).into()), Exit::Unavailable);
+        assert_eq!(Exit::after(&client::Error::Invalid(failure()).into()), Exit::Usage);
+        let context = anyhow::Error::from(client::Error::Denied(failure())).context("at line 3");
+        assert_eq!(Exit::after(&context), Exit::Denied, "context does not hide the cause");
+    }
+}

@@ -1,0 +1,79 @@
+//! New files in a new folder: created, never replaced, with their final mode from the first moment.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::secret::SecretBytes;
+
+/// A folder that was empty when it was taken.
+pub(super) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Makes the folder, or takes an empty one, for its owner alone.
+    pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
+        match DirBuilder::new().recursive(true).mode(0o700).create(path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                bail!("{} is not a folder; choose another name", path.display())
+            }
+            other => other.with_context(|| format!("cannot make the folder {}", path.display()))?,
+        }
+        let mut content = path.read_dir().with_context(|| format!("cannot read the folder {}", path.display()))?;
+        if let Some(found) = content.next() {
+            let found = found.map(|entry| entry.file_name().to_string_lossy().into_owned()).unwrap_or_default();
+            bail!("{} is not empty (it holds {found}); init never overwrites: choose another folder", path.display());
+        }
+        std::fs::set_permissions(path, Permissions::from_mode(0o700))
+            .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// A folder inside, for the owner alone.
+    pub(super) fn directory(&self, name: &str) -> anyhow::Result<()> {
+        let path = self.path(name);
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("cannot make the folder {}", path.display()))
+    }
+
+    /// A file that holds no secret.
+    pub(super) fn public(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
+        self.write(name, content, 0o644)
+    }
+
+    /// A file that only its owner may read.
+    pub(super) fn private(&self, name: &str, content: &SecretBytes) -> anyhow::Result<()> {
+        self.write(name, content.expose(), 0o600)
+    }
+
+    /// Makes the names themselves durable.
+    pub(super) fn sync(&self) -> anyhow::Result<()> {
+        for name in ["", "pki", "profiles", "policies"] {
+            let path = self.path(name);
+            File::open(&path)
+                .and_then(|folder| folder.sync_all())
+                .with_context(|| format!("cannot sync the folder {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, name: &str, content: &[u8], mode: u32) -> anyhow::Result<()> {
+        let path = self.path(name);
+        let write = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?;
+            file.write_all(content)?;
+            file.sync_all()
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+}

@@ -1,0 +1,207 @@
+//! A vault seen from outside: profiles, a connection over mutual TLS, and typed errors.
+//!
+//! Invariant: nothing is sent before the other side has proved to be the vault that the profile names, and no error of
+//! this module holds a value or a token.
+//!
+//! It knows the wire and not the vault: with the server it shares `proto` and `tls` alone.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+
+use crate::caller::SpiffeId;
+use crate::proto::v1;
+use crate::proto::v1::audit_service_client::AuditServiceClient;
+use crate::proto::v1::token_service_client::TokenServiceClient;
+use crate::tls;
+
+mod failure;
+
+pub use self::failure::{Error, Failure, ItemReceipt, REPLY_TOO_LARGE};
+
+/// How long a connection may take to be made, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call may take. The server hears of it and does not go on for nobody.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where a vault is, who the caller is, and whom it expects to find.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// `host:port`.
+    pub address: String,
+    /// The certificates that the vault's own must lead to, PEM.
+    pub ca: PathBuf,
+    /// The caller's certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub private_key: PathBuf,
+    /// The name that the vault's certificate must have, where it is not the host of `address`.
+    pub server_name: Option<String>,
+    /// The SPIFFE ID that the vault's certificate must have besides.
+    pub server_id: Option<String>,
+}
+
+/// Why there is no profile.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// The file can't be read.
+    #[error("{}: cannot read the profile: {source}. `cloakroom init` writes one for each sample client under profiles/", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not a profile.
+    #[error("{}: not a profile: {problem}", file.display())]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// Where and what, as the parser says it.
+        problem: String,
+    },
+}
+
+/// A connection to a vault. Cloning it is cheap and shares the connection.
+#[derive(Clone)]
+pub struct Client {
+    tokens: TokenServiceClient<Channel>,
+    audit: AuditServiceClient<Channel>,
+    health: HealthClient<Channel>,
+    address: Arc<str>,
+}
+
+impl Profile {
+    /// Reads a profile. Relative paths in it start at its folder.
+    ///
+    /// # Errors
+    /// If it can't be read or has a mistake; unknown keys are mistakes.
+    pub fn load(file: &Path) -> Result<Self, ProfileError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ProfileError::Unreadable { file: file.to_owned(), source })?;
+        let mut profile: Self = toml::from_str(&text)
+            .map_err(|error| ProfileError::Malformed { file: file.to_owned(), problem: error.to_string() })?;
+        let folder = file.parent().unwrap_or(Path::new(""));
+        for path in [&mut profile.ca, &mut profile.certificate, &mut profile.private_key] {
+            *path = folder.join(&*path);
+        }
+        Ok(profile)
+    }
+
+    fn connector(&self) -> Result<tls::client::Connector, Error> {
+        let server_id = self.server_id.as_deref().map(SpiffeId::parse).transpose();
+        let server_id = server_id.map_err(|error| Error::Profile { problem: format!("server_id: {error}") })?;
+        let config = tls::client::Config {
+            authorities: self.ca.clone(),
+            certificate: self.certificate.clone(),
+            private_key: self.private_key.clone(),
+            server_name: self.server_name.clone(),
+            server_id,
+        };
+        tls::client::Connector::new(&config).map_err(|error| Error::Profile { problem: error.to_string() })
+    }
+}
+
+impl Client {
+    /// Connects, and checks that the other side is the vault that the profile names.
+    ///
+    /// # Errors
+    /// If the profile's files are not usable, nobody answers, or the other side is someone else. Whether the vault accepts
+    /// *our* certificate shows only at the first call: so it is in TLS 1.3.
+    pub async fn connect(profile: &Profile) -> Result<Self, Error> {
+        let connector = profile.connector()?;
+        let unreachable = |problem: String| Error::Unreachable { address: profile.address.clone(), problem };
+        // The scheme is `http` because TLS is the connector's business, not tonic's.
+        let endpoint = Endpoint::from_shared(format!("http://{}", profile.address))
+            .map_err(|_| unreachable("not an address; write it as host:port, such as 127.0.0.1:7443".to_owned()))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT)
+            .http2_adaptive_window(true);
+        let channel = endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| Error::from_transport(&profile.address, &error))?;
+        Ok(Self {
+            tokens: TokenServiceClient::new(channel.clone()),
+            audit: AuditServiceClient::new(channel.clone()),
+            health: HealthClient::new(channel),
+            address: profile.address.as_str().into(),
+        })
+    }
+
+    /// Stores values.
+    ///
+    /// # Errors
+    /// If the call as a whole failed. Single items fail in the response.
+    pub async fn tokenize(&self, request: v1::TokenizeRequest) -> Result<v1::TokenizeResponse, Error> {
+        self.answer(self.tokens.clone().tokenize(request).await)
+    }
+
+    /// Gets values back.
+    ///
+    /// # Errors
+    /// If the call as a whole failed. Single items fail in the response.
+    pub async fn detokenize(&self, request: v1::DetokenizeRequest) -> Result<v1::DetokenizeResponse, Error> {
+        self.answer(self.tokens.clone().detokenize(request).await)
+    }
+
+    /// Asks for metadata.
+    ///
+    /// # Errors
+    /// If the call as a whole failed. Single items fail in the response.
+    pub async fn inspect(&self, request: v1::InspectTokensRequest) -> Result<v1::InspectTokensResponse, Error> {
+        self.answer(self.tokens.clone().inspect_tokens(request).await)
+    }
+
+    /// Ends tokens.
+    ///
+    /// # Errors
+    /// If the call as a whole failed. Single items fail in the response.
+    pub async fn revoke(&self, request: v1::RevokeTokensRequest) -> Result<v1::RevokeTokensResponse, Error> {
+        self.answer(self.tokens.clone().revoke_tokens(request).await)
+    }
+
+    /// Asks the audit log.
+    ///
+    /// # Errors
+    /// If the call failed.
+    pub async fn query_events(&self, request: v1::QueryEventsRequest) -> Result<v1::QueryEventsResponse, Error> {
+        self.answer(self.audit.clone().query_events(request).await)
+    }
+
+    /// Whether the vault says that it is serving.
+    ///
+    /// # Errors
+    /// If it can't be asked.
+    pub async fn is_serving(&self) -> Result<bool, Error> {
+        let request = Request::new(HealthCheckRequest { service: String::new() });
+        let answer = self.answer(self.health.clone().check(request).await)?;
+        Ok(answer.status() == ServingStatus::Serving)
+    }
+
+    fn answer<T>(&self, result: Result<Response<T>, Status>) -> Result<T, Error> {
+        result.map(Response::into_inner).map_err(|status| Error::from_status(&self.address, &status))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profiles_mistakes_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("p.toml");
+        std::fs::write(&file, "adress = \"127.0.0.1:1\"\n").unwrap();
+        let error = Profile::load(&file).unwrap_err().to_string();
+        assert!(error.contains("line 1") && error.contains("adress") && error.contains("address"), "{error}");
+        let error = Profile::load(&folder.path().join("none.toml")).unwrap_err().to_string();
+        assert!(error.contains("none.toml") && error.contains("cloakroom init"), "{error}");
+    }
+}

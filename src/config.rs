@@ -1,0 +1,282 @@
+//! The configuration file: every setting of a vault, as plain data.
+//!
+//! Invariant: a file with a mistake gives no [`Config`]. All mistakes are found in one go, and each names the file, the
+//! line, the key and what would be right; an unknown key is a mistake, and so is an unknown `CLOAKROOM_…` variable.
+//!
+//! This module knows what a setting looks like and not what it does: whether a scope's mask makes sense is for `scope` to
+//! say, whether a key file is too open for `keys`. What they find wrong later can still be placed, since scopes and roles
+//! keep the line that each setting came from ([`Located`]).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+mod given;
+mod reader;
+mod sections;
+
+pub use self::reader::Located;
+
+/// Variables that mean something to the program without being settings of the file.
+pub const OTHER_VARIABLES: [&str; 4] = ["CLOAKROOM_PROFILE", "CLOAKROOM_ADDRESS", "CLOAKROOM_CONFIG", "CLOAKROOM_LOG"];
+
+/// All settings of one vault.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file that they were read from.
+    pub file: PathBuf,
+    /// `[server]`: the gRPC listener.
+    pub server: Server,
+    /// `[operations]`: the listener for probes and metrics.
+    pub operations: Operations,
+    /// `[[trust_domains]]`: whose certificates are believed. At least one.
+    pub trust_domains: Vec<TrustDomain>,
+    /// `[root_key]`: where the key that wraps all others comes from.
+    pub root_key: RootKey,
+    /// `[storage]`: where rows are kept.
+    pub storage: Storage,
+    /// `[audit]`: the log's outside.
+    pub audit: Audit,
+    /// `[ledger]`: how much may wait for the writer.
+    pub ledger: Ledger,
+    /// `[policies]`: where the Cedar policies are.
+    pub policies: Policies,
+    /// `[roles]`: SPIFFE IDs and patterns by role.
+    pub roles: BTreeMap<String, Located<Vec<String>>>,
+    /// `[scopes.…]`: rule sets by scope path or pattern.
+    pub scopes: BTreeMap<String, Scope>,
+}
+
+/// The gRPC listener.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// `listen`: address and port. Port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// `certificate`: the vault's certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// `private_key`: its key, PEM.
+    pub private_key: PathBuf,
+    /// `node`: how this process is called in events. By default `vault`.
+    pub node: String,
+    /// `workers`: network threads. 0, the default: one for each core.
+    pub workers: usize,
+    /// `max_connections`, those in a handshake included. By default 1,024.
+    pub max_connections: usize,
+    /// `max_concurrent_streams`: calls in flight on one connection. By default 256.
+    pub max_concurrent_streams: u32,
+    /// `handshake_timeout`: by default 5 s.
+    pub handshake_timeout: Duration,
+    /// `keepalive_interval`: how long a connection may be silent before it is asked. By default 30 s.
+    pub keepalive_interval: Duration,
+    /// `keepalive_timeout`: how long it has to answer. By default 10 s.
+    pub keepalive_timeout: Duration,
+    /// `max_connection_age`: after this a client is told to connect anew, so that it shows a fresh certificate. By
+    /// default 1 h; `0s` means never, and is `None` here.
+    pub max_connection_age: Option<Duration>,
+    /// `drain_timeout`: how long calls in flight may take to end at a stop. By default 10 s.
+    pub drain_timeout: Duration,
+}
+
+/// The listener for `/livez`, `/readyz` and `/metrics`: no data, no client certificate.
+#[derive(Debug, Clone)]
+pub struct Operations {
+    /// `listen`: address and port.
+    pub listen: SocketAddr,
+}
+
+/// One SPIFFE trust domain. Its bundle vouches for no other domain.
+#[derive(Debug, Clone)]
+pub struct TrustDomain {
+    /// `name`, such as `example.org`.
+    pub name: String,
+    /// `bundle`: its root certificates, PEM.
+    pub bundle: PathBuf,
+    /// `crls`: revocation lists, PEM. Empty: nothing is checked for revocation, and the start says so.
+    pub crls: Vec<PathBuf>,
+    /// The line of its header.
+    pub line: u32,
+}
+
+/// Where the root key comes from.
+#[derive(Debug, Clone)]
+pub enum RootKey {
+    /// `provider = "file"`: from a file that only its owner may read.
+    File {
+        /// `path` of the file.
+        path: PathBuf,
+    },
+}
+
+/// Where rows are kept.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// `engine`: what keeps them.
+    pub engine: Engine,
+    /// `path`: the data directory.
+    pub path: PathBuf,
+    /// `cache_bytes`: the block cache, memtables included. By default 256 MiB.
+    pub cache_bytes: usize,
+}
+
+/// What keeps the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// `rocksdb`, in the vault's own process.
+    RocksDb,
+}
+
+/// The log's outside.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    /// `checkpoints`: the directory for signed checkpoints, outside the database. Better on another disk.
+    pub checkpoints: PathBuf,
+    /// `signing_key`: the log's private key. By default `log.key`.
+    pub signing_key: PathBuf,
+}
+
+/// How much may wait for the one writer before callers are told to come back later.
+#[derive(Debug, Clone, Copy)]
+pub struct Ledger {
+    /// `max_queued_calls`: by default 8,192.
+    pub max_queued_calls: usize,
+    /// `max_queued_records`: rows that wait, over all calls. By default 200,000.
+    pub max_queued_records: usize,
+    /// `max_queued_bytes`: by default 64 MiB.
+    pub max_queued_bytes: usize,
+}
+
+/// Where the Cedar policies are.
+#[derive(Debug, Clone)]
+pub struct Policies {
+    /// `directory`: every `*.cedar` in it is read.
+    pub directory: PathBuf,
+}
+
+/// One scope's rule set, as written.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// The line of its header.
+    pub line: u32,
+    /// `format` of the tokens. Required.
+    pub format: Located<String>,
+    /// `prefix` of the tokens, where the format has one.
+    pub prefix: Option<Located<String>>,
+    /// `ttl`: the lifetime of tokens for which none is asked. By default 30 days.
+    pub ttl: Located<Duration>,
+    /// `max_ttl`: the longest lifetime. By default 400 days.
+    pub max_ttl: Located<Duration>,
+    /// `max_value_bytes`: the largest value. By default 65,536.
+    pub max_value_bytes: Located<usize>,
+    /// `mask`: what stays visible of a masked value. By default nothing.
+    pub mask: Located<Mask>,
+    /// `purpose_required`: whether Detokenize must state a purpose. By default it must.
+    pub purpose_required: Located<bool>,
+}
+
+/// What stays visible of a masked value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mask {
+    /// `keep_first`: so many characters at the start.
+    pub keep_first: usize,
+    /// `keep_last`: so many at the end.
+    pub keep_last: usize,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where: a line of the file, or a variable of the environment.
+    pub place: Place,
+    /// The key with its table, such as `server.listen`. Empty where the mistake is not about one key.
+    pub key: String,
+    /// What is wrong, and what to do.
+    pub problem: String,
+}
+
+/// Where a mistake is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A line of a file, counted from 1.
+    Line(PathBuf, u32),
+    /// A variable of the environment.
+    Variable(String),
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file can't be read.
+    #[error("{}: cannot read the configuration: {source}. `cloakroom init DIR` writes one, and `serve --config` names it", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file or the environment has mistakes.
+    #[error("{}", one_per_line(.0))]
+    Mistakes(Vec<Mistake>),
+}
+
+impl Config {
+    /// Reads `file`, with `variables` (the environment, of which only names that begin with `CLOAKROOM_` matter) laid
+    /// over it.
+    ///
+    /// # Errors
+    /// With every mistake that was found, in the order of the lines.
+    pub fn load(file: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
+        Self::parse(file, &text, variables)
+    }
+
+    /// As [`Config::load`], with the text of the file given.
+    ///
+    /// # Errors
+    /// With every mistake that was found, in the order of the lines.
+    pub fn parse(
+        file: &Path,
+        text: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Error> {
+        let document = reader::Document::new(file, text, variables);
+        let config = sections::config(&document);
+        let mistakes = document.into_mistakes(&OTHER_VARIABLES);
+        match config {
+            Some(config) if mistakes.is_empty() => Ok(config),
+            _ => Err(Error::Mistakes(mistakes)),
+        }
+    }
+}
+
+/// Finds variables that mean nothing to any command, so that `CLOAKROOM_ADRESS` is not silently without effect.
+pub fn unknown_variables(variables: impl IntoIterator<Item = (String, String)>) -> Vec<Mistake> {
+    // An empty file is read for the names that are asked for on the way; what it lacks does not matter here.
+    let document = reader::Document::new(Path::new(""), "", variables);
+    let _incomplete = sections::config(&document);
+    let mut mistakes = document.into_mistakes(&OTHER_VARIABLES);
+    mistakes.retain(|mistake| matches!(&mistake.place, Place::Variable(_)) && mistake.key.is_empty());
+    mistakes
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Line(file, line) => write!(formatter, "{}:{line}: ", file.display())?,
+            Place::Variable(name) => write!(formatter, "environment variable {name}: ")?,
+        }
+        if !self.key.is_empty() {
+            write!(formatter, "{}: ", self.key)?;
+        }
+        formatter.write_str(&self.problem)
+    }
+}
+
+fn one_per_line(mistakes: &[Mistake]) -> String {
+    mistakes.iter().map(Mistake::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests;

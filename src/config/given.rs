@@ -1,0 +1,159 @@
+//! What was given for a setting, and how it becomes a value of the right kind.
+//!
+//! Each function here refuses with words that end a message "file:line: key: …" and say what would be right. Settings
+//! hold no secrets (only the paths of files that do), so what was given may be repeated.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+/// A value of the file, or a variable's text.
+#[derive(Clone, Copy)]
+pub(super) enum Given<'g> {
+    Toml(&'g DeValue<'g>),
+    Text(&'g str),
+}
+
+/// Units of time, longest first so that `ms` is not read as minutes.
+const TIME_UNITS: [(&str, u64); 6] =
+    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
+
+/// Units of size.
+const SIZE_UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
+impl<'g> Given<'g> {
+    fn text(self) -> Result<&'g str, String> {
+        match self {
+            Given::Text(text) => Ok(text),
+            Given::Toml(DeValue::String(text)) => Ok(text),
+            Given::Toml(other) => Err(format!("must be a text in quotes, not {}", kind(other))),
+        }
+    }
+}
+
+/// Any text that is not empty.
+pub(super) fn text(given: Given<'_>) -> Result<String, String> {
+    match given.text()? {
+        "" => Err("must not be empty".to_owned()),
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// A list of texts.
+pub(super) fn texts(given: Given<'_>) -> Result<Vec<String>, String> {
+    match given {
+        Given::Toml(DeValue::Array(items)) => items.iter().map(|item| text(Given::Toml(item.get_ref()))).collect(),
+        _ => Err("must be a list of texts, such as [\"a\", \"b\"]".to_owned()),
+    }
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(given: Given<'_>) -> Result<bool, String> {
+    match given {
+        Given::Toml(DeValue::Boolean(value)) => Ok(*value),
+        Given::Text("true") => Ok(true),
+        Given::Text("false") => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    }
+}
+
+/// A path; a relative one starts at `folder`.
+pub(super) fn path(folder: &Path) -> impl Fn(Given<'_>) -> Result<PathBuf, String> {
+    move |given| text(given).map(|text| folder.join(text))
+}
+
+/// A list of paths.
+pub(super) fn paths(folder: &Path) -> impl Fn(Given<'_>) -> Result<Vec<PathBuf>, String> {
+    move |given| texts(given).map(|list| list.iter().map(|text| folder.join(text)).collect())
+}
+
+/// An IP address and a port.
+pub(super) fn address(given: Given<'_>) -> Result<SocketAddr, String> {
+    let text = given.text()?;
+    text.parse().map_err(|_| {
+        format!("`{text}` is not an IP address and a port, such as \"127.0.0.1:7443\" or \"[::1]:7443\"")
+    })
+}
+
+/// One of a few words.
+pub(super) fn one_of<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(Given<'_>) -> Result<T, String> {
+    move |given| {
+        let text = given.text()?;
+        choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+            let words: Vec<String> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            format!("\"{text}\" does not exist; use {}", words.join(" or "))
+        })
+    }
+}
+
+/// A whole number within `range`.
+pub(super) fn integer<T>(range: RangeInclusive<u64>) -> impl Fn(Given<'_>) -> Result<T, String>
+where
+    T: TryFrom<u64>,
+{
+    move |given| {
+        let number = match given {
+            Given::Toml(DeValue::Integer(number)) => u64::from_str_radix(number.as_str(), number.radix()).ok(),
+            Given::Text(text) => text.parse().ok(),
+            Given::Toml(other) => return Err(format!("must be a whole number, not {}", kind(other))),
+        };
+        number
+            .filter(|number| range.contains(number))
+            .and_then(|number| T::try_from(number).ok())
+            .ok_or_else(|| format!("must be a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// A size in bytes within `range`: a whole number, or a text with a unit such as `256MiB`.
+pub(super) fn bytes(range: RangeInclusive<u64>) -> impl Fn(Given<'_>) -> Result<usize, String> {
+    move |given| {
+        let number = match given {
+            Given::Toml(DeValue::String(text)) => measured(text, &SIZE_UNITS),
+            Given::Text(text) if text.ends_with('B') => measured(text, &SIZE_UNITS),
+            plain => return integer(range.clone())(plain),
+        };
+        number
+            .filter(|number| range.contains(number))
+            .and_then(|number| usize::try_from(number).ok())
+            .ok_or_else(|| format!("must be a size from {} to {} bytes, such as 65536 or \"256MiB\"", range.start(), range.end()))
+    }
+}
+
+/// A duration such as `90s` or `30d`, within `range`.
+pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(Given<'_>) -> Result<Duration, String> {
+    move |given| {
+        let text = given.text().map_err(|_| "must be a duration in quotes, such as \"90s\" or \"30d\"".to_owned())?;
+        let found = measured(text, &TIME_UNITS).map(Duration::from_millis);
+        let found = found.ok_or_else(|| {
+            format!("`{text}` is not a duration: write a whole number and one of ms, s, m, h, d, w, such as \"90s\" or \"30d\"")
+        })?;
+        if range.contains(&found) {
+            return Ok(found);
+        }
+        let (least, most) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+        Err(format!("must be at least {least} and at most {most}"))
+    }
+}
+
+/// A whole number followed by a unit.
+fn measured(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}

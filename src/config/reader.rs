@@ -1,0 +1,334 @@
+//! A TOML document that knows what it was asked for.
+//!
+//! The sections ask for the keys that they know; whatever nobody asked for is a mistake. So there is no second list of
+//! known keys that could differ from the first.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::given::Given;
+use super::{Mistake, Place};
+
+/// A setting, and the line of the file that it came from (0: from the environment or by default).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Located<T> {
+    /// The setting.
+    pub value: T,
+    /// Its line, counted from 1.
+    pub line: u32,
+}
+
+/// The file, the variables laid over it, and the mistakes found so far.
+pub(super) struct Document<'a> {
+    file: PathBuf,
+    text: &'a str,
+    root: DeTable<'a>,
+    overrides: BTreeMap<String, String>,
+    known_variables: RefCell<BTreeSet<String>>,
+    mistakes: RefCell<Vec<Mistake>>,
+    /// Set when the text is not TOML: then what seems to be missing is not worth a word.
+    broken: bool,
+}
+
+/// One table of the document.
+pub(super) struct Section<'d> {
+    document: &'d Document<'d>,
+    /// As in messages: `server`, `scopes.pan`.
+    name: String,
+    line: u32,
+    table: Option<&'d DeTable<'d>>,
+    /// Variables are named after it, if it is a plain table.
+    variable_prefix: Option<String>,
+    asked: BTreeSet<String>,
+}
+
+impl<'a> Document<'a> {
+    pub(super) fn new(file: &Path, text: &'a str, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let mut document = Self {
+            file: file.to_owned(),
+            text,
+            root: root.into_inner(),
+            overrides: variables.into_iter().filter(|(name, _)| name.starts_with("CLOAKROOM_")).collect(),
+            known_variables: RefCell::default(),
+            mistakes: RefCell::default(),
+            broken: false,
+        };
+        for error in &errors {
+            let line = document.line_at(error.span().map_or(0, |span| span.start));
+            document.note(Place::Line(document.file.clone(), line), String::new(), format!("not TOML: {}", error.message()));
+        }
+        document.broken = !errors.is_empty();
+        document
+    }
+
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The folder that relative paths start at.
+    pub(super) fn folder(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new(""))
+    }
+
+    /// The document itself, as a table of tables.
+    pub(super) fn root(&self) -> Section<'_> {
+        Section {
+            document: self,
+            name: String::new(),
+            line: 1,
+            table: Some(&self.root),
+            variable_prefix: None,
+            asked: BTreeSet::new(),
+        }
+    }
+
+    /// All mistakes, by line. Variables that nobody asked for and that are not among `others` are mistakes too.
+    pub(super) fn into_mistakes(self, others: &[&str]) -> Vec<Mistake> {
+        let mut known = self.known_variables.borrow().clone();
+        known.extend(others.iter().map(|name| (*name).to_owned()));
+        for name in self.overrides.keys().filter(|name| !known.contains(*name)) {
+            let problem = format!("nothing is set by this variable; {}", nearest(name, known.iter().map(String::as_str)));
+            self.note(Place::Variable(name.clone()), String::new(), problem);
+        }
+        let broken = self.broken;
+        let mut mistakes = self.mistakes.into_inner();
+        mistakes.retain(|mistake| !broken || mistake.key.is_empty());
+        mistakes.sort_by_key(|mistake| match &mistake.place {
+            Place::Line(_, line) => *line,
+            Place::Variable(_) => u32::MAX,
+        });
+        mistakes
+    }
+
+    fn note(&self, place: Place, key: String, problem: String) {
+        self.mistakes.borrow_mut().push(Mistake { place, key, problem });
+    }
+
+    fn line_at(&self, offset: usize) -> u32 {
+        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
+        let breaks = before.split(|byte| *byte == b'\n').count();
+        u32::try_from(breaks).unwrap_or(u32::MAX)
+    }
+}
+
+impl<'d> Section<'d> {
+    /// The line of the table's header.
+    pub(super) fn line(&self) -> u32 {
+        self.line
+    }
+
+    /// The folder that relative paths start at.
+    pub(super) fn folder(&self) -> &'d Path {
+        self.document.folder()
+    }
+
+    /// A plain table of this one that must be there. Its scalars can be overridden by the environment.
+    pub(super) fn table(&mut self, key: &str) -> Section<'d> {
+        let section = self.optional_table(key);
+        if section.table.is_none() && !self.has(key) {
+            let problem = format!("the table [{key}] is missing; `cloakroom init` writes a whole example");
+            self.mistake(self.line, key, problem);
+        }
+        section
+    }
+
+    /// A plain table of this one that may be missing: then all its settings have their defaults.
+    pub(super) fn optional_table(&mut self, key: &str) -> Section<'d> {
+        let mut section = self.inner_table(key);
+        section.variable_prefix = Some(format!("CLOAKROOM_{}__", key.to_uppercase()));
+        section
+    }
+
+    /// A table whose keys are names that the user chose, as pairs of name and section. Nothing in it can be overridden.
+    pub(super) fn named_tables(&mut self, key: &str) -> Vec<(String, Section<'d>)> {
+        let mut outer = self.inner_table(key);
+        outer.names().into_iter().map(|name| (name.clone(), outer.inner_table(&name))).collect()
+    }
+
+    /// A table whose keys are names that the user chose, all of them with values of one kind.
+    pub(super) fn named_values<T>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(Given<'_>) -> Result<T, String>,
+    ) -> BTreeMap<String, Located<T>> {
+        let mut outer = self.inner_table(key);
+        let names = outer.names();
+        names.into_iter().filter_map(|name| outer.located(&name, &parse).map(|value| (name, value))).collect()
+    }
+
+    /// An array of tables (`[[key]]`) with at least one table.
+    pub(super) fn tables(&mut self, key: &str) -> Vec<Section<'d>> {
+        self.asked.insert(key.to_owned());
+        let Some((line, value)) = self.find(key) else {
+            self.mistake(self.line, key, format!("at least one [[{key}]] is needed; `cloakroom init` writes an example"));
+            return Vec::new();
+        };
+        let DeValue::Array(items) = value else {
+            self.mistake(line, key, format!("write it as [[{key}]], once for each"));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for item in items {
+            let line = self.document.line_at(item.span().start);
+            match item.get_ref() {
+                DeValue::Table(table) => sections.push(self.child(key, line, Some(table))),
+                _ => self.mistake(line, key, format!("write it as [[{key}]], once for each")),
+            }
+        }
+        if sections.is_empty() {
+            self.mistake(line, key, format!("at least one [[{key}]] is needed"));
+        }
+        sections
+    }
+
+    /// A table in the place of a value, such as `mask = { … }`, if it is there.
+    pub(super) fn value_table(&mut self, key: &str) -> Option<Section<'d>> {
+        let section = self.inner_table(key);
+        section.table.is_some().then_some(section)
+    }
+
+    /// A setting that must be there. `None` if it is not, or is wrong: that has been noted.
+    pub(super) fn required<T>(&mut self, key: &str, parse: impl Fn(Given<'_>) -> Result<T, String>) -> Option<T> {
+        self.required_located(key, parse).map(|located| located.value)
+    }
+
+    /// As [`Section::required`], with its line.
+    pub(super) fn required_located<T>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(Given<'_>) -> Result<T, String>,
+    ) -> Option<Located<T>> {
+        let found = self.located(key, &parse);
+        if found.is_none() && self.table.is_some() && !self.has(key) {
+            self.mistake(self.line, key, "is missing; it has no default".to_owned());
+        }
+        found
+    }
+
+    /// A setting with a default. `None` only if it is there and wrong: that has been noted.
+    pub(super) fn or<T>(
+        &mut self,
+        key: &str,
+        default: T,
+        parse: impl Fn(Given<'_>) -> Result<T, String>,
+    ) -> Option<T> {
+        self.located_or(key, default, parse).map(|located| located.value)
+    }
+
+    /// As [`Section::or`], with its line.
+    pub(super) fn located_or<T>(
+        &mut self,
+        key: &str,
+        default: T,
+        parse: impl Fn(Given<'_>) -> Result<T, String>,
+    ) -> Option<Located<T>> {
+        match self.located(key, &parse) {
+            None if !self.has(key) => Some(Located { value: default, line: 0 }),
+            found => found,
+        }
+    }
+
+    /// A setting that may be missing, with its line.
+    pub(super) fn located<T>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(Given<'_>) -> Result<T, String>,
+    ) -> Option<Located<T>> {
+        self.asked.insert(key.to_owned());
+        if let Some((name, text)) = self.overriding(key) {
+            return match parse(Given::Text(text)) {
+                Ok(value) => Some(Located { value, line: 0 }),
+                Err(problem) => {
+                    self.document.note(Place::Variable(name), self.path(key), problem);
+                    None
+                }
+            };
+        }
+        let (line, value) = self.find(key)?;
+        match parse(Given::Toml(value)) {
+            Ok(value) => Some(Located { value, line }),
+            Err(problem) => {
+                self.mistake(line, key, problem);
+                None
+            }
+        }
+    }
+
+    /// Notes that `key`, at `line`, is wrong.
+    pub(super) fn mistake(&self, line: u32, key: &str, problem: String) {
+        self.document.note(Place::Line(self.document.file.clone(), line), self.path(key), problem);
+    }
+
+    /// Ends the reading of this table: what nobody asked for is a mistake.
+    pub(super) fn finish(self) {
+        let Some(table) = self.table else { return };
+        for key in table.keys().filter(|key| !self.asked.contains(key.get_ref().as_ref())) {
+            let line = self.document.line_at(key.span().start);
+            let problem = format!("unknown key; {}", nearest(key.get_ref(), self.asked.iter().map(String::as_str)));
+            self.mistake(line, key.get_ref(), problem);
+        }
+    }
+
+    fn names(&mut self) -> Vec<String> {
+        let names: Vec<String> =
+            self.table.iter().flat_map(|table| table.keys()).map(|key| key.get_ref().to_string()).collect();
+        self.asked.extend(names.iter().cloned());
+        names
+    }
+
+    fn inner_table(&mut self, key: &str) -> Section<'d> {
+        self.asked.insert(key.to_owned());
+        match self.find(key) {
+            None => self.child(key, self.line, None),
+            Some((line, DeValue::Table(table))) => self.child(key, line, Some(table)),
+            Some((line, _)) => {
+                self.mistake(line, key, "must be a table".to_owned());
+                self.child(key, line, None)
+            }
+        }
+    }
+
+    fn child(&self, key: &str, line: u32, table: Option<&'d DeTable<'d>>) -> Section<'d> {
+        Section {
+            document: self.document,
+            name: self.path(key),
+            line,
+            table,
+            variable_prefix: None,
+            asked: BTreeSet::new(),
+        }
+    }
+
+    /// Whether the key is set, rightly or wrongly.
+    fn has(&self, key: &str) -> bool {
+        self.find(key).is_some() || self.overriding(key).is_some()
+    }
+
+    fn find(&self, key: &str) -> Option<(u32, &'d DeValue<'d>)> {
+        let (name, value) = self.table?.iter().find(|(name, _)| name.get_ref() == key)?;
+        Some((self.document.line_at(name.span().start), value.get_ref()))
+    }
+
+    fn overriding(&self, key: &str) -> Option<(String, &'d str)> {
+        let name = format!("{}{}", self.variable_prefix.as_ref()?, key.to_uppercase());
+        self.document.known_variables.borrow_mut().insert(name.clone());
+        let text = self.document.overrides.get(&name)?;
+        Some((name, text))
+    }
+
+    fn path(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+}
+
+/// Says which of the `known` names is nearest to `unknown`.
+fn nearest<'k>(unknown: &str, known: impl Iterator<Item = &'k str>) -> String {
+    match known.min_by_key(|name| strsim::osa_distance(unknown, name)) {
+        Some(name) => format!("the nearest known one is `{name}`"),
+        None => "none is known here".to_owned(),
+    }
+}

@@ -1,0 +1,186 @@
+//! Each table of the file: its keys, their kinds, ranges and defaults.
+//!
+//! A section reads all its keys before it gives up on any, so that one run finds every mistake.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::given::{address, boolean, bytes, duration, integer, one_of, path, paths, text, texts};
+use super::reader::{Document, Located, Section};
+use super::{Audit, Config, Engine, Ledger, Mask, Operations, Policies, RootKey, Scope, Server, Storage, TrustDomain};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// The longest lifetime that can be configured: a hundred years.
+const CENTURY: Duration = Duration::from_secs(36_500 * 86_400);
+const MIB: u64 = 1 << 20;
+
+pub(super) fn config(document: &Document<'_>) -> Option<Config> {
+    let mut root = document.root();
+    let server = server(root.table("server"));
+    let operations = operations(root.table("operations"));
+    let trust_domains = trust_domains(root.tables("trust_domains"));
+    let root_key = root_key(root.table("root_key"));
+    let storage = storage(root.table("storage"));
+    let audit = audit(root.table("audit"));
+    let ledger = ledger(root.optional_table("ledger"));
+    let policies = policies(root.table("policies"));
+    let roles = root.named_values("roles", texts);
+    let scopes = scopes(root.named_tables("scopes"));
+    root.finish();
+    Some(Config {
+        file: document.file().to_owned(),
+        server: server?,
+        operations: operations?,
+        trust_domains: trust_domains?,
+        root_key: root_key?,
+        storage: storage?,
+        audit: audit?,
+        ledger: ledger?,
+        policies: policies?,
+        roles,
+        scopes: scopes?,
+    })
+}
+
+fn server(mut section: Section<'_>) -> Option<Server> {
+    let folder = section.folder();
+    let listen = section.required("listen", address);
+    let certificate = section.required("certificate", path(folder));
+    let private_key = section.required("private_key", path(folder));
+    let node = section.or("node", "vault".to_owned(), text);
+    let workers = section.or("workers", 0, integer(0..=1_024));
+    let max_connections = section.or("max_connections", 1_024, integer(1..=1_000_000));
+    let max_concurrent_streams = section.or("max_concurrent_streams", 256, integer(1..=100_000));
+    let handshake_timeout = section.or("handshake_timeout", 5 * SECOND, duration(SECOND / 10..=60 * SECOND));
+    let keepalive_interval = section.or("keepalive_interval", 30 * SECOND, duration(SECOND..=HOUR));
+    let keepalive_timeout = section.or("keepalive_timeout", 10 * SECOND, duration(SECOND..=HOUR));
+    let max_connection_age = section.or("max_connection_age", HOUR, duration(Duration::ZERO..=365 * DAY));
+    let drain_timeout = section.or("drain_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR));
+    section.finish();
+    Some(Server {
+        listen: listen?,
+        certificate: certificate?,
+        private_key: private_key?,
+        node: node?,
+        workers: workers?,
+        max_connections: max_connections?,
+        max_concurrent_streams: max_concurrent_streams?,
+        handshake_timeout: handshake_timeout?,
+        keepalive_interval: keepalive_interval?,
+        keepalive_timeout: keepalive_timeout?,
+        max_connection_age: Some(max_connection_age?).filter(|age| !age.is_zero()),
+        drain_timeout: drain_timeout?,
+    })
+}
+
+fn operations(mut section: Section<'_>) -> Option<Operations> {
+    let listen = section.required("listen", address);
+    section.finish();
+    Some(Operations { listen: listen? })
+}
+
+fn trust_domains(sections: Vec<Section<'_>>) -> Option<Vec<TrustDomain>> {
+    let mut first_lines: BTreeMap<String, u32> = BTreeMap::new();
+    let mut read = Vec::new();
+    for mut section in sections {
+        let (folder, line) = (section.folder(), section.line());
+        let name = section.required_located("name", text);
+        let bundle = section.required("bundle", path(folder));
+        let crls = section.or("crls", Vec::new(), paths(folder));
+        if let Some(name) = &name
+            && let Some(first) = first_lines.insert(name.value.clone(), name.line)
+        {
+            section.mistake(name.line, "name", format!("`{}` stands in line {first} already", name.value));
+        }
+        section.finish();
+        read.push((|| Some(TrustDomain { name: name?.value, bundle: bundle?, crls: crls?, line }))());
+    }
+    read.into_iter().collect()
+}
+
+fn root_key(mut section: Section<'_>) -> Option<RootKey> {
+    let folder = section.folder();
+    let provider = section.required("provider", one_of(&[("file", ())]));
+    let path = section.required("path", path(folder));
+    section.finish();
+    provider?;
+    Some(RootKey::File { path: path? })
+}
+
+fn storage(mut section: Section<'_>) -> Option<Storage> {
+    let folder = section.folder();
+    let engine = section.required("engine", one_of(&[("rocksdb", Engine::RocksDb)]));
+    let path = section.required("path", path(folder));
+    let cache_bytes = section.or("cache_bytes", 256 << 20, bytes(8 * MIB..=1 << 44));
+    section.finish();
+    Some(Storage { engine: engine?, path: path?, cache_bytes: cache_bytes? })
+}
+
+fn audit(mut section: Section<'_>) -> Option<Audit> {
+    let folder = section.folder();
+    let checkpoints = section.required("checkpoints", path(folder));
+    let signing_key = section.or("signing_key", folder.join("log.key"), path(folder));
+    section.finish();
+    Some(Audit { checkpoints: checkpoints?, signing_key: signing_key? })
+}
+
+fn ledger(mut section: Section<'_>) -> Option<Ledger> {
+    let max_queued_calls = section.or("max_queued_calls", 8_192, integer(1..=10_000_000));
+    // A call has up to 1,000 records: with less room than that it could never be taken.
+    let max_queued_records = section.or("max_queued_records", 200_000, integer(1_000..=100_000_000));
+    let max_queued_bytes = section.or("max_queued_bytes", 64 << 20, bytes(8 * MIB..=1 << 36));
+    section.finish();
+    Some(Ledger {
+        max_queued_calls: max_queued_calls?,
+        max_queued_records: max_queued_records?,
+        max_queued_bytes: max_queued_bytes?,
+    })
+}
+
+fn policies(mut section: Section<'_>) -> Option<Policies> {
+    let folder = section.folder();
+    let directory = section.required("directory", path(folder));
+    section.finish();
+    Some(Policies { directory: directory? })
+}
+
+fn scopes(sections: Vec<(String, Section<'_>)>) -> Option<BTreeMap<String, Scope>> {
+    // All are read before the first wrong one ends the matter.
+    let read: Vec<_> = sections.into_iter().map(|(name, section)| (name, scope(section))).collect();
+    read.into_iter().map(|(name, scope)| scope.map(|scope| (name, scope))).collect()
+}
+
+fn scope(mut section: Section<'_>) -> Option<Scope> {
+    let line = section.line();
+    let format = section.required_located("format", text);
+    let prefix = section.located("prefix", text);
+    let ttl = section.located_or("ttl", 30 * DAY, duration(SECOND..=CENTURY));
+    let max_ttl = section.located_or("max_ttl", 400 * DAY, duration(SECOND..=CENTURY));
+    let max_value_bytes = section.located_or("max_value_bytes", 65_536, bytes(1..=MIB));
+    let purpose_required = section.located_or("purpose_required", true, boolean);
+    let mask = mask(&mut section);
+    section.finish();
+    Some(Scope {
+        line,
+        format: format?,
+        prefix,
+        ttl: ttl?,
+        max_ttl: max_ttl?,
+        max_value_bytes: max_value_bytes?,
+        mask: mask?,
+        purpose_required: purpose_required?,
+    })
+}
+
+fn mask(scope: &mut Section<'_>) -> Option<Located<Mask>> {
+    let Some(mut section) = scope.value_table("mask") else {
+        return Some(Located { value: Mask::default(), line: 0 });
+    };
+    let line = section.line();
+    let keep_first = section.or("keep_first", 0, integer(0..=1_024));
+    let keep_last = section.or("keep_last", 0, integer(0..=1_024));
+    section.finish();
+    Some(Located { value: Mask { keep_first: keep_first?, keep_last: keep_last? }, line })
+}

@@ -1,0 +1,428 @@
+//! Assembly: what a vault is made of, in which order it starts, and how it ends.
+//!
+//! Start: configuration, rulebook, root key, store, the log held against its checkpoint, keys, the event that says so,
+//! then the door. End, on SIGTERM or SIGINT: the door closes, calls in flight finish, what was counted is recorded, the
+//! last event and checkpoint are written. A failed write ends the process within a second, without acknowledging anything.
+
+mod operations;
+mod rulebook;
+mod workers;
+
+use crate::caller::SpiffeId;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Config};
+use crate::crypto::{RootKey, VaultId};
+use crate::event::Action;
+use crate::grpc::{AuditDoor, Guard, TokenDoor};
+use crate::keys::provider::{File, Provider, ProviderError};
+use crate::keys::{Keyring, KeyringError, entropy};
+use crate::ledger::{self, CheckpointDirectory, Genesis, Limits, Running, Submission};
+use crate::limits::{Rate, Refusals};
+use crate::merkle::note::{KeyError, LogKey};
+use crate::policy::{Policy, RulebookErrors};
+use crate::proto::v1::audit_service_server::AuditServiceServer;
+use crate::proto::v1::token_service_server::TokenServiceServer;
+use crate::scope;
+use crate::secret::SecretBytes;
+use crate::store::{self, Batch, RocksConfig, RocksStore, Store};
+use crate::telemetry::{self, TelemetryError};
+use crate::tls::{self, HandshakeFailure, SetupError};
+use crate::vault::{Failure, HandshakeOrigin, Parts, Vault, VaultEvent};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use workers::Doors;
+
+pub use rulebook::load as load_rulebook;
+
+/// How often refusals and failed handshakes that were only counted are written to the log.
+const SUMMARY_PERIOD: Duration = Duration::from_secs(1);
+const CHECKPOINT_PERIOD: Duration = Duration::from_secs(1);
+/// A caller does not wait longer than this for its commit.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
+/// After a failed write: so long may answers still go out before the process ends.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// `EX_IOERR` of sysexits.h, so that a supervisor can tell.
+const EXIT_IO_ERROR: i32 = 74;
+
+/// Why the vault did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Scopes, roles or policies have mistakes.
+    #[error(transparent)]
+    Rulebook(#[from] RulebookErrors),
+    /// Scopes or other settings have mistakes.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// No root key.
+    #[error(transparent)]
+    RootKey(#[from] ProviderError),
+    /// No log key.
+    #[error("the log key {path}: {error}")]
+    LogKey {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: LogKeyError,
+    },
+    /// The store can't be opened.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// The log can't be opened.
+    #[error(transparent)]
+    Ledger(#[from] ledger::OpenError),
+    /// The keys can't be had.
+    #[error(transparent)]
+    Keys(#[from] KeyringError),
+    /// The door can't be opened.
+    #[error(transparent)]
+    Door(#[from] SetupError),
+    /// The first or last event can't be written.
+    #[error("the log can't be written: {0:?}")]
+    Log(Failure),
+    /// The process's own log or metrics.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The operating system refuses.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// Why a log key file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum LogKeyError {
+    /// It can't be read, or others can read it.
+    #[error(transparent)]
+    File(#[from] ProviderError),
+    /// It is not a key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// A vault that is open, behind no door yet.
+pub struct Opened {
+    /// Its use cases.
+    pub vault: Arc<Vault>,
+    running: Running,
+    healthy: Arc<AtomicBool>,
+}
+
+// === create ===
+
+/// Makes the data of a new vault, with its first event and checkpoint.
+///
+/// # Errors
+/// If there is some already, or it can't be written.
+pub fn create(config: &Config) -> Result<(), Error> {
+    let clock = SystemClock::shared();
+    let root = root_key(config)?;
+    let log_key = log_key(config)?;
+    let genesis =
+        Genesis { vault: VaultId(entropy::bytes().map_err(KeyringError::from)?), log_id: log_key.name().to_string() };
+    std::fs::create_dir_all(&config.audit.checkpoints)
+        .map_err(|error| Error::Io { what: "can't make the directory for checkpoints", error })?;
+    let store: Arc<dyn Store> = Arc::new(RocksStore::create(&config.storage.path, &rocks_config(config))?);
+    ledger::create(&*store, &root, &genesis, clock.wall())?;
+    let (genesis, meta) = ledger::identify(&*store, &root)?;
+    let keys = Keyring::create(&root, &genesis.vault, &meta, clock.wall())?;
+    let settings = ledger_settings(config, log_key, &clock, Box::new(|| 0), Box::new(|_| {}));
+    let (ledger, running) = ledger::open(store, &genesis, meta, settings)?;
+    let event = crate::vault::own_event(
+        &identity(config)?,
+        &config.server.node,
+        Action::CreateKey,
+        format!("vault {}, keys index and request, version 1", genesis.vault),
+    )
+    .map_err(Error::Log)?;
+    let submission = Submission::new(ledger.basis(), event).with_changes(keys);
+    let runtime = runtime("can't start a runtime")?;
+    runtime.block_on(ledger.record(submission)).map_err(|refused| Error::Log(refused.into()))?;
+    running.close();
+    Ok(())
+}
+
+// === open ===
+
+/// Opens the vault that `config` describes and checks its log.
+///
+/// # Errors
+/// [`Error`] says what is wrong and what to do; nothing was changed.
+pub fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Opened, Error> {
+    let rulebook = rulebook::load(config)?;
+    for warning in rulebook.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let policy = Arc::new(Policy::new(rulebook));
+    let root = root_key(config)?;
+    let log_key = log_key(config)?;
+    let store = Arc::new(RocksStore::open(&config.storage.path, &rocks_config(config))?);
+    let (genesis, meta) = ledger::identify(&*store, &root)?;
+    let healthy = Arc::new(AtomicBool::new(true));
+    let generation = {
+        let policy = Arc::clone(&policy);
+        Box::new(move || policy.generation())
+    };
+    let settings = ledger_settings(config, log_key, clock, generation, end_process(Arc::clone(&healthy)));
+    let keyring = Keyring::open(root, genesis.vault, Arc::clone(&meta), &*store)?;
+    let rows: Arc<dyn store::Rows> = Arc::clone(&store) as _;
+    let (ledger, running) = ledger::open(store, &genesis, meta, settings)?;
+    let parts = Parts {
+        policy,
+        keyring,
+        rows,
+        ledger,
+        identity: identity(config)?,
+        node: config.server.node.as_str().into(),
+    };
+    Ok(Opened { vault: Arc::new(Vault::new(parts)), running, healthy })
+}
+
+impl Opened {
+    /// Gives every scope that the rulebook names its id, and records that the vault has started.
+    ///
+    /// # Errors
+    /// If the log can't be written.
+    pub async fn start(&self) -> Result<(), Error> {
+        let vault = &self.vault;
+        let rulebook = vault.policy().rulebook();
+        let named = rulebook.scopes().iter().filter_map(|scope| scope.pattern().exact());
+        vault.name_scopes(named.collect::<Vec<scope::Path>>()).await.map_err(Error::Log)?;
+        let mut detail = format!("version {}", env!("CARGO_PKG_VERSION"));
+        if let Some(leap) = vault.ledger().clock().leap() {
+            tracing::warn!(?leap, "the clock is far ahead of the last time this vault ran; nothing will be purged for a day");
+            let text = format!("the clock is {} s ahead of the stored mark", leap.as_secs());
+            self.own(Action::Clock, text).await?;
+            detail.push_str(", after a leap of the clock");
+        }
+        self.own(Action::Start, detail).await
+    }
+
+    /// Records that the vault ends, and closes the log with a last checkpoint.
+    pub async fn stop(self) -> Result<(), Error> {
+        let recorded = self.own(Action::Stop, String::new()).await;
+        let running = self.running;
+        // It waits for threads.
+        let closed = tokio::task::spawn_blocking(move || running.close()).await;
+        closed.map_err(|error| Error::Io { what: "can't close the log", error: error.into() })?;
+        recorded
+    }
+
+    async fn own(&self, action: Action, detail: String) -> Result<(), Error> {
+        let event = VaultEvent { action, scope: String::new(), detail, changes: Batch::default() };
+        self.vault.record_own(event).await.map(drop).map_err(Error::Log)
+    }
+}
+
+// === run ===
+
+/// Serves until the process is told to stop.
+///
+/// # Errors
+/// If it can't start, or can't go on.
+pub fn run(config: Config) -> Result<(), Error> {
+    telemetry::log_to_stderr(&std::env::var(telemetry::LOG_VARIABLE).unwrap_or_else(|_| "info".to_owned()))?;
+    telemetry::silence_panics();
+    let metrics = telemetry::count()?;
+    runtime("can't start the runtime")?.block_on(serve(config, metrics))
+}
+
+async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), Error> {
+    let clock = SystemClock::shared();
+    // Bound first: a wrong certificate or a taken port is found before the data is touched.
+    let door = tls::Acceptor::bind(&tls_config(&config))?;
+    let operations = operations::bind(config.operations.listen).await?;
+    let opened = open(&config, &clock)?;
+    opened.start().await?;
+    let (stop, stopped) = watch::channel(false);
+    let vault = Arc::clone(&opened.vault);
+    let guard = Guard::new(Arc::clone(&vault), Arc::clone(&clock));
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<TokenServiceServer<TokenDoor>>().await;
+    health.set_serving::<AuditServiceServer<AuditDoor>>().await;
+    let doors = Doors {
+        token: TokenDoor::new(Arc::clone(&vault)),
+        audit: AuditDoor::new(Arc::clone(&vault)),
+        health: health_service,
+    };
+    let workers = workers::start(&config.server, &doors, &guard, &stopped)?;
+    let probes = operations::Probes { healthy: Arc::clone(&opened.healthy), metrics, stopped: stopped.clone() };
+    tokio::spawn(operations::serve(operations, probes));
+
+    let handshakes = Arc::new(Refusals::new(Rate::NONE));
+    let summaries = tokio::spawn(summarize(Arc::clone(&vault), Arc::clone(&handshakes), stopped.clone()));
+    let note = {
+        let (handshakes, clock) = (Arc::clone(&handshakes), Arc::clone(&clock));
+        move |failure: HandshakeFailure| note_handshake(&handshakes, &*clock, &failure)
+    };
+    let address = door.local_addr();
+    let connections = door.connections();
+    let accepting = tokio::spawn(door.run(workers.doors(), note, until(stopped.clone())));
+    announce(address)?;
+    for domain in config.trust_domains.iter().filter(|domain| domain.crls.is_empty()) {
+        tracing::warn!(domain = domain.name, "no revocation lists: a certificate is good until it expires");
+    }
+
+    wait_for_signal().await?;
+    tracing::info!("stopping: no new connections, calls in flight may finish");
+    health.set_not_serving::<TokenServiceServer<TokenDoor>>().await;
+    health.set_not_serving::<AuditServiceServer<AuditDoor>>().await;
+    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    // Nobody may be listening any more; then there is nobody to tell.
+    let _ = stop.send(true);
+    let drained = tokio::time::timeout(config.server.drain_timeout, connections.drained()).await;
+    if drained.is_err() {
+        tracing::warn!(connections = connections.close_all(), "connections that did not end in time were closed");
+    }
+    // Each ends because `stop` was sent; a panic in one has been logged by the panic hook.
+    let _ = accepting.await;
+    let _ = summaries.await;
+    tokio::task::spawn_blocking(move || workers.join())
+        .await
+        .map_err(|error| Error::Io { what: "can't end the network threads", error: error.into() })?;
+    record_summaries(&vault, &handshakes).await;
+    drop(vault);
+    opened.stop().await
+}
+
+/// Each second, what was only counted goes into the log.
+async fn summarize(vault: Arc<Vault>, handshakes: Arc<Handshakes>, stopped: watch::Receiver<bool>) {
+    let mut stop = std::pin::pin!(until(stopped));
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            () = tokio::time::sleep(SUMMARY_PERIOD) => record_summaries(&vault, &handshakes).await,
+        }
+    }
+}
+
+/// Failed handshakes, by where they came from and why.
+type Handshakes = Refusals<HandshakeOrigin, &'static str>;
+
+async fn record_summaries(vault: &Vault, handshakes: &Handshakes) {
+    let failed = handshakes.drain(vault.ledger().clock().now());
+    let recorded = async {
+        vault.record_handshakes(failed).await?;
+        vault.record_refusals().await
+    };
+    if let Err(failure) = recorded.await {
+        tracing::error!(?failure, "summaries of refusals could not be written to the log");
+    }
+}
+
+fn note_handshake(handshakes: &Handshakes, clock: &dyn Clock, failure: &HandshakeFailure) {
+    metrics::counter!("cloakroom_handshakes_refused_total", "reason" => failure.reason).increment(1);
+    handshakes.count((failure.peer.ip(), failure.certificate_sha256), failure.reason, clock.wall());
+}
+
+fn announce(address: std::net::SocketAddr) -> Result<(), Error> {
+    let mut output = std::io::stdout().lock();
+    let written = writeln!(output, "listening on {address}").and_then(|()| output.flush());
+    written.map_err(|error| Error::Io { what: "can't write to standard output", error })
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is the same news.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+async fn wait_for_signal() -> Result<(), Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|error| Error::Io { what: "can't listen for signals", error });
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// After a failed write nothing may be acknowledged. What waits has been answered; those answers get a moment to leave,
+/// and then the process ends, to start again from what is on disk.
+fn end_process(healthy: Arc<AtomicBool>) -> ledger::OnFatal {
+    Box::new(move |fatal| {
+        healthy.store(false, Ordering::Release);
+        tracing::error!(%fatal, "the log can't be written: the process ends");
+        std::thread::spawn(|| {
+            std::thread::sleep(LAST_WORDS);
+            std::process::exit(EXIT_IO_ERROR);
+        });
+    })
+}
+
+// === from configuration ===
+
+fn runtime(what: &'static str) -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Error::Io { what, error })
+}
+
+fn root_key(config: &Config) -> Result<RootKey, Error> {
+    let config::RootKey::File { path } = &config.root_key;
+    Ok(File::new(path).root_key()?)
+}
+
+fn log_key(config: &Config) -> Result<LogKey, Error> {
+    let path = &config.audit.signing_key;
+    let read = || -> Result<LogKey, LogKeyError> {
+        let text: SecretBytes = crate::keys::provider::read_private(path)?;
+        Ok(LogKey::parse(&text)?)
+    };
+    read().map_err(|error| Error::LogKey { path: path.clone(), error })
+}
+
+fn rocks_config(config: &Config) -> RocksConfig {
+    RocksConfig { cache_bytes: config.storage.cache_bytes, ..RocksConfig::default() }
+}
+
+/// The vault's own identity: the first trust domain's `vault`.
+fn identity(config: &Config) -> Result<Arc<str>, Error> {
+    let domain = config.trust_domains.first().map_or("localhost", |domain| domain.name.as_str());
+    let id = format!("spiffe://{domain}/vault");
+    // The domain's name was checked with the configuration.
+    SpiffeId::parse(&id).map(|id| id.as_str().into()).map_err(|_| Error::Io {
+        what: "the first trust domain's name makes no SPIFFE ID",
+        error: std::io::ErrorKind::InvalidInput.into(),
+    })
+}
+
+fn ledger_settings(
+    config: &Config,
+    log_key: LogKey,
+    clock: &Arc<dyn Clock>,
+    rulebook_generation: ledger::Generation,
+    on_fatal: ledger::OnFatal,
+) -> ledger::Settings {
+    ledger::Settings {
+        limits: Limits {
+            calls: config.ledger.max_queued_calls,
+            records: config.ledger.max_queued_records,
+            bytes: config.ledger.max_queued_bytes,
+            patience: COMMIT_PATIENCE,
+        },
+        checkpoints: CheckpointDirectory::new(&config.audit.checkpoints),
+        checkpoint_period: CHECKPOINT_PERIOD,
+        log_key,
+        clock: Arc::clone(clock),
+        rulebook_generation,
+        on_fatal,
+    }
+}
+
+fn tls_config(config: &Config) -> tls::Config {
+    let server = &config.server;
+    let mut tls = tls::Config::new(server.listen, &server.certificate, &server.private_key);
+    for domain in &config.trust_domains {
+        tls = tls.trust(&domain.name, &domain.bundle);
+        tls.crls.extend(domain.crls.iter().cloned());
+    }
+    tls.max_connections = server.max_connections;
+    tls.handshake_timeout = server.handshake_timeout;
+    tls
+}

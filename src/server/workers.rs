@@ -1,0 +1,158 @@
+//! The network threads: one single-threaded runtime for each core, each serving its own connections.
+//!
+//! A commit's callers are woken by their own thread (see `ledger::Worker`), and a connection never moves between threads.
+//! That this is so is decided here and nowhere else.
+
+use super::{Error, until};
+use crate::config;
+use crate::grpc::{AuditDoor, Guard, MESSAGE_BYTES_AT_MOST, TokenDoor};
+use crate::ledger;
+use crate::proto::v1::audit_service_server::AuditServiceServer;
+use crate::proto::v1::token_service_server::TokenServiceServer;
+use crate::tls::{self, TlsIo};
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthService;
+use tonic::transport::server::Router;
+
+/// Connections that may wait for a busy thread.
+const WAITING_CONNECTIONS: usize = 64;
+/// Of a request's headers.
+const HEADER_BYTES_AT_MOST: u32 = 16 * 1024;
+/// Streams that a peer may open and reset before it is cut off (CVE-2023-44487 and its kind).
+const RESETS_AT_MOST: usize = 64;
+/// Streams that a peer may make this side reset before it is cut off (CVE-2025-8671); the library's default is none.
+const LOCAL_RESETS_AT_MOST: usize = 1024;
+
+/// The network threads.
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    doors: Vec<tls::Worker>,
+}
+
+/// The services behind the door. Every thread has a clone of each.
+pub struct Doors {
+    /// Tokens.
+    pub token: TokenDoor,
+    /// The log.
+    pub audit: AuditDoor,
+    /// `grpc.health.v1`.
+    pub health: HealthServer<HealthService>,
+}
+
+/// Starts them. They end when `stopped` says so and their connections have drained.
+pub fn start(
+    config: &config::Server,
+    doors: &Doors,
+    guard: &Guard,
+    stopped: &watch::Receiver<bool>,
+) -> Result<Workers, Error> {
+    let count = match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    };
+    let mut workers = Workers { threads: Vec::new(), doors: Vec::new() };
+    for number in 0..count {
+        let routes = routes(config, doors, guard)?;
+        let (thread, door) = worker(number, stopped.clone(), move |incoming, stopped| async move {
+            routes.serve_with_incoming_shutdown(incoming, stopped).await
+        })?;
+        workers.threads.push(thread);
+        workers.doors.push(door);
+    }
+    Ok(workers)
+}
+
+impl Workers {
+    /// Where the acceptor hands over connections.
+    pub fn doors(&self) -> Vec<tls::Worker> {
+        self.doors.clone()
+    }
+
+    /// Waits for their end.
+    pub fn join(self) {
+        for thread in self.threads {
+            // A panic has been logged by the panic hook; the others still have to end.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One thread with its runtime, serving what arrives.
+pub(super) fn worker<F>(
+    number: usize,
+    stopped: watch::Receiver<bool>,
+    serve: impl FnOnce(Incoming, std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> F + Send + 'static,
+) -> Result<(JoinHandle<()>, tls::Worker), Error>
+where
+    F: Future<Output = Result<(), tonic::transport::Error>>,
+{
+    let (sender, incoming) = mpsc::channel::<TlsIo>(WAITING_CONNECTIONS);
+    let (tell, runtime) = std::sync::mpsc::sync_channel(1);
+    let body = move || {
+        let Ok(runtime) = super::runtime("can't start a network thread's runtime") else { return };
+        // The receiver is gone only if the server failed to start.
+        let _ = tell.send(runtime.handle().clone());
+        runtime.block_on(async move {
+            tokio::spawn(ledger::Worker::register().run());
+            let incoming: Incoming = Box::pin(ReceiverStream::new(incoming).map(Ok));
+            if let Err(error) = serve(incoming, Box::pin(until(stopped))).await {
+                tracing::error!(%error, "a network thread ended");
+            }
+        });
+    };
+    let failed = |error| Error::Io { what: "can't start a network thread", error };
+    let thread = std::thread::Builder::new().name(format!("network-{number}")).spawn(body).map_err(failed)?;
+    let runtime = runtime.recv().map_err(|error| failed(std::io::Error::other(error)))?;
+    Ok((thread, tls::Worker::new(runtime, sender)))
+}
+
+/// Connections as tonic takes them.
+pub(super) type Incoming =
+    std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<TlsIo, std::convert::Infallible>> + Send>>;
+
+/// A server with every limit set: the library's defaults are partly "none".
+pub(super) fn limited(config: &config::Server) -> Server {
+    let server = Server::builder()
+        .max_concurrent_streams(config.max_concurrent_streams)
+        .concurrency_limit_per_connection(config.max_concurrent_streams as usize)
+        .http2_keepalive_interval(Some(config.keepalive_interval))
+        .http2_keepalive_timeout(Some(config.keepalive_timeout))
+        .http2_max_pending_accept_reset_streams(Some(RESETS_AT_MOST))
+        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_AT_MOST))
+        .http2_max_header_list_size(HEADER_BYTES_AT_MOST)
+        .accept_http1(false);
+    match config.max_connection_age {
+        // Without a grace period: with one, this version of tonic cuts connections off instead of telling them to go.
+        Some(age) => server.max_connection_age(age),
+        None => server,
+    }
+}
+
+fn routes(
+    config: &config::Server,
+    doors: &Doors,
+    guard: &Guard,
+) -> Result<Router<tower::layer::util::Stack<Guard, tower::layer::util::Identity>>, Error> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(crate::proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| Error::Io { what: "can't serve reflection", error: std::io::Error::other(error) })?;
+    let token = TokenServiceServer::new(doors.token.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_AT_MOST)
+        .max_encoding_message_size(MESSAGE_BYTES_AT_MOST);
+    let audit = AuditServiceServer::new(doors.audit.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_AT_MOST)
+        .max_encoding_message_size(MESSAGE_BYTES_AT_MOST);
+    Ok(limited(config)
+        .layer(guard.clone())
+        .add_service(doors.health.clone())
+        .add_service(reflection)
+        .add_service(token)
+        .add_service(audit))
+}

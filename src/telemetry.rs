@@ -1,0 +1,66 @@
+//! Set-up of the process's own log and of metrics. It knows nothing of the domain.
+//!
+//! The process's log is for operators and is not the audit log. Whatever level is asked for, the libraries that see
+//! requests in clear (HTTP/2, gRPC, TLS) are held at `warn`: at lower levels they would print frames.
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Directive;
+
+/// Names the level, and levels of modules: `info`, `debug,cloakroom::ledger=trace`.
+pub const LOG_VARIABLE: &str = "CLOAKROOM_LOG";
+
+/// Libraries that handle bytes of requests.
+const HELD_AT_WARN: [&str; 9] =
+    ["h2", "hyper", "hyper_util", "tonic", "tower", "rustls", "tokio_rustls", "tokio_util", "mio"];
+
+/// Upper bounds of histogram buckets, in seconds.
+const SECONDS: [f64; 12] = [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
+
+/// Why the process can't log or count.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The variable does not say levels.
+    #[error("{LOG_VARIABLE} is not a list of levels such as `info` or `warn,cloakroom=debug`: {0}")]
+    Levels(#[from] tracing_subscriber::filter::ParseError),
+    /// Metrics were set up before, or can't be.
+    #[error("metrics can't be set up: {0}")]
+    Metrics(#[from] BuildError),
+}
+
+/// Starts logging to standard error.
+///
+/// # Errors
+/// If `levels` can't be understood.
+pub fn log_to_stderr(levels: &str) -> Result<(), TelemetryError> {
+    let mut filter = EnvFilter::builder().parse(levels)?;
+    for library in HELD_AT_WARN {
+        let directive: Directive = format!("{library}=warn").parse()?;
+        filter = filter.add_directive(directive);
+    }
+    // Already set: a test started two servers in one process, which then share it.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    Ok(())
+}
+
+/// Starts counting. The handle renders what was counted.
+///
+/// # Errors
+/// If the recorder can't be made.
+pub fn count() -> Result<PrometheusHandle, TelemetryError> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .build_recorder();
+    let handle = recorder.handle();
+    // As above: the first one stays.
+    let _ = metrics::set_global_recorder(recorder);
+    Ok(handle)
+}
+
+/// Makes panics say where they happened and nothing else: their messages can hold what they choked on.
+pub fn silence_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "a fault in Cloakroom: a thread panicked. Please report it with this place");
+    }));
+}
