@@ -19,7 +19,6 @@ const READ_BATCHES: usize = 2000;
 /// Submissions in time order, as a busy vault makes them: 10,000 in each second.
 struct Submissions {
     sequence: u64,
-    random: u64,
     content: [u8; 300],
 }
 
@@ -37,7 +36,7 @@ fn main() {
     println!("{config:?}");
     let directory = tempfile::tempdir().expect("a directory for the data");
     let store = RocksStore::create(&directory.path().join("store"), &config).expect("an empty directory");
-    let mut submissions = Submissions { sequence: 0, random: 1, content: [0; 300] };
+    let mut submissions = Submissions::new();
     for _ in 0..rounds {
         for (size, commits) in SHAPES {
             let commits_cost = measure(commits, |_| {
@@ -46,7 +45,7 @@ fn main() {
                 store.commit(&batch).expect("the disk works");
                 start.elapsed()
             });
-            let bytes = submissions.batch(size).size();
+            let bytes = Submissions::new().batch(size).size();
             report("commit", size, &commits_cost);
             report("fdatasync", size, &probe(directory.path(), bytes, commits));
         }
@@ -64,6 +63,10 @@ fn main() {
 }
 
 impl Submissions {
+    fn new() -> Self {
+        Self { sequence: 0, content: [0; 300] }
+    }
+
     fn batch(&mut self, size: usize) -> Batch {
         let mut batch = Batch::default();
         for _ in 0..size {
@@ -75,8 +78,7 @@ impl Submissions {
     fn add(&mut self, batch: &mut Batch) {
         let sequence = self.sequence;
         self.sequence += 1;
-        self.random = scramble(sequence);
-        self.content[..8].copy_from_slice(&self.random.to_le_bytes());
+        self.content[..8].copy_from_slice(&scramble(sequence).to_le_bytes());
         let handle = handle(sequence);
         let place = sequence.to_be_bytes();
         let scope = (sequence % 50) as u32;
