@@ -239,6 +239,10 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     // Bound first: a wrong certificate or a taken port is found before the data is touched.
     let door = tls::Acceptor::bind(&tls_config(&config))?;
     let operations = operations::bind(config.operations.listen).await?;
+    // With port 0 this is the only place that says which one it became.
+    if let Ok(address) = operations.local_addr() {
+        tracing::info!(%address, "probes and metrics are answered");
+    }
     let opened = open(&config, &clock)?;
     opened.start().await?;
     let (stop, stopped) = watch::channel(false);

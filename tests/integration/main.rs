@@ -1,0 +1,10 @@
+//! The real program, started anew for each test, and talked to over mutual TLS.
+//!
+//! Nothing here waits for a while: a test waits for an answer, for a line of output, for an event in the log or for the
+//! end of a process.
+
+#![cfg(feature = "vault")]
+#![allow(missing_docs, reason = "tests say in their names what they show")]
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod harness;
