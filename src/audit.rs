@@ -143,13 +143,14 @@ impl Scan {
             let is_last = step.len() < ROWS_A_STEP;
             for (sequence, encoded) in step {
                 let full = result.events.len() >= self.page_size || looked_at >= SCAN_BUDGET;
-                if full || bytes + encoded.len() > PAGE_BYTES_AT_MOST {
+                // One event alone always fits, or there would be no way past it.
+                if full || (bytes > 0 && bytes + encoded.len() > PAGE_BYTES_AT_MOST) {
                     result.next = Some(if self.order == Order::Ascending { sequence } else { sequence + 1 });
                     return Ok(result);
                 }
                 looked_at += 1;
                 self.go_on_behind(sequence);
-                let Ok(mut event) = event::decode(&encoded) else { continue };
+                let mut event = event::decode(&encoded).map_err(|error| damaged(sequence, &error))?;
                 if self.filter.matches(&event) {
                     bytes += encoded.len();
                     log_id.clone_into(&mut event.log_id);
@@ -196,6 +197,11 @@ fn present(found: Found) -> Result<Vec<u8>, ReadError> {
             detail: "it names an event that is not there".to_owned(),
         }),
     }
+}
+
+/// Leaving it out would be an answer that is not complete.
+fn damaged(sequence: u64, error: &event::DecodeError) -> ReadError {
+    ReadError::Corrupt { table: Table::Events.name(), detail: format!("event {sequence}: {error}") }
 }
 
 impl ScanResult {

@@ -17,6 +17,7 @@ use crate::config::{self, Config};
 
 mod audit;
 mod batches;
+mod bench;
 mod init;
 mod input;
 mod moment;
@@ -42,6 +43,7 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Command),
     Health(HealthOptions),
+    Bench(Box<bench::Options>),
 }
 
 /// Run the vault.
@@ -124,6 +126,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Revoke(options) => tokens::revoke(options, &mut output)?,
         Command::Audit(command) => audit::run(command, &mut output)?,
         Command::Health(options) => health(&options, &mut output)?,
+        Command::Bench(options) => bench::run(&options, &mut output)?,
     };
     output.flush().context("cannot write to standard output")?;
     Ok(exit)
@@ -191,6 +194,11 @@ fn variables() -> impl Iterator<Item = (String, String)> {
 /// Writes a message to standard error. If even that fails there is nobody left to tell.
 fn complain(message: &str) {
     let _nobody_listens = writeln!(std::io::stderr(), "cloakroom: {message}");
+}
+
+/// As [`complain`], without a complaint: how far a long command is.
+fn note(progress: &str) {
+    let _nobody_listens = writeln!(std::io::stderr(), "{progress}");
 }
 
 /// Whoever read our output has seen enough: no mistake.

@@ -18,13 +18,16 @@ use crate::secret::SecretKey;
 use crate::store::{Batch, Order, ReadError, Rows, Table};
 use arc_swap::ArcSwap;
 use entropy::NoEntropy;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// The only version of each key so far.
 pub const FIRST_VERSION: KeyVersion = KeyVersion(1);
 const INDEX_KEY_ID: &str = "index";
 const REQUEST_KEY_ID: &str = "request";
+const DATA_KEY_PREFIX: &str = "data/";
 const ROW_FORMAT: u8 = 1;
 const ACTIVE: u8 = 1;
 /// Format, state, created, retired, wrapped key.
@@ -41,6 +44,9 @@ pub struct Keyring {
     index: IndexKey,
     /// Scope path → id and data key. Replaced as a whole; readers never wait.
     scopes: ArcSwap<HashMap<String, ScopeKeys>>,
+    /// The id of the next new scope. It moves on when an id is prepared, not when it is admitted: after a commit whose
+    /// outcome is unknown the id may belong to somebody already.
+    next_scope: AtomicU32,
 }
 
 /// What the vault knows of one scope beside its rules.
@@ -119,7 +125,7 @@ impl Keyring {
     pub fn create(root: &RootKey, vault: &VaultId, meta: &MetaKey, now: Timestamp) -> Result<Batch, KeyringError> {
         let mut rows = Batch::default();
         for id in [INDEX_KEY_ID, REQUEST_KEY_ID] {
-            put_key(&mut rows, root, vault, meta, id, &entropy::key()?, now)?;
+            put_key(&mut rows, root, vault, meta, id, &entropy::key()?, entropy::bytes()?, now);
         }
         Ok(rows)
     }
@@ -136,12 +142,23 @@ impl Keyring {
         }
         let index = unwrapped.remove(INDEX_KEY_ID).ok_or_else(|| KeyringError::Damaged("keys/index".into()))?;
         let mut scopes = HashMap::new();
+        let mut highest = 0;
+        let mut ids = HashSet::new();
         for (row_key, content) in all_rows(rows, Table::Scopes)? {
             let (path, id) = read_scope(&meta, &row_key, &content)?;
+            if !ids.insert(id) {
+                return Err(KeyringError::Damaged(authentic::row_name(Table::Scopes, &row_key)));
+            }
+            highest = highest.max(id.0);
             let data = unwrapped.remove(&data_key_id(id)).map(|key| Arc::new(DataKey::new(key)));
             scopes.insert(path, ScopeKeys { id, data });
         }
-        Ok(Self { vault, root, meta, index: IndexKey::new(index), scopes: ArcSwap::from_pointee(scopes) })
+        // A key without its scope: the scope's row was taken away, and its id would be given to the next one.
+        if let Some(orphan) = unwrapped.keys().find(|id| id.starts_with(DATA_KEY_PREFIX)) {
+            return Err(KeyringError::Damaged(format!("of the scope that belongs to keys/{orphan}")));
+        }
+        let next_scope = AtomicU32::new(highest.saturating_add(1));
+        Ok(Self { vault, root, meta, index: IndexKey::new(index), scopes: ArcSwap::from_pointee(scopes), next_scope })
     }
 
     /// The vault's id, bound into every record and key.
@@ -183,9 +200,8 @@ impl Keyring {
                 if known.len() >= SCOPES_AT_MOST {
                     return Err(KeyringError::TooManyScopes);
                 }
-                // Ids begin at 1 and rows of `scopes` are never deleted, so the highest is the number of the last.
-                let highest = known.values().map(|keys| keys.id.0).max().unwrap_or(0);
-                let id = ScopeId(highest + 1);
+                let next = self.next_scope.fetch_update(Relaxed, Relaxed, |next| next.checked_add(1));
+                let id = ScopeId(next.map_err(|_| KeyringError::TooManyScopes)?);
                 put_scope(&mut rows, &self.meta, path.as_str(), id);
                 id
             }
@@ -195,7 +211,7 @@ impl Keyring {
         if with_data_key {
             let name = data_key_id(id);
             let key = entropy::key()?;
-            put_key(&mut rows, &self.root, &self.vault, &self.meta, &name, &key, now)?;
+            put_key(&mut rows, &self.root, &self.vault, &self.meta, &name, &key, entropy::bytes()?, now);
             keys.data = Some(Arc::new(DataKey::new(key)));
             key_id = Some(name);
         }
@@ -216,7 +232,7 @@ impl Keyring {
 
 /// The id under which a scope's data key is wrapped and stored.
 fn data_key_id(scope: ScopeId) -> String {
-    format!("data/{}", scope.0)
+    format!("{DATA_KEY_PREFIX}{}", scope.0)
 }
 
 // === rows ===
@@ -240,17 +256,17 @@ fn put_key(
     meta: &MetaKey,
     id: &str,
     key: &SecretKey,
+    salt: [u8; 32],
     now: Timestamp,
-) -> Result<(), NoEntropy> {
+) {
     let row_key = key_row_key(id, FIRST_VERSION);
     let mut content = Vec::with_capacity(KEY_ROW_LENGTH);
     content.push(ROW_FORMAT);
     content.push(ACTIVE);
     content.extend_from_slice(&now.millis().to_be_bytes());
     content.extend_from_slice(&0_u64.to_be_bytes());
-    content.extend_from_slice(&root.wrap(vault, id, FIRST_VERSION, key, entropy::bytes()?));
+    content.extend_from_slice(&root.wrap(vault, id, FIRST_VERSION, key, salt));
     rows.put(Table::Keys, &row_key, &authentic::seal(meta, Table::Keys, &row_key, &content));
-    Ok(())
 }
 
 fn read_key(
@@ -299,3 +315,6 @@ fn check_format(name: &str, content: &[u8]) -> Result<(), KeyringError> {
         None => Err(KeyringError::Damaged(name.to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests;

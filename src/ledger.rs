@@ -25,6 +25,8 @@ mod wake;
 mod writer;
 
 #[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
 mod tests;
 
 use crate::clock::Timestamp;

@@ -41,4 +41,6 @@ pub mod config;
 #[cfg(feature = "vault")]
 pub mod server;
 #[cfg(feature = "vault")]
+pub mod bench;
+#[cfg(feature = "vault")]
 pub mod cli;

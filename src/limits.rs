@@ -117,8 +117,19 @@ impl<C: Eq + Hash, A: Eq> Refusals<C, A> {
         self.state.lock().entry(caller, self.rate, now).count(about, now);
     }
 
+    /// Takes back a summary that could not be recorded: its count comes with the next one.
+    pub fn put_back(&self, summary: Summary<C, A>) {
+        let mut state = self.state.lock();
+        let entry = match summary.caller {
+            Some(caller) => state.entry(caller, self.rate, summary.last),
+            None => &mut state.others,
+        };
+        let Summary { about, count, first, last, .. } = summary;
+        entry.add(Counted { about, count, first, last });
+    }
+
     /// Takes out all that was counted since the last call, and forgets callers that have been quiet for long enough.
-    /// Whoever drains must record the summaries: they are nowhere else.
+    /// Whoever drains must record the summaries, or put them back: they are nowhere else.
     pub fn drain(&self, now: Timestamp) -> Vec<Summary<C, A>>
     where
         C: Clone,
@@ -146,13 +157,17 @@ impl<C: Eq + Hash, A> State<C, A> {
 
 impl<A: Eq> Entry<A> {
     fn count(&mut self, about: A, now: Timestamp) {
-        match self.counted.iter_mut().find(|counted| counted.about == about) {
+        self.add(Counted { about, count: 1, first: now, last: now });
+    }
+
+    fn add(&mut self, more: Counted<A>) {
+        match self.counted.iter_mut().find(|counted| counted.about == more.about) {
             Some(counted) => {
-                counted.count += 1;
-                counted.first = counted.first.min(now);
-                counted.last = counted.last.max(now);
+                counted.count += more.count;
+                counted.first = counted.first.min(more.first);
+                counted.last = counted.last.max(more.last);
             }
-            None => self.counted.push(Counted { about, count: 1, first: now, last: now }),
+            None => self.counted.push(more),
         }
     }
 

@@ -27,14 +27,21 @@ use crate::secret::SecretBytes;
 use crate::store::{self, Batch, RocksConfig, RocksStore, Store};
 use crate::telemetry::{self, TelemetryError};
 use crate::tls::{self, HandshakeFailure, SetupError};
-use crate::vault::{Failure, HandshakeOrigin, Parts, Vault, VaultEvent};
+use crate::vault::{Failure, Handshakes, Parts, Vault, VaultEvent};
+use http::{Request, Response};
+use std::convert::Infallible;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 use workers::Doors;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::Service;
 
 pub use rulebook::load as load_rulebook;
 
@@ -248,13 +255,13 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     let (stop, stopped) = watch::channel(false);
     let vault = Arc::clone(&opened.vault);
     let guard = Guard::new(Arc::clone(&vault), Arc::clone(&clock));
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let health = HealthReporter::new();
     health.set_serving::<TokenServiceServer<TokenDoor>>().await;
     health.set_serving::<AuditServiceServer<AuditDoor>>().await;
     let doors = Doors {
         token: TokenDoor::new(Arc::clone(&vault)),
         audit: AuditDoor::new(Arc::clone(&vault)),
-        health: health_service,
+        health: HealthServer::new(HealthService::from_health_reporter(health.clone())),
     };
     let workers = workers::start(&config.server, &doors, &guard, &stopped)?;
     let probes = operations::Probes { healthy: Arc::clone(&opened.healthy), metrics, stopped: stopped.clone() };
@@ -296,6 +303,34 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     opened.stop().await
 }
 
+/// Serves `service` behind the vault's own door, on its threads and with its limits, with no vault behind it, until the
+/// process is told to stop. A measurement holds the vault against this.
+///
+/// # Errors
+/// If it can't start.
+pub fn run_bare<S>(config: &Config, service: &S) -> Result<(), Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    telemetry::log_to_stderr(&std::env::var(telemetry::LOG_VARIABLE).unwrap_or_else(|_| "info".to_owned()))?;
+    telemetry::silence_panics();
+    runtime("can't start the runtime")?.block_on(async {
+        let door = tls::Acceptor::bind(&tls_config(config))?;
+        let (stop, stopped) = watch::channel(false);
+        let workers = workers::start_bare(&config.server, service, &stopped)?;
+        let (address, connections) = (door.local_addr(), door.connections());
+        tokio::spawn(door.run(workers.doors(), |_| {}, until(stopped)));
+        announce(address)?;
+        wait_for_signal().await?;
+        // Nobody may be listening any more; then there is nobody to tell.
+        let _ = stop.send(true);
+        connections.close_all();
+        Ok(())
+    })
+}
+
 /// Each second, what was only counted goes into the log.
 async fn summarize(vault: Arc<Vault>, handshakes: Arc<Handshakes>, stopped: watch::Receiver<bool>) {
     let mut stop = std::pin::pin!(until(stopped));
@@ -307,13 +342,9 @@ async fn summarize(vault: Arc<Vault>, handshakes: Arc<Handshakes>, stopped: watc
     }
 }
 
-/// Failed handshakes, by where they came from and why.
-type Handshakes = Refusals<HandshakeOrigin, &'static str>;
-
 async fn record_summaries(vault: &Vault, handshakes: &Handshakes) {
-    let failed = handshakes.drain(vault.ledger().clock().now());
     let recorded = async {
-        vault.record_handshakes(failed).await?;
+        vault.record_handshakes(handshakes).await?;
         vault.record_refusals().await
     };
     if let Err(failure) = recorded.await {

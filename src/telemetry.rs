@@ -4,6 +4,7 @@
 //! requests in clear (HTTP/2, gRPC, TLS) are held at `warn`: at lower levels they would print frames.
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 
@@ -39,7 +40,8 @@ pub fn log_to_stderr(levels: &str) -> Result<(), TelemetryError> {
         filter = filter.add_directive(directive);
     }
     // Already set: a test started two servers in one process, which then share it.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal());
+    let _ = logs.with_writer(std::io::stderr).try_init();
     Ok(())
 }
 

@@ -12,6 +12,11 @@ use crate::vault::{Reason, Violation};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
+/// No caller's name is longer (SPIFFE). The question stands in the log, so it must not be as long as a message may be.
+const CALLER_AT_MOST: usize = 2048;
+/// No scope's name is longer.
+const SCOPE_AT_MOST: usize = 255;
+
 /// A filter as asked. Empty strings and absent fields match everything.
 #[derive(Default)]
 pub struct FilterRequest {
@@ -57,11 +62,15 @@ impl Filter {
         if let Some(field) = request.unsupported {
             return Err(Violation { field, reason: Reason::NotImplemented });
         }
-        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let text = |text: &str, length_at_most, field| match text.len() {
+            0 => Ok(None),
+            length if length <= length_at_most => Ok(Some(text.to_owned())),
+            _ => Err(malformed(field)),
+        };
         let time = |time: Option<Result<Timestamp, Reason>>, field| time.transpose().map_err(|_| malformed(field));
         Ok(Self {
-            caller: text(&request.caller),
-            scope: text(&request.scope),
+            caller: text(&request.caller, CALLER_AT_MOST, "filter.caller")?,
+            scope: text(&request.scope, SCOPE_AT_MOST, "filter.scope")?,
             handle: handle(request, keyring, scopes)?,
             action: number(request.action, Action::try_from).map_err(|()| malformed("filter.action"))?,
             outcome: number(request.outcome, Outcome::try_from).map_err(|()| malformed("filter.outcome"))?,

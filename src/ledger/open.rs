@@ -5,7 +5,7 @@ use super::queue::Queue;
 use super::recent::Recent;
 use super::wake::Wakes;
 use super::writer::{TIME_MARK_ROW, Writer};
-use super::{CheckpointDirectory, CheckpointError, Ledger, Limits, OnFatal, Shared, VaultClock, read_event};
+use super::{CheckpointDirectory, CheckpointError, Head, Ledger, Limits, OnFatal, Shared, VaultClock, read_event};
 use crate::clock::{Clock, Timestamp};
 use crate::crypto::{MetaKey, RootKey, VaultId};
 use crate::event;
@@ -24,6 +24,8 @@ const VAULT_ROW: &str = "vault";
 const LOG_ROW: &str = "log";
 /// The version of the storage format as a whole: which tables there are and what stands in `meta`.
 const FORMAT: u32 = 1;
+/// The version of each row of `meta` but `format`.
+const META_ROW_FORMAT: u8 = 1;
 /// Events read in one scan at start.
 const EVENTS_A_SCAN: usize = 4096;
 
@@ -56,7 +58,7 @@ pub struct Settings {
 /// The ledger's threads. Keep it until the end and [`Running::close`] it.
 pub struct Running {
     ledger: Ledger,
-    writer: JoinHandle<()>,
+    writer: JoinHandle<Option<Head>>,
     checkpointer: JoinHandle<Checkpointer>,
     stop_checkpointer: Sender<()>,
 }
@@ -139,10 +141,24 @@ pub fn create(store: &dyn Store, root: &RootKey, genesis: &Genesis, now: Timesta
         rows.put(Table::Meta, name.as_bytes(), &authentic::seal(&meta, Table::Meta, name.as_bytes(), content));
     };
     put(FORMAT_ROW, &FORMAT.to_be_bytes());
-    put(VAULT_ROW, &genesis.vault.0);
-    put(LOG_ROW, genesis.log_id.as_bytes());
-    put(TIME_MARK_ROW, &now.millis().to_be_bytes());
+    put(VAULT_ROW, &versioned(&genesis.vault.0));
+    put(LOG_ROW, &versioned(genesis.log_id.as_bytes()));
+    put(TIME_MARK_ROW, &versioned(&now.millis().to_be_bytes()));
     Ok(store.commit(&rows)?)
+}
+
+/// The content of a row of `meta`: its own format in front. Only `format`, which is read first, is a bare number.
+pub(super) fn versioned(content: &[u8]) -> Vec<u8> {
+    [&[META_ROW_FORMAT][..], content].concat()
+}
+
+/// The content behind its format, if this version knows that.
+fn unversioned<'a>(name: &'static str, content: Option<&'a [u8]>) -> Result<&'a [u8], OpenError> {
+    match content.and_then(<[u8]>::split_first) {
+        Some((&META_ROW_FORMAT, content)) => Ok(content),
+        Some((&format, _)) => Err(OpenError::Newer(format.into())),
+        None => Err(OpenError::Damaged(name)),
+    }
 }
 
 /// What the data says it is, checked against the root key.
@@ -156,15 +172,15 @@ pub fn identify(rows: &dyn Rows, root: &RootKey) -> Result<(Genesis, Arc<MetaKey
         return Err(OpenError::Newer(format_number));
     }
     let vault = meta_row(rows, VAULT_ROW)?;
-    let id = authentic::claimed(&vault).and_then(|id| id.try_into().ok()).ok_or(OpenError::Damaged(VAULT_ROW))?;
-    let vault_id = VaultId(id);
+    let id = unversioned(VAULT_ROW, authentic::claimed(&vault))?;
+    let vault_id = VaultId(id.try_into().map_err(|_| OpenError::Damaged(VAULT_ROW))?);
     let meta = root.meta_key(&vault_id);
     let log = meta_row(rows, LOG_ROW)?;
     for (name, row) in [(FORMAT_ROW, &format), (VAULT_ROW, &vault), (LOG_ROW, &log)] {
         authentic::open(&meta, Table::Meta, name.as_bytes(), row).ok_or(OpenError::WrongRootKey(name))?;
     }
-    let log_id = authentic::claimed(&log).and_then(|id| String::from_utf8(id.to_vec()).ok());
-    let log_id = log_id.ok_or(OpenError::Damaged(LOG_ROW))?;
+    let log_id = unversioned(LOG_ROW, authentic::claimed(&log))?;
+    let log_id = String::from_utf8(log_id.to_vec()).map_err(|_| OpenError::Damaged(LOG_ROW))?;
     Ok((Genesis { vault: vault_id, log_id }, Arc::new(meta)))
 }
 
@@ -185,8 +201,9 @@ pub fn open(
     let rows: &dyn Rows = &*store;
     let mark = meta_row(rows, TIME_MARK_ROW)?;
     let mark = authentic::open(&meta, Table::Meta, TIME_MARK_ROW.as_bytes(), &mark)
-        .and_then(|mark| Some(Timestamp::from_millis(u64::from_be_bytes(mark.try_into().ok()?))))
         .ok_or(OpenError::WrongRootKey(TIME_MARK_ROW))?;
+    let mark = unversioned(TIME_MARK_ROW, Some(mark))?.try_into().map_err(|_| OpenError::Damaged(TIME_MARK_ROW))?;
+    let mark = Timestamp::from_millis(u64::from_be_bytes(mark));
     let (frontier, signed) = recover(rows, &settings)?;
     let last_time = last_event_time(rows, frontier.size())?;
     let shared = Arc::new(Shared {
@@ -240,11 +257,10 @@ impl Running {
         // Its end of the channel gone, or a message: both end the thread's wait.
         let _ = self.stop_checkpointer.send(());
         let checkpointer = self.checkpointer.join();
-        let head = self.ledger.head();
         self.ledger.shared.queue.drain();
-        // A writer that panicked has called `on_fatal`; there is nothing left to do for it here.
-        let _ = self.writer.join();
-        if let (Ok(mut checkpointer), Some(head)) = (checkpointer, head) {
+        // A writer that failed or panicked has called `on_fatal`; there is nothing left to sign for.
+        let head = self.writer.join();
+        if let (Ok(mut checkpointer), Ok(Some(head))) = (checkpointer, head) {
             checkpointer.sign(&head);
         }
     }
@@ -324,7 +340,8 @@ fn log_size(rows: &dyn Rows) -> Result<u64, OpenError> {
     let last = rows.scan(Table::Events, &[], &[0xff; 9], Order::Descending, 1)?;
     let Some((key, _)) = last.first() else { return Ok(0) };
     let sequence = key.as_slice().try_into().map(u64::from_be_bytes).map_err(|_| OpenError::Damaged("events"))?;
-    Ok(sequence + 1)
+    // No log is that long: a row with such a number was put there.
+    sequence.checked_add(1).ok_or(OpenError::Damaged("events"))
 }
 
 fn last_event_time(rows: &dyn Rows, size: u64) -> Result<Timestamp, OpenError> {

@@ -170,6 +170,11 @@ impl Queue {
         std::mem::take(&mut inbox.work.entries)
     }
 
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.inbox.lock().work.entries.len()
+    }
+
     pub fn is_open(&self) -> bool {
         self.inbox.lock().state == State::Open
     }

@@ -1,6 +1,7 @@
 //! The writer's thread: stamp, append, commit, wake.
 
 use super::checkpoint::CHECKPOINT_ROW;
+use super::open::versioned;
 use super::queue::{Entry, Queue, Work};
 use super::recent::Recent;
 use super::wake::Wakes;
@@ -45,28 +46,32 @@ struct Guard {
 }
 
 impl Writer {
-    /// Runs until the queue has been drained, or the store fails.
-    pub fn run(mut self, on_fatal: OnFatal) {
+    /// Runs until the queue has been drained, and says where the log then ends; or until the store fails.
+    pub fn run(mut self, on_fatal: OnFatal) -> Option<Head> {
         let mut guard = Guard { shared: Arc::clone(&self.shared), on_fatal: Some(on_fatal) };
         while let Some(work) = self.shared.queue.take() {
             if let Err(fatal) = self.commit(work) {
                 guard.fail(&fatal);
-                return;
+                return None;
             }
         }
         guard.on_fatal = None;
+        Some(self.head())
     }
 
     fn commit(&mut self, work: Work) -> Result<(), Fatal> {
         let number = self.shared.visible.load(Ordering::Relaxed) + 1;
-        let time = self.shared.clock.now().max(self.last_time);
+        let now = self.shared.clock.now();
+        // Stamps never decrease, so after a leap of the clock they stand ahead of the vault's time. What is valid is
+        // decided by that time, or a leap that was mended would go on expiring everything.
+        let time = now.max(self.last_time);
         // Read after the work was taken: whoever publishes a rulebook and then records that, finds every submission that
         // comes with or after that record held against the new one.
         let rulebook = (self.shared.rulebook_generation)();
         let mut acknowledged = Vec::with_capacity(work.entries.len());
         self.batch.clear();
         for entry in work.entries {
-            if self.is_stale(&entry, time, rulebook) {
+            if self.is_stale(&entry, now, rulebook) {
                 self.wakes.add(entry.waiter, Err(Refused::Stale));
                 continue;
             }
@@ -94,7 +99,7 @@ impl Writer {
         }
         self.wakes.send();
         if !work.heads.is_empty() {
-            let head = Head { size: self.frontier.size(), root: self.frontier.root() };
+            let head = self.head();
             // Who asked and went away does not mind.
             for asker in work.heads {
                 let _ = asker.send(head);
@@ -103,9 +108,13 @@ impl Writer {
         Ok(())
     }
 
-    fn is_stale(&self, entry: &Entry, time: Timestamp, rulebook: u64) -> bool {
+    fn head(&self) -> Head {
+        Head { size: self.frontier.size(), root: self.frontier.root() }
+    }
+
+    fn is_stale(&self, entry: &Entry, now: Timestamp, rulebook: u64) -> bool {
         entry.basis.rulebook != rulebook
-            || entry.valid_until.is_some_and(|until| time >= until)
+            || entry.valid_until.is_some_and(|until| now >= until)
             || self.recent.changed_since(entry.basis.commit, &entry.touched)
     }
 
@@ -128,7 +137,8 @@ impl Writer {
     fn append_marks(&mut self, checkpoint: Option<String>) {
         let mark = self.shared.clock.mark();
         if mark.since(self.last_mark) >= TIME_MARK_PERIOD {
-            let content = authentic::seal(&self.meta, Table::Meta, TIME_MARK_ROW.as_bytes(), &mark.millis().to_be_bytes());
+            let content = versioned(&mark.millis().to_be_bytes());
+            let content = authentic::seal(&self.meta, Table::Meta, TIME_MARK_ROW.as_bytes(), &content);
             self.batch.put(Table::Meta, TIME_MARK_ROW.as_bytes(), &content);
             self.last_mark = mark;
         }

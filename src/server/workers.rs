@@ -10,14 +10,19 @@ use crate::ledger;
 use crate::proto::v1::audit_service_server::AuditServiceServer;
 use crate::proto::v1::token_service_server::TokenServiceServer;
 use crate::tls::{self, TlsIo};
+use http::{Request, Response};
+use std::convert::Infallible;
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::server::NamedService;
 use tonic::transport::Server;
+use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
-use tonic::transport::server::Router;
+use tower::Service;
 
 /// Connections that may wait for a busy thread.
 const WAITING_CONNECTIONS: usize = 64;
@@ -51,16 +56,41 @@ pub fn start(
     guard: &Guard,
     stopped: &watch::Receiver<bool>,
 ) -> Result<Workers, Error> {
+    start_each(config, stopped, || {
+        let routes = routes(config, doors, guard)?;
+        Ok(move |incoming, stopped| async move { routes.serve_with_incoming_shutdown(incoming, stopped).await })
+    })
+}
+
+/// Starts them with `service` and nothing else on them: what the threads and the door cost by themselves.
+pub fn start_bare<S>(config: &config::Server, service: &S, stopped: &watch::Receiver<bool>) -> Result<Workers, Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    start_each(config, stopped, || {
+        let routes = limited(config).add_service(service.clone());
+        Ok(move |incoming, stopped| async move { routes.serve_with_incoming_shutdown(incoming, stopped).await })
+    })
+}
+
+fn start_each<S, F>(
+    config: &config::Server,
+    stopped: &watch::Receiver<bool>,
+    server: impl Fn() -> Result<S, Error>,
+) -> Result<Workers, Error>
+where
+    S: FnOnce(Incoming, Stop) -> F + Send + 'static,
+    F: Future<Output = Result<(), tonic::transport::Error>>,
+{
     let count = match config.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
     let mut workers = Workers { threads: Vec::new(), doors: Vec::new() };
     for number in 0..count {
-        let routes = routes(config, doors, guard)?;
-        let (thread, door) = worker(number, stopped.clone(), move |incoming, stopped| async move {
-            routes.serve_with_incoming_shutdown(incoming, stopped).await
-        })?;
+        let (thread, door) = worker(number, stopped.clone(), server()?)?;
         workers.threads.push(thread);
         workers.doors.push(door);
     }
@@ -86,7 +116,7 @@ impl Workers {
 pub(super) fn worker<F>(
     number: usize,
     stopped: watch::Receiver<bool>,
-    serve: impl FnOnce(Incoming, std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> F + Send + 'static,
+    serve: impl FnOnce(Incoming, Stop) -> F + Send + 'static,
 ) -> Result<(JoinHandle<()>, tls::Worker), Error>
 where
     F: Future<Output = Result<(), tonic::transport::Error>>,
@@ -113,7 +143,10 @@ where
 
 /// Connections as tonic takes them.
 pub(super) type Incoming =
-    std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<TlsIo, std::convert::Infallible>> + Send>>;
+    std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<TlsIo, Infallible>> + Send>>;
+
+/// Done when the connections are to drain.
+type Stop = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A server with every limit set: the library's defaults are partly "none".
 pub(super) fn limited(config: &config::Server) -> Server {

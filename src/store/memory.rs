@@ -146,13 +146,14 @@ impl Store for MemoryStore {
         if writer.failed {
             return Err(CommitError("an earlier commit had failed".into()));
         }
+        let number = writer.commits;
+        writer.commits += 1;
+        // Before the content is locked: a test may hold a commit back, and reads must go on meanwhile.
+        let fault = writer.faults.as_mut().map_or(Fault::NONE, |faults| faults(number, batch));
         let mut content = self.disk.content.write();
         if content.openings != self.opening {
             return Err(CommitError("the store was opened again since".into()));
         }
-        let number = writer.commits;
-        writer.commits += 1;
-        let fault = writer.faults.as_mut().map_or(Fault::NONE, |faults| faults(number, batch));
         if fault.applied {
             content.apply(batch);
         }

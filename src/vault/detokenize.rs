@@ -137,7 +137,7 @@ impl Vault {
         let parsed = parse_all(scope.format(), &wanted.request.tokens);
         let handles: Vec<_> = parsed.iter().map(|parsed| self.handle_of(parsed, &keys)).collect();
         let rows = self.read_tokens(&handles).await?;
-        let limited = limited_uses(&handles, &rows);
+        let limited = limited_uses(&handles, &rows, now);
         if !limited.is_empty() && !turn.is_some_and(|turn| turn.covers(&limited)) {
             return Ok(Attempt::Queue(limited));
         }
@@ -223,9 +223,15 @@ fn check_shape(request: &DetokenizeRequest) -> Result<(scope::Path, Reveal), Vio
     }
 }
 
-/// The tokens that count their uses. The header is only claimed here; if it lies, the record will not open.
-fn limited_uses(handles: &[Option<Handle>], rows: &[Option<Vec<u8>>]) -> Vec<Handle> {
-    let limited = |row: &[u8]| Record::parse(row).is_ok_and(|record| record.claimed_header().uses_left.is_some());
+/// The tokens that may lose a use. Dead ones stay dead, so they need no turn: a second attempt would tell them from
+/// unknown ones by the time that it takes. The header is only claimed here; if it lies, the record will not open.
+fn limited_uses(handles: &[Option<Handle>], rows: &[Option<Vec<u8>>], now: Timestamp) -> Vec<Handle> {
+    let limited = |row: &[u8]| {
+        Record::parse(row).is_ok_and(|record| {
+            let header = record.claimed_header();
+            header.uses_left.is_some() && why_dead(header, now).is_none()
+        })
+    };
     let rows = handles.iter().zip(rows);
     rows.filter_map(|(handle, row)| handle.filter(|_| row.as_deref().is_some_and(limited))).collect()
 }

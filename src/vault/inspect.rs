@@ -126,7 +126,7 @@ impl Vault {
         let keys = self.keyring.scope(&wanted.path).unwrap_or_else(ScopeKeys::stand_in);
         let named = Named::parse(scope.format(), wanted.tokens, wanted.handles);
         let handles = named.locate(self, &keys);
-        let looked = self.look_up(&handles, &keys).await?;
+        let looked = self.look_up(&named, &handles, &keys).await?;
         let items = handles.iter().zip(&looked).enumerate();
         let result = |(place, (handle, looked)): (usize, (&Option<Handle>, &Looked))| match (handle, looked) {
             (Some(handle), Ok(unlocked)) => Ok(info(handle, unlocked.header(), now)),
@@ -160,23 +160,25 @@ impl Vault {
     /// The authentic headers of records, by handle. No token is needed: only the outer lock is opened.
     pub(super) async fn look_up(
         &self,
+        named: &Named,
         handles: &[Option<Handle>],
         keys: &ScopeKeys,
     ) -> Result<Vec<Looked>, Failure> {
         let rows = self.read_tokens(handles).await?;
         let data_key = data_key(self, keys);
-        let look = |handle: &Option<Handle>, row: Option<Vec<u8>>| {
+        let look = |place: usize, handle: &Option<Handle>, row: Option<Vec<u8>>| {
             let handle = handle.as_ref().ok_or(ItemOutcome::Malformed)?;
             let row = row.ok_or(ItemOutcome::Unknown)?;
             let record = Record::parse(&row).map_err(|_| ItemOutcome::Corrupt)?;
             // A handle given as such may be another scope's: that one does not exist here. The header is only claimed,
-            // but a lie can only hide a record from an inspector, and it would not open anyway.
-            if record.claimed_header().scope != keys.id {
+            // but a lie can only hide a record from an inspector, and it would not open anyway. The handle of a token was
+            // made for this scope, so there another scope's row is one that was moved.
+            if record.claimed_header().scope != keys.id && !named.is_token(place) {
                 return Err(ItemOutcome::Unknown);
             }
             record.unlock_outer(self.keyring.vault(), handle, data_key).map_err(|_| ItemOutcome::Corrupt)
         };
-        Ok(handles.iter().zip(rows).map(|(handle, row)| look(handle, row)).collect())
+        Ok(handles.iter().zip(rows).enumerate().map(|(place, (handle, row))| look(place, handle, row)).collect())
     }
 }
 
@@ -221,10 +223,14 @@ impl Named {
         tokens.chain(self.handles.iter().copied()).collect()
     }
 
+    fn is_token(&self, place: usize) -> bool {
+        place < self.tokens.len()
+    }
+
     /// What the caller is told of an item that was not found, by its place.
     pub fn failure(&self, place: usize, looked: &Looked) -> ItemFailure {
         match looked {
-            Err(ItemOutcome::Malformed) if place < self.tokens.len() => ItemFailure::Invalid(Reason::TokenMalformed),
+            Err(ItemOutcome::Malformed) if self.is_token(place) => ItemFailure::Invalid(Reason::TokenMalformed),
             Err(ItemOutcome::Malformed) => ItemFailure::Invalid(Reason::HandleMalformed),
             Err(ItemOutcome::Corrupt) => ItemFailure::DataLoss,
             _ => ItemFailure::NotFound,

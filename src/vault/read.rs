@@ -1,4 +1,7 @@
 //! Reading token rows: from memory on the network thread, from disk on a thread that may block.
+//!
+//! A row that the disk has damaged is no reason to keep its neighbours back: it comes as [`DAMAGED`], and becomes its item's
+//! failure.
 
 use super::Vault;
 use crate::crypto::Handle;
@@ -8,11 +11,18 @@ use std::sync::Arc;
 /// Rows that one blocking task reads; more are read side by side.
 const ROWS_A_TASK: usize = 64;
 
+/// What stands for a row that can't be read: no record is empty, so this opens as little as one that was edited.
+const DAMAGED: Found = Found::Row(Vec::new());
+
 impl Vault {
     /// The rows of `handles`, in order; `None` where there is no such row or no handle.
     pub(super) async fn read_tokens(&self, handles: &[Option<Handle>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
         let wanted: Vec<&[u8]> = handles.iter().flatten().map(|handle| handle.as_bytes().as_slice()).collect();
-        let mut found = self.rows.get(Table::Tokens, &wanted, Tier::Memory)?;
+        let mut found = match self.rows.get(Table::Tokens, &wanted, Tier::Memory) {
+            // It does not say which: all are read again, off the network thread.
+            Err(ReadError::Corrupt { .. }) => vec![Found::Cold; wanted.len()],
+            found => found?,
+        };
         if found.iter().any(|row| *row == Found::Cold) {
             self.read_cold(&wanted, &mut found).await?;
         }
@@ -49,5 +59,19 @@ impl Vault {
 
 fn read_blocking(rows: &dyn Rows, keys: &[Vec<u8>]) -> Result<Vec<Found>, ReadError> {
     let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-    rows.get(Table::Tokens, &keys, Tier::Disk)
+    match rows.get(Table::Tokens, &keys, Tier::Disk) {
+        Err(ReadError::Corrupt { .. }) => keys.iter().map(|key| read_alone(rows, key)).collect(),
+        found => found,
+    }
+}
+
+fn read_alone(rows: &dyn Rows, key: &[u8]) -> Result<Found, ReadError> {
+    match rows.get(Table::Tokens, &[key], Tier::Disk) {
+        Ok(found) => Ok(found.into_iter().next().unwrap_or(Found::Absent)),
+        Err(error @ ReadError::Corrupt { .. }) => {
+            tracing::error!(%error, handle = hex::encode(key), "a record can't be read");
+            Ok(DAMAGED)
+        }
+        Err(error) => Err(error),
+    }
 }

@@ -8,10 +8,12 @@ use crate::crypto::Handle;
 use crate::event::{self, Action, Event, Outcome, Time};
 use crate::keys::entropy;
 use crate::ledger::{Receipt, Submission};
-use crate::limits::{Summary, Verdict};
+use crate::limits::{Refusals, Summary, Verdict};
 use crate::policy::{self, Context, Denied, Permit, Resource};
 use crate::store::Batch;
 use prost::bytes::Bytes;
+use std::hash::Hash;
+use std::sync::Arc;
 
 /// Handles that the event of a denied call carries at the most.
 pub(super) const HANDLES_OF_DENIED: usize = 100;
@@ -26,6 +28,9 @@ pub(super) struct RefusalKind {
 
 /// Where a failed handshake came from: the address, without the port, and the certificate that was shown, if any.
 pub type HandshakeOrigin = (std::net::IpAddr, Option<[u8; 32]>);
+
+/// Failed handshakes, by where they came from and why.
+pub type Handshakes = Refusals<HandshakeOrigin, &'static str>;
 
 /// Something that the vault does by itself.
 pub struct VaultEvent {
@@ -145,11 +150,19 @@ impl Vault {
         event.outcome = outcome.into();
         event.reason = reason.as_str().to_owned();
         let kind = RefusalKind { action: event.action(), outcome, reason };
-        let verdict = self.refusals.note(event.caller.as_str().into(), kind, self.now());
-        if verdict == Verdict::Count {
+        let caller: Arc<str> = event.caller.as_str().into();
+        if self.refusals.note(Arc::clone(&caller), kind, self.now()) == Verdict::Count {
             return Ok(None);
         }
-        Ok(Some(self.record_event(event).await?))
+        match self.record_event(event).await {
+            Ok(receipt) => Ok(Some(receipt)),
+            // Nothing of it was written, and nobody is to probe unseen because the log is busy.
+            Err(Failure::Overloaded | Failure::Conflict(_)) => {
+                self.refusals.count(caller, kind, self.now());
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Records an event that rests on nothing that could have changed.
@@ -187,34 +200,26 @@ impl Vault {
     /// Writes the summaries of refusals that were only counted. Called each second, and before the end.
     ///
     /// # Errors
-    /// If the log can't be written; the counts of this round are then in the process's log only.
+    /// If the log can't be written; what was not recorded stays counted for the next round.
     pub async fn record_refusals(&self) -> Result<usize, Failure> {
-        let summaries = self.refusals.drain(self.now());
-        let count = summaries.len();
-        for summary in summaries {
-            let mut event = self.summary_event(&summary)?;
+        self.record_summaries(&self.refusals, |summary, event| {
             event.action = summary.about.action.into();
             event.outcome = summary.about.outcome.into();
             event.reason = summary.about.reason.as_str().to_owned();
-            match summary.caller {
+            match &summary.caller {
                 Some(caller) => event.caller = caller.to_string(),
                 None => event.detail = "refusals of more callers than are counted one by one".to_owned(),
             }
-            self.record_event(event).await?;
-        }
-        Ok(count)
+        })
+        .await
     }
 
     /// Writes the summaries of failed handshakes.
     ///
     /// # Errors
     /// As [`Vault::record_refusals`].
-    pub async fn record_handshakes(
-        &self,
-        summaries: Vec<Summary<HandshakeOrigin, &'static str>>,
-    ) -> Result<(), Failure> {
-        for summary in summaries {
-            let mut event = self.summary_event(&summary)?;
+    pub async fn record_handshakes(&self, handshakes: &Handshakes) -> Result<usize, Failure> {
+        self.record_summaries(handshakes, |summary, event| {
             event.action = Action::Connect.into();
             event.outcome = Outcome::Denied.into();
             event.reason = summary.about.to_owned();
@@ -225,9 +230,34 @@ impl Vault {
                 }
                 None => event.detail = "failed handshakes from more places than are counted one by one".to_owned(),
             }
-            self.record_event(event).await?;
+        })
+        .await
+    }
+
+    async fn record_summaries<C: Clone + Eq + Hash, A: Eq>(
+        &self,
+        refusals: &Refusals<C, A>,
+        describe: impl Fn(&Summary<C, A>, &mut Event),
+    ) -> Result<usize, Failure> {
+        let summaries = refusals.drain(self.now());
+        let count = summaries.len();
+        let mut summaries = summaries.into_iter();
+        while let Some(summary) = summaries.next() {
+            let recorded = match self.summary_event(&summary) {
+                Ok(mut event) => {
+                    describe(&summary, &mut event);
+                    self.record_event(event).await
+                }
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = recorded {
+                // If the outcome is unknown, the same may come twice; it never gets lost.
+                refusals.put_back(summary);
+                summaries.for_each(|summary| refusals.put_back(summary));
+                return Err(failure);
+            }
         }
-        Ok(())
+        Ok(count)
     }
 
     fn summary_event<C, A>(&self, summary: &Summary<C, A>) -> Result<Event, Failure> {

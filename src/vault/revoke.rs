@@ -109,7 +109,7 @@ impl Vault {
         keys: &ScopeKeys,
         now: Timestamp,
     ) -> Result<Revoking, Failure> {
-        let looked = self.look_up(handles, keys).await?;
+        let looked = self.look_up(named, handles, keys).await?;
         let data_key = data_key(self, keys);
         let mut random = entropy::Supply::of(handles.len() * 16)?;
         let mut revoking = Revoking::default();

@@ -10,7 +10,13 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 /// A queue for each token that somebody is using up right now.
 #[derive(Default)]
 pub(super) struct Queues {
-    tokens: Mutex<HashMap<Handle, Weak<AsyncMutex<()>>>>,
+    tokens: Mutex<Tokens>,
+}
+
+struct Tokens {
+    queues: HashMap<Handle, Weak<AsyncMutex<()>>>,
+    /// Entries of queues that have emptied are swept when the map has grown to this.
+    sweep_at: usize,
 }
 
 /// A caller's turn at some tokens. Dropping it lets the next ones in.
@@ -19,8 +25,14 @@ pub(super) struct Turn {
     _guards: Vec<OwnedMutexGuard<()>>,
 }
 
-/// Entries of queues that have emptied are swept when the map has grown to this.
-const SWEEP_AT: usize = 4096;
+/// The map is never swept below this size.
+const SWEEP_AT_LEAST: usize = 4096;
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self { queues: HashMap::new(), sweep_at: SWEEP_AT_LEAST }
+    }
+}
 
 impl Queues {
     /// Waits for a turn at all of `handles`. Taken in their order, so two callers never wait for each other.
@@ -36,14 +48,16 @@ impl Queues {
 
     fn queue(&self, handle: Handle) -> Arc<AsyncMutex<()>> {
         let mut tokens = self.tokens.lock();
-        if let Some(queue) = tokens.get(&handle).and_then(Weak::upgrade) {
+        if let Some(queue) = tokens.queues.get(&handle).and_then(Weak::upgrade) {
             return queue;
         }
-        if tokens.len() >= SWEEP_AT {
-            tokens.retain(|_, queue| queue.strong_count() > 0);
+        if tokens.queues.len() >= tokens.sweep_at {
+            tokens.queues.retain(|_, queue| queue.strong_count() > 0);
+            // Twice what is left: sweeping costs each entry once or twice, however many queues there are.
+            tokens.sweep_at = (2 * tokens.queues.len()).max(SWEEP_AT_LEAST);
         }
         let queue = Arc::default();
-        tokens.insert(handle, Arc::downgrade(&queue));
+        tokens.queues.insert(handle, Arc::downgrade(&queue));
         queue
     }
 }

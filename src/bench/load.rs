@@ -1,0 +1,184 @@
+//! What is asked of the servers: requests, encoded beforehand, and how to tell a right reply from a wrong one.
+
+use super::floor::{self, Echo};
+use crate::proto::v1::{self, detokenize_result, tokenize_result};
+use http::uri::PathAndQuery;
+use prost::Message;
+use prost::bytes::Bytes;
+use std::sync::Arc;
+
+/// The scope of `init` in which all happens.
+const SCOPE: &str = "pan";
+const PURPOSE: &str = "bench";
+/// Which server, and as whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The vault, as the caller that may tokenize.
+    Gateway,
+    /// The vault, as the caller that may detokenize.
+    Payments,
+    /// The echo.
+    Floor,
+}
+
+/// Calls of one kind.
+#[derive(Clone)]
+pub(super) struct Load {
+    pub target: Target,
+    pub path: PathAndQuery,
+    /// Sent in turn, again and again.
+    pub requests: Arc<[Bytes]>,
+    pub expected: Expected,
+}
+
+/// What each reply must hold, every item a success.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Expected {
+    /// So many tokens.
+    Tokens(usize),
+    /// So many values.
+    Values(usize),
+    /// So many bytes.
+    Echo(usize),
+}
+
+impl Target {
+    pub(super) const ALL: [Self; 3] = [Self::Gateway, Self::Payments, Self::Floor];
+}
+
+impl Load {
+    /// So many different Tokenize calls of so many values each.
+    pub(super) fn tokenize(values: usize, calls: usize) -> Self {
+        let item = |number: usize| v1::TokenizeItem { value: card_number(number), ..v1::TokenizeItem::default() };
+        let request = |number: usize| v1::TokenizeRequest {
+            scope: SCOPE.to_owned(),
+            items: (0..values).map(|place| item(number * values + place)).collect(),
+            ..v1::TokenizeRequest::default()
+        };
+        Self {
+            target: Target::Gateway,
+            path: PathAndQuery::from_static("/cloakroom.v1.TokenService/Tokenize"),
+            requests: (0..calls).map(|number| request(number).encode_to_vec().into()).collect(),
+            expected: Expected::Tokens(values),
+        }
+    }
+
+    /// Detokenize calls of so many of `tokens` each, going through all of them.
+    pub(super) fn detokenize<'t>(values: usize, tokens: impl Iterator<Item = &'t str>) -> Self {
+        let tokens: Vec<&str> = tokens.collect();
+        let request = |tokens: &[&str]| v1::DetokenizeRequest {
+            scope: SCOPE.to_owned(),
+            tokens: tokens.iter().map(|token| (*token).to_owned()).collect(),
+            purpose: PURPOSE.to_owned(),
+            ..v1::DetokenizeRequest::default()
+        };
+        Self {
+            target: Target::Payments,
+            path: PathAndQuery::from_static("/cloakroom.v1.TokenService/Detokenize"),
+            requests: tokens.chunks_exact(values).map(|chunk| request(chunk).encode_to_vec().into()).collect(),
+            expected: Expected::Values(values),
+        }
+    }
+
+    /// Echoes with as many bytes in and out as calls of the vault have.
+    pub(super) fn echo(request_bytes: usize, reply_bytes: usize) -> Self {
+        let request: Bytes = Echo::sized(request_bytes, reply_bytes).encode_to_vec().into();
+        Self {
+            target: Target::Floor,
+            path: PathAndQuery::from_static(floor::PATH),
+            requests: [request].into(),
+            expected: Expected::Echo(reply_bytes),
+        }
+    }
+
+    /// How the calls are called.
+    pub(super) fn name(&self) -> &'static str {
+        match self.expected {
+            Expected::Tokens(_) => "Tokenize",
+            Expected::Values(_) => "Detokenize",
+            Expected::Echo(_) => "Echo",
+        }
+    }
+
+    /// The same, of the first so many requests only.
+    pub(super) fn first(&self, requests: usize) -> Self {
+        Self { requests: self.requests.iter().take(requests).cloned().collect(), ..self.clone() }
+    }
+
+    /// The length of each reply, if it is always the same.
+    pub(super) fn reply_bytes(&self) -> usize {
+        match self.expected {
+            Expected::Echo(length) => length,
+            Expected::Tokens(_) | Expected::Values(_) => 0,
+        }
+    }
+
+    /// The length of one request.
+    pub(super) fn request_bytes(&self) -> usize {
+        self.requests.first().map_or(0, Bytes::len)
+    }
+}
+
+impl Expected {
+    /// Whether a reply is what it should be.
+    pub(super) fn is_met_by(self, reply: &[u8]) -> bool {
+        match self {
+            Self::Tokens(count) => tokens_of(reply).is_some_and(|tokens| tokens.len() == count),
+            Self::Values(count) => v1::DetokenizeResponse::decode(reply).is_ok_and(|reply| {
+                let is_value = |result: &v1::DetokenizeResult| {
+                    matches!(&result.outcome, Some(detokenize_result::Outcome::Value(value)) if !value.is_empty())
+                };
+                reply.results.len() == count && reply.results.iter().all(is_value)
+            }),
+            Self::Echo(length) => reply.len() == length,
+        }
+    }
+}
+
+/// The tokens of a Tokenize reply; `None` if it is not one, or an item of it failed.
+pub(super) fn tokens_of(reply: &[u8]) -> Option<Vec<String>> {
+    let token = |result: v1::TokenizeResult| match result.outcome {
+        Some(tokenize_result::Outcome::Issued(issued)) => Some(issued.token),
+        _ => None,
+    };
+    v1::TokenizeResponse::decode(reply).ok()?.results.into_iter().map(token).collect()
+}
+
+/// Sixteen digits, of no card: they begin with a digit that no issuer has.
+fn card_number(number: usize) -> Vec<u8> {
+    format!("0{number:015}").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_with_a_failed_item_is_not_taken_for_a_right_one() {
+        let value = |value: &[u8]| v1::DetokenizeResult {
+            outcome: Some(detokenize_result::Outcome::Value(value.to_vec())),
+        };
+        let failed = v1::DetokenizeResult {
+            outcome: Some(detokenize_result::Outcome::Error(tonic_types::Status::default())),
+        };
+        let reply = |results: Vec<v1::DetokenizeResult>| {
+            v1::DetokenizeResponse { results, ..v1::DetokenizeResponse::default() }.encode_to_vec()
+        };
+        assert!(Expected::Values(2).is_met_by(&reply(vec![value(b"1"), value(b"2")])));
+        assert!(!Expected::Values(2).is_met_by(&reply(vec![value(b"1"), failed])));
+        assert!(!Expected::Values(2).is_met_by(&reply(vec![value(b"1")])));
+        assert!(!Expected::Values(1).is_met_by(b"\xff"));
+        assert!(!Expected::Echo(3).is_met_by(b"1234"));
+    }
+
+    #[test]
+    fn requests_of_a_kind_are_equally_long_and_not_equal() {
+        for values in [1, 100] {
+            let load = Load::tokenize(values, 3);
+            assert!(load.requests.iter().all(|request| request.len() == load.request_bytes()));
+            assert!(load.requests[0] != load.requests[1]);
+            let echo = Load::echo(load.request_bytes(), 500);
+            assert_eq!(echo.request_bytes(), load.request_bytes());
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A directory of its own, made by `init`, and the servers that run on it: processes of this same program.
+//!
+//! Invariant: when it is dropped the servers are gone, and then the directory.
+
+use super::{Error, io};
+use crate::client::Profile;
+use crate::telemetry;
+use crate::tls::client::{Config, Connector};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// This program, even if its file has been replaced since it started.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+/// No setting of the caller's own vault may reach these.
+const VARIABLES: &str = "CLOAKROOM_";
+const LISTEN_VARIABLES: [&str; 2] = ["CLOAKROOM_SERVER__LISTEN", "CLOAKROOM_OPERATIONS__LISTEN"];
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// The directory.
+pub(super) struct Place(PathBuf);
+
+/// A server in a process of its own.
+pub(super) struct Server {
+    child: Child,
+    pub(super) address: SocketAddr,
+}
+
+impl Place {
+    /// Makes the directory inside `parent` and a vault in it.
+    pub(super) fn make(parent: &Path) -> Result<Self, Error> {
+        let place = Self(parent.join(format!("cloakroom-bench-{}", std::process::id())));
+        let made = program(&["init"]).arg(&place.0).stdout(Stdio::null()).status();
+        if made.map_err(io("can't run init"))?.success() { Ok(place) } else { Err(Error::Start("init")) }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Starts the vault.
+    pub(super) fn vault(&self) -> Result<Server, Error> {
+        self.server("the vault", &["serve"])
+    }
+
+    /// Starts the floor.
+    pub(super) fn floor(&self) -> Result<Server, Error> {
+        self.server("the floor", &["bench", "serve-floor"])
+    }
+
+    /// Opens connections as the client `name`.
+    pub(super) fn connector(&self, name: &str) -> Result<Connector, Error> {
+        let unusable = |error: &dyn std::fmt::Display| Error::Connect(error.to_string());
+        let profile =
+            Profile::load(&self.0.join(format!("profiles/{name}.toml"))).map_err(|error| unusable(&error))?;
+        let config = Config {
+            authorities: profile.ca,
+            certificate: profile.certificate,
+            private_key: profile.private_key,
+            server_name: profile.server_name,
+            server_id: None,
+        };
+        Connector::new(&config).map_err(|error| unusable(&error))
+    }
+
+    fn server(&self, name: &'static str, words: &[&str]) -> Result<Server, Error> {
+        let mut command = program(words);
+        command.arg("--config").arg(self.0.join("cloakroom.toml")).stdout(Stdio::piped());
+        command.env(telemetry::LOG_VARIABLE, "error");
+        for variable in LISTEN_VARIABLES {
+            command.env(variable, ANY_PORT);
+        }
+        let mut child = command.spawn().map_err(io("can't start a server"))?;
+        let mut line = String::new();
+        if let Some(output) = child.stdout.take() {
+            BufReader::new(output).read_line(&mut line).map_err(io("can't read what a server writes"))?;
+        }
+        // Held in a `Server` from here on, so that it ends whatever happens.
+        let mut server = Server { child, address: SocketAddr::from(([0, 0, 0, 0], 0)) };
+        let address = line.trim().strip_prefix("listening on ").and_then(|address| address.parse().ok());
+        server.address = address.ok_or(Error::Start(name))?;
+        Ok(server)
+    }
+}
+
+fn program(words: &[&str]) -> Command {
+    let mut command = Command::new(THIS_PROGRAM);
+    command.args(words).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with(VARIABLES) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+impl Server {
+    /// The process.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself. What it stored is about to be removed, so it need not end in order.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What can't be removed is found by whoever looks for the space.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

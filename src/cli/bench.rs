@@ -1,0 +1,96 @@
+//! `cloakroom bench`: the figures of this machine.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use super::{Exit, Format, variables};
+use crate::bench::{self, Report, Settings};
+use crate::config::Config;
+
+/// Measure a vault on this machine, against a gRPC echo behind the same door.
+///
+/// Makes a vault of its own in a temporary directory and removes it at the end; no other vault is touched. It takes three
+/// to four minutes and some gigabytes of disk, and wants the machine for itself.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Options {
+    /// Under a minute instead: shorter and fewer rounds. What --rounds and --seconds say comes first.
+    #[arg(long)]
+    quick: bool,
+    /// How often everything is measured; the table has medians.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
+    /// How long one server is measured at one setting.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    seconds: Option<f64>,
+    /// Where the temporary directory is made: the disk that is measured. By default the system's place for such.
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// A table, or everything with all rounds.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    /// Write everything with all rounds to this file besides.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(subcommand)]
+    server: Option<Server>,
+}
+
+/// What `bench` starts besides a vault.
+#[derive(clap::Subcommand)]
+enum Server {
+    /// Serve the echo.
+    #[command(hide = true)]
+    ServeFloor(super::ServeOptions),
+}
+
+pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<Exit> {
+    if let Some(Server::ServeFloor(serve)) = &options.server {
+        bench::serve_floor(&Config::load(&serve.config, variables())?)?;
+        return Ok(Exit::Done);
+    }
+    // Opened first: a wrong name should not come up after minutes.
+    let json = options.json.as_ref().map(|path| {
+        File::create(path).with_context(|| format!("cannot write {}", path.display())).map(|file| (path, file))
+    });
+    let json = json.transpose()?;
+    let report = bench::run(&options.settings(), &mut super::note)?;
+    match options.output {
+        Format::Text => write!(output, "{report}"),
+        Format::Json => writeln!(output, "{}", encoded(&report)?),
+    }
+    .context("cannot write to standard output")?;
+    if let Some((path, mut file)) = json {
+        writeln!(file, "{}", encoded(&report)?).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(Exit::Done)
+}
+
+impl Options {
+    fn settings(&self) -> Settings {
+        let directory = self.directory.clone().unwrap_or_else(std::env::temp_dir);
+        let mut settings = if self.quick { Settings::quick(directory) } else { Settings::full(directory) };
+        if let Some(rounds) = self.rounds {
+            settings.rounds = rounds.into();
+        }
+        if let Some(seconds) = self.seconds {
+            settings.seconds = seconds;
+        }
+        settings
+    }
+}
+
+fn encoded(report: &Report) -> anyhow::Result<String> {
+    serde_json::to_string_pretty(report).context("cannot write the report as JSON")
+}
+
+/// At least so long that something is measured, and not for ever.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.05..=600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("give a number of seconds from 0.05 to 600".to_owned()),
+    }
+}

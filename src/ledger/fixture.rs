@@ -1,0 +1,374 @@
+//! A ledger over memory, for tests: what outlasts the process, faults and pauses as a test asks for them, and a checker
+//! that computes the whole log anew from what is stored.
+//!
+//! The checker shares no code with what it checks but the event's decoder and the opening of a note.
+
+use super::queue::Entry;
+use super::{
+    CheckpointDirectory, Generation, Genesis, Ledger, Limits, OpenError, Receipt, Refused, Running, Settings,
+    Submission, create, identify, open, wake,
+};
+use crate::clock::{FakeClock, Timestamp};
+use crate::crypto::{Handle, MetaKey, RootKey, VaultId};
+use crate::event::{self, Action, Event, ItemOutcome, Outcome};
+use crate::keys::Keyring;
+use crate::merkle::note::{Checkpoint, LogKey, Name};
+use crate::secret::SecretKey;
+use crate::store::{Batch, Fault, Faults, MemoryStore, Order, Rows, Store, Table};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// When every site begins: in September 2026.
+pub(crate) const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+pub(crate) const LOG: &str = "dev.cloakroom.internal/vault";
+const ROOT_KEY: [u8; 32] = [0x52; 32];
+const LOG_SEED: [u8; 32] = [0x4c; 32];
+const VAULT: VaultId = VaultId([0x56; 16]);
+/// Nothing takes a hundredth of this; a test that hangs shall fail.
+pub(crate) const HANG: Duration = Duration::from_secs(120);
+
+/// What stands around a ledger and outlasts it.
+pub(crate) struct Site {
+    pub store: Arc<MemoryStore>,
+    pub clock: Arc<FakeClock>,
+    /// The rulebook's generation, where no policy gives it.
+    pub generation: Arc<AtomicU64>,
+    /// What `on_fatal` was told, once for each call.
+    pub fatal: Arc<Mutex<Vec<String>>>,
+    pub limits: Limits,
+    /// How often checkpoints are signed. So long by default that only the end signs one.
+    pub period: Duration,
+    pub root: [u8; 32],
+    pub log_key: (&'static str, [u8; 32]),
+    folder: tempfile::TempDir,
+}
+
+/// A ledger that runs.
+pub(crate) struct Open {
+    pub ledger: Ledger,
+    pub meta: Arc<MetaKey>,
+    running: Running,
+}
+
+/// Holds each commit back until the test says what becomes of it. Once it is dropped, all pass.
+pub(crate) struct Gate {
+    arrived: Receiver<u64>,
+    go: Sender<Fault>,
+}
+
+/// Who waits for a submission.
+pub(crate) struct Answer(tokio::sync::oneshot::Receiver<Result<Receipt, Refused>>);
+
+/// Every row of a store.
+pub(crate) type Dump = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+// === impl Site ===
+
+impl Site {
+    /// A vault as `init` leaves it: named, with its keys, one event and one checkpoint.
+    pub fn new() -> Self {
+        let site = Self::bare();
+        let open = site.open().unwrap();
+        let keys = Keyring::create(&site.root(), &VAULT, &open.meta, START).unwrap();
+        let first = Submission::new(open.ledger.basis(), event("init", &[])).with_changes(keys);
+        assert_eq!(submit(&open.ledger, first).unwrap().wait().unwrap().sequence(), 0);
+        open.close();
+        site
+    }
+
+    /// A vault that has nothing but its names.
+    pub fn bare() -> Self {
+        Self::named(&Genesis { vault: VAULT, log_id: LOG.to_owned() }, ROOT_KEY, LOG_SEED, START)
+    }
+
+    /// As [`Site::bare`], with names and keys of the test's own.
+    pub fn named(genesis: &Genesis, root: [u8; 32], log_seed: [u8; 32], start: Timestamp) -> Self {
+        let site = Self {
+            store: Arc::new(MemoryStore::new()),
+            clock: FakeClock::at(start),
+            generation: Arc::new(AtomicU64::new(1)),
+            fatal: Arc::default(),
+            limits: Limits { calls: 100_000, records: 10_000_000, bytes: 1 << 30, patience: HANG },
+            period: HANG * 1000,
+            root,
+            log_key: (LOG, log_seed),
+            folder: tempfile::tempdir().unwrap(),
+        };
+        create(&*site.store, &site.root(), genesis, start).unwrap();
+        site
+    }
+
+    pub fn root(&self) -> RootKey {
+        RootKey::new(SecretKey::new(self.root))
+    }
+
+    pub fn log_key(&self) -> LogKey {
+        LogKey::from_seed(Name::new(self.log_key.0).unwrap(), &SecretKey::new(self.log_key.1))
+    }
+
+    pub fn checkpoints(&self) -> CheckpointDirectory {
+        CheckpointDirectory::new(self.folder.path())
+    }
+
+    /// The size that the checkpoint outside vouches for.
+    pub fn vouched(&self) -> u64 {
+        self.checkpoints().newest(&self.log_key()).unwrap().map_or(0, |checkpoint| checkpoint.size())
+    }
+
+    /// What a crash leaves: the store opened again, with these faults.
+    pub fn restart(&mut self, faults: Option<Faults>) {
+        self.store = Arc::new(match faults {
+            Some(faults) => self.store.reopen_with_faults(faults),
+            None => self.store.reopen(),
+        });
+    }
+
+    /// As [`Site::restart`], with a gate before the store.
+    pub fn restart_gated(&mut self) -> Gate {
+        let (gate, faults) = gate();
+        self.restart(Some(faults));
+        gate
+    }
+
+    pub fn open(&self) -> Result<Open, OpenError> {
+        let generation = Arc::clone(&self.generation);
+        self.open_under(Box::new(move || generation.load(Ordering::SeqCst)))
+    }
+
+    /// Opens with a rulebook's generation of the test's own.
+    pub fn open_under(&self, rulebook_generation: Generation) -> Result<Open, OpenError> {
+        let (genesis, meta) = identify(&*self.store, &self.root())?;
+        let fatal = Arc::clone(&self.fatal);
+        let settings = Settings {
+            limits: self.limits.clone(),
+            checkpoints: self.checkpoints(),
+            checkpoint_period: self.period,
+            log_key: self.log_key(),
+            clock: Arc::clone(&self.clock) as _,
+            rulebook_generation,
+            on_fatal: Box::new(move |error| fatal.lock().unwrap().push(error.to_string())),
+        };
+        let store = Arc::clone(&self.store);
+        let (ledger, running) = open(store, &genesis, Arc::clone(&meta), settings)?;
+        Ok(Open { ledger, meta, running })
+    }
+
+    /// Changes the store behind the vault's back.
+    pub fn edit(&mut self, change: impl FnOnce(&mut Batch)) {
+        self.restart(None);
+        let mut batch = Batch::default();
+        change(&mut batch);
+        self.store.commit(&batch).unwrap();
+    }
+
+    pub fn row(&self, table: Table, key: &[u8]) -> Option<Vec<u8>> {
+        self.dump().remove(&(table, key.to_vec()))
+    }
+
+    pub fn dump(&self) -> Dump {
+        let rows = |table: Table| {
+            let found = self.store.scan(table, &[], &[0xff; 64], Order::Ascending, usize::MAX).unwrap();
+            found.into_iter().map(move |(key, row)| ((table, key), row))
+        };
+        Table::ALL.into_iter().flat_map(rows).collect()
+    }
+
+    /// Computes the whole log anew and holds every row that it made against that. The events, if all is well.
+    pub fn check(&self) -> Vec<Event> {
+        let dump = self.dump();
+        let events = decode_all(&dump);
+        let leaves = leaves(&dump);
+        check_tiles(&dump, &leaves);
+        check_index(&dump, &events);
+        self.check_checkpoints(&dump, &leaves);
+        events
+    }
+
+    fn check_checkpoints(&self, dump: &Dump, leaves: &[[u8; 32]]) {
+        let check = |checkpoint: &Checkpoint| {
+            let size = usize::try_from(checkpoint.size()).unwrap();
+            assert!(size <= leaves.len(), "a checkpoint speaks of {size} events, and there are {}", leaves.len());
+            assert_eq!(checkpoint.root().0, root(&leaves[..size]), "the checkpoint's root over {size} events");
+            size
+        };
+        let outside = self.checkpoints().newest(&self.log_key()).unwrap();
+        let outside = outside.as_ref().map_or(0, check);
+        if let Some(note) = dump.get(&(Table::Tree, b"checkpoint".to_vec())) {
+            let key = self.log_key();
+            let note = std::str::from_utf8(note).unwrap();
+            let inside = check(&Checkpoint::open(note, key.name(), &[key.verifier()]).unwrap());
+            assert!(inside <= outside, "what is stored inside was outside before");
+        }
+    }
+}
+
+/// Numbers without gaps, each event in its one spelling, times that never decrease.
+fn decode_all(dump: &Dump) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    for (number, (key, bytes)) in rows_of(dump, Table::Events).enumerate() {
+        assert_eq!(key, (number as u64).to_be_bytes(), "events are numbered without gaps");
+        let event = event::decode(bytes).unwrap_or_else(|error| panic!("event {number}: {error}"));
+        if let Some(before) = events.last() {
+            assert!(before.timestamp() <= event.timestamp(), "event {number} is earlier than the one before");
+        }
+        events.push(event);
+    }
+    events
+}
+
+fn leaves(dump: &Dump) -> Vec<[u8; 32]> {
+    rows_of(dump, Table::Events).map(|(_, bytes)| hash(&[&[0], bytes])).collect()
+}
+
+/// Exactly the full tiles, and in them exactly these hashes.
+fn check_tiles(dump: &Dump, leaves: &[[u8; 32]]) {
+    let mut expected = BTreeSet::new();
+    let (mut level, mut hashes) = (0, leaves.to_vec());
+    while hashes.len() >= 256 {
+        for (index, tile) in hashes.chunks_exact(256).enumerate() {
+            let place = if index < 1000 { format!("{index:03}") } else { format!("x{:03}/{:03}", index / 1000, index % 1000) };
+            expected.insert((format!("tile/{level}/{place}").into_bytes(), tile.concat()));
+        }
+        hashes = hashes.chunks_exact(256).map(root).collect();
+        level += 1;
+    }
+    let is_tile = |(key, _): &(&[u8], &[u8])| *key != b"checkpoint";
+    let stored: BTreeSet<_> =
+        rows_of(dump, Table::Tree).filter(is_tile).map(|(key, row)| (key.to_vec(), row.to_vec())).collect();
+    assert!(stored == expected, "{} tiles are stored, {} are right", stored.len(), expected.len());
+}
+
+/// Each event under its caller, its scope and each of its handles, and nothing else.
+fn check_index(dump: &Dump, events: &[Event]) {
+    let mut expected = BTreeSet::new();
+    for (number, event) in events.iter().enumerate() {
+        let mut add = |kind: &[u8], subject: &[u8]| {
+            if !subject.is_empty() {
+                expected.insert([kind, subject, &(number as u64).to_be_bytes()].concat());
+            }
+        };
+        let short = |text: &str| if text.is_empty() { Vec::new() } else { hash(&[text.as_bytes()])[..16].to_vec() };
+        add(b"c", &short(&event.caller));
+        add(b"s", &short(&event.scope));
+        event.handles.iter().for_each(|handle| add(b"h", handle));
+    }
+    assert!(rows_of(dump, Table::EventIndex).all(|(_, row)| row.is_empty()));
+    let stored: BTreeSet<_> = rows_of(dump, Table::EventIndex).map(|(key, _)| key.to_vec()).collect();
+    assert!(stored == expected, "{} index rows are stored, {} are right", stored.len(), expected.len());
+}
+
+fn rows_of(dump: &Dump, table: Table) -> impl Iterator<Item = (&[u8], &[u8])> {
+    dump.range((table, Vec::new())..).take_while(move |((of, _), _)| *of == table).map(|((_, key), row)| (&key[..], &row[..]))
+}
+
+/// RFC 6962, 2.1, as it is written there.
+pub(crate) fn root(leaves: &[[u8; 32]]) -> [u8; 32] {
+    match leaves {
+        [] => hash(&[]),
+        [leaf] => *leaf,
+        _ => {
+            let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+            hash(&[&[1], &root(left), &root(right)])
+        }
+    }
+}
+
+fn hash(parts: &[&[u8]]) -> [u8; 32] {
+    parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize().into()
+}
+
+// === impl Open, Gate, Answer ===
+
+impl Open {
+    /// Ends in order, as far as it still can.
+    pub fn close(self) {
+        self.running.close();
+    }
+}
+
+/// Faults that the test decides one by one, and the test's end of it.
+pub(crate) fn gate() -> (Gate, Faults) {
+    let (tell, arrived) = channel();
+    let (go, decided) = channel();
+    let faults: Faults = Box::new(move |number, _| match tell.send(number) {
+        Ok(()) => decided.recv().unwrap_or(Fault::NONE),
+        Err(_) => Fault::NONE,
+    });
+    (Gate { arrived, go }, faults)
+}
+
+impl Gate {
+    /// Waits until a commit stands before the store, and says which, from 0.
+    pub fn arrived(&self) -> u64 {
+        self.arrived.recv_timeout(HANG).expect("a commit comes")
+    }
+
+    /// Whether one stands there now.
+    pub fn is_empty(&self) -> bool {
+        self.arrived.try_recv().is_err()
+    }
+
+    /// Lets the one that stands there go on.
+    pub fn go(&self, fault: Fault) {
+        self.go.send(fault).expect("a commit waits");
+    }
+
+    /// Lets the next one pass.
+    pub fn pass(&self) {
+        self.arrived();
+        self.go(Fault::NONE);
+    }
+}
+
+impl Answer {
+    /// Waits. A writer that is gone is unavailable, as it is for [`Ledger::commit`].
+    pub fn wait(self) -> Result<Receipt, Refused> {
+        self.0.blocking_recv().unwrap_or(Err(Refused::Unavailable))
+    }
+
+    /// Whether there is none yet.
+    pub fn is_open(&mut self) -> bool {
+        matches!(self.0.try_recv(), Err(tokio::sync::oneshot::error::TryRecvError::Empty))
+    }
+}
+
+/// Hands a submission over without waiting.
+pub(crate) fn submit(ledger: &Ledger, submission: Submission) -> Result<Answer, Refused> {
+    let (waiter, receipt) = wake::waiter();
+    ledger.shared.queue.push(Entry::new(submission, waiter), &ledger.shared.limits)?;
+    Ok(Answer(receipt))
+}
+
+/// How many submissions wait for the writer.
+pub(crate) fn waiting(ledger: &Ledger) -> usize {
+    ledger.shared.queue.waiting()
+}
+
+/// An event that names `handles` as issued.
+pub(crate) fn event(detail: &str, handles: &[Handle]) -> Event {
+    Event {
+        action: Action::Tokenize.into(),
+        outcome: Outcome::Allowed.into(),
+        caller: "spiffe://dev.cloakroom.internal/gateway".to_owned(),
+        scope: "pan".to_owned(),
+        handles: event::handles(handles.iter().map(|handle| Some(handle.as_bytes()))),
+        item_outcomes: vec![ItemOutcome::Issued.into(); handles.len()],
+        detail: detail.to_owned(),
+        salt: vec![0x5a; event::SALT_BYTES].into(),
+        ..Event::default()
+    }
+}
+
+/// Counts up from 0, for names that must differ.
+#[derive(Default)]
+pub(crate) struct Count(AtomicUsize);
+
+impl Count {
+    pub fn next(&self) -> usize {
+        self.0.fetch_add(1, Ordering::SeqCst)
+    }
+}
