@@ -108,7 +108,7 @@ pub fn main() -> ExitCode {
         if is_broken_pipe(&error) {
             return Exit::Done;
         }
-        complain(&format!("{error:#}"));
+        complain(&in_words(&error));
         Exit::after(&error)
     });
     ExitCode::from(exit as u8)
@@ -191,6 +191,17 @@ fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
+/// The error with its causes. A message that holds its cause's words already does not say them twice.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
+}
+
 /// Writes a message to standard error. If even that fails there is nobody left to tell.
 fn complain(message: &str) {
     let _nobody_listens = writeln!(std::io::stderr(), "cloakroom: {message}");
@@ -230,6 +241,15 @@ mod tests {
         ] {
             assert!(Cli::try_parse_from(words).is_err(), "{words:?}");
         }
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let missing = std::path::Path::new("no/such/file");
+        let error = anyhow::Error::from(Profile::load(missing).unwrap_err());
+        let words = in_words(&error);
+        assert_eq!(words.matches("os error").count(), 1, "{words}");
+        assert_eq!(in_words(&anyhow::anyhow!("inner").context("outer")), "outer: inner");
     }
 
     #[test]

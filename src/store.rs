@@ -143,7 +143,7 @@ pub enum OpenError {
         detail: String,
     },
     /// The engine refuses what it finds.
-    #[error("{path} can't be opened without losing data: {detail}. Nothing was changed; see `cloakroom recover --help`")]
+    #[error("{path} can't be opened without losing data: {detail}. Nothing was changed; restore from a backup")]
     Refused {
         /// The directory.
         path: PathBuf,

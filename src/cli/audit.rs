@@ -274,7 +274,12 @@ fn write_row(output: &mut impl Write, event: &v1::AuditEvent) -> io::Result<()> 
     }
     // A batch's thousand handles would hide everything else; JSON has them all.
     if let [handle] = event.handles.as_slice() {
-        write!(output, " handle={}", hex::encode(handle))?;
+        if let Some(outcome) = event.item_outcomes().next() {
+            write!(output, " item={}", outcome.as_str_name().trim_start_matches("ITEM_OUTCOME_"))?;
+        }
+        if !handle.is_empty() {
+            write!(output, " handle={}", hex::encode(handle))?;
+        }
     }
     writeln!(output)
 }
@@ -377,7 +382,7 @@ mod tests {
         let mut row = Vec::new();
         write_event(&mut row, &event, Format::Text).unwrap();
         let row = String::from_utf8(row).unwrap();
-        for part in ["12", "2023-11-14T22:13:20.000Z", "DETOKENIZE", "ALLOWED", "1/1", "purpose=\"refund\"", "handle=abab"] {
+        for part in ["12", "2023-11-14T22:13:20.000Z", "DETOKENIZE", "ALLOWED", "1/1", "purpose=\"refund\"", "item=RELEASED", "handle=abab"] {
             assert!(row.contains(part), "{part} in {row}");
         }
         let mut json = Vec::new();

@@ -38,7 +38,10 @@ pub(super) type Batch<T> = Vec<Line<T>>;
 pub(super) fn open(file: Option<&Path>) -> anyhow::Result<Box<dyn Read + Send>> {
     match file {
         Some(path) if path != Path::new("-") => {
-            let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+            // The path is not repeated: it may be a value or a token that somebody took for an argument.
+            let file = File::open(path).context(
+                "cannot open the file that was named. Values and tokens are never arguments; give them on standard input",
+            )?;
             Ok(Box::new(file))
         }
         _ => Ok(Box::new(io::stdin())),
@@ -168,6 +171,12 @@ mod tests {
         };
         read(input, |line| Ok(line.into_exposed()), give).unwrap();
         batches
+    }
+
+    #[test]
+    fn a_value_that_was_taken_for_a_file_is_not_repeated_a_11() {
+        let error = open(Some(Path::new("4111111111111111"))).err().unwrap();
+        assert!(!format!("{error:#}").contains("4111"), "{error:#}");
     }
 
     #[test]

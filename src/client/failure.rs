@@ -37,7 +37,7 @@ pub enum Error {
         problem: String,
     },
     /// Policy, or an access token's check, said no.
-    #[error("{0}. A policy of the vault must name this caller, action and scope")]
+    #[error("{0}. A policy of the vault must name this caller, action and scope; some ask for a purpose")]
     Denied(Failure),
     /// The request itself is not right.
     #[error("{0}")]
@@ -202,7 +202,11 @@ impl fmt::Display for Failure {
         }
         write!(formatter, ": {}", self.message)?;
         for (field, description) in &self.violations {
-            write!(formatter, "; {field}: {description}")?;
+            if *description == self.message {
+                write!(formatter, " (field {field})")?;
+            } else {
+                write!(formatter, "; {field}: {description}")?;
+            }
         }
         if let Some(wait) = self.retry_after {
             write!(formatter, "; try again in {}", humantime::format_duration(wait))?;
@@ -241,6 +245,16 @@ mod tests {
         assert_eq!(failure.reason.as_deref(), Some("POLICY"));
         assert_eq!(failure.receipt, Some(ItemReceipt { log_id: "l".to_owned(), sequence: 7 }));
         assert_eq!(failure.to_string(), "PERMISSION_DENIED (POLICY): not permitted; recorded as event 7 of l");
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_only_field_is_said_once() {
+        let failure = |description: &str| Failure {
+            violations: vec![("scope".to_owned(), description.to_owned())],
+            ..Failure::here("not a scope".to_owned())
+        };
+        assert_eq!(failure("not a scope").to_string(), "FAILED_PRECONDITION: not a scope (field scope)");
+        assert_eq!(failure("too long").to_string(), "FAILED_PRECONDITION: not a scope; scope: too long");
     }
 
     #[test]

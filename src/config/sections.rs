@@ -154,7 +154,7 @@ fn scopes(sections: Vec<(String, Section<'_>)>) -> Option<BTreeMap<String, Scope
 
 fn scope(mut section: Section<'_>) -> Option<Scope> {
     let line = section.line();
-    let format = section.required_located("format", text);
+    let format = section.located_or("format", "opaque".to_owned(), text);
     let prefix = section.located("prefix", text);
     let ttl = section.located_or("ttl", 30 * DAY, duration(SECOND..=CENTURY));
     let max_ttl = section.located_or("max_ttl", 400 * DAY, duration(SECOND..=CENTURY));
