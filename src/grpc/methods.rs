@@ -61,7 +61,6 @@ rows! {
     GET_INCLUSION_PROOF = on_vault("/cloakroom.v1.AuditService/GetInclusionProof", false);
     GET_CONSISTENCY_PROOF = on_vault("/cloakroom.v1.AuditService/GetConsistencyProof", false);
     HEALTH_CHECK = open("/grpc.health.v1.Health/Check");
-    HEALTH_LIST = open("/grpc.health.v1.Health/List");
     HEALTH_WATCH = open("/grpc.health.v1.Health/Watch");
     REFLECTION = open("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
 }

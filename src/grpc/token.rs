@@ -1,6 +1,6 @@
 //! `cloakroom.v1.TokenService`.
 
-use super::methods::{self, Method};
+use super::methods;
 use super::{call_of, convert, finish, status};
 use crate::event::Reveal;
 use crate::policy;
@@ -28,23 +28,10 @@ impl TokenDoor {
     pub fn new(vault: Arc<Vault>) -> Self {
         Self { vault }
     }
-
-    async fn unbuilt<A: policy::Action, T>(
-        &self,
-        call: crate::vault::Call,
-        method: &'static Method,
-        scope: String,
-        requested: usize,
-    ) -> Result<Response<T>, Status> {
-        let vault = Arc::clone(&self.vault);
-        let work = {
-            let call = call.clone();
-            async move { Err::<(), _>(vault.unbuilt_on_scope::<A>(&call, method.action, &scope, requested).await) }
-        };
-        finish(Arc::clone(&self.vault), call, method, work).await?;
-        Err(status::internal())
-    }
 }
+
+/// What a stream's method is called where an option that does not exist yet would be.
+const METHOD: &str = "method";
 
 #[tonic::async_trait]
 impl v1::token_service_server::TokenService for TokenDoor {
@@ -113,9 +100,16 @@ impl v1::token_service_server::TokenService for TokenDoor {
     ) -> Result<Response<v1::RenewTokensResponse>, Status> {
         let call = call_of(&request)?;
         let request = request.into_inner();
-        let requested = request.tokens.len();
-        drop(convert::secrets(request.tokens));
-        self.unbuilt::<policy::action::Renew, _>(call, &methods::RENEW_TOKENS, request.scope, requested).await
+        let tokens = convert::secrets(request.tokens);
+        let vault = Arc::clone(&self.vault);
+        let work = {
+            let call = call.clone();
+            async move {
+                let action = methods::RENEW_TOKENS.action;
+                Err(vault.unbuilt_on_tokens::<policy::action::Renew>(&call, action, &request.scope, &tokens).await)
+            }
+        };
+        finish(Arc::clone(&self.vault), call, &methods::RENEW_TOKENS, work).await
     }
 
     async fn revoke_tokens(
@@ -155,12 +149,15 @@ impl v1::token_service_server::TokenService for TokenDoor {
     ) -> Result<Response<Self::StreamTokenizeStream>, Status> {
         let call = call_of(&request)?;
         // The first batch says which scope is meant: without it there is nothing to decide on.
-        let first = request.into_inner().message().await?.and_then(|first| first.batch);
-        let (scope, requested) = first.map_or((String::new(), 0), |batch| {
-            let request = tokenize_request(batch);
-            (request.scope, request.items.len())
-        });
-        self.unbuilt::<policy::action::Tokenize, _>(call, &methods::STREAM_TOKENIZE, scope, requested).await
+        let first = request.into_inner().message().await?.and_then(|first| first.batch).unwrap_or_default();
+        let request = TokenizeRequest { unsupported: Some(METHOD), ..tokenize_request(first) };
+        let vault = Arc::clone(&self.vault);
+        let work = {
+            let call = call.clone();
+            async move { vault.tokenize(&call, request).await }
+        };
+        finish(Arc::clone(&self.vault), call, &methods::STREAM_TOKENIZE, work).await?;
+        Err(status::internal())
     }
 
     async fn stream_detokenize(
@@ -168,12 +165,15 @@ impl v1::token_service_server::TokenService for TokenDoor {
         request: Request<Streaming<v1::StreamDetokenizeRequest>>,
     ) -> Result<Response<Self::StreamDetokenizeStream>, Status> {
         let call = call_of(&request)?;
-        let first = request.into_inner().message().await?.and_then(|first| first.batch);
-        let (scope, requested) = first.map_or((String::new(), 0), |batch| {
-            let request = detokenize_request(batch);
-            (request.scope, request.tokens.len())
-        });
-        self.unbuilt::<policy::action::Detokenize, _>(call, &methods::STREAM_DETOKENIZE, scope, requested).await
+        let first = request.into_inner().message().await?.and_then(|first| first.batch).unwrap_or_default();
+        let request = DetokenizeRequest { unsupported: Some(METHOD), ..detokenize_request(first) };
+        let vault = Arc::clone(&self.vault);
+        let work = {
+            let call = call.clone();
+            async move { vault.detokenize(&call, request).await }
+        };
+        finish(Arc::clone(&self.vault), call, &methods::STREAM_DETOKENIZE, work).await?;
+        Err(status::internal())
     }
 }
 

@@ -198,7 +198,8 @@ impl Vault {
     pub(super) fn handles_of_denied(&self, path: &scope::Path, tokens: &[Secret<String>]) -> Vec<Option<Handle>> {
         let rulebook = self.policy.rulebook();
         let (Some(scope), Some(keys)) = (rulebook.scopes().resolve(path), self.keyring.scope(path)) else {
-            return Vec::new();
+            // Their places are kept, for what is named behind them.
+            return vec![None; tokens.len().min(HANDLES_OF_DENIED)];
         };
         let first = parse_all(scope.format(), &tokens[..tokens.len().min(HANDLES_OF_DENIED)]);
         first.iter().map(|parsed| self.handle_of(parsed, &keys)).collect()

@@ -10,6 +10,7 @@ use crate::keys::entropy;
 use crate::ledger::{Receipt, Submission};
 use crate::limits::{Refusals, Summary, Verdict};
 use crate::policy::{self, Context, Denied, Permit, Resource};
+use crate::secret::Secret;
 use crate::store::Batch;
 use prost::bytes::Bytes;
 use std::hash::Hash;
@@ -288,17 +289,20 @@ impl Vault {
         self.record_event(event).await
     }
 
-    /// Answers a call of a method on a scope that this version does not have: after policy, and recorded.
-    pub async fn unbuilt_on_scope<A: policy::Action>(
+    /// Answers a call of a method on tokens that this version does not have: after policy, and recorded.
+    pub async fn unbuilt_on_tokens<A: policy::Action>(
         &self,
         call: &Call,
         action: Action,
         scope: &str,
-        requested: usize,
+        tokens: &[Secret<String>],
     ) -> Failure {
-        let asked = Asked::of(call, action, scope, requested);
+        let asked = Asked::of(call, action, scope, tokens.len());
         match scope_path(scope) {
-            Ok(path) => self.unbuilt::<A>(&asked, Resource::Scope(&path)).await,
+            Ok(path) => {
+                let named = self.handles_of_denied(&path, tokens);
+                self.unbuilt::<A>(&asked, Resource::Scope(&path), &named).await
+            }
             Err(violation) => match self.event(&asked) {
                 Ok(event) => self.invalid(event, violation).await,
                 Err(failure) => failure,
@@ -306,20 +310,25 @@ impl Vault {
         }
     }
 
-    /// As [`Vault::unbuilt_on_scope`], for methods on the log.
+    /// As [`Vault::unbuilt_on_tokens`], for methods on the log.
     pub async fn unbuilt_audit(&self, call: &Call) -> Failure {
         let asked = Asked::of(call, Action::QueryAudit, "", 0);
-        self.unbuilt::<policy::action::QueryAudit>(&asked, Resource::Vault).await
+        self.unbuilt::<policy::action::QueryAudit>(&asked, Resource::Vault, &[]).await
     }
 
-    async fn unbuilt<A: policy::Action>(&self, asked: &Asked<'_>, resource: Resource<'_>) -> Failure {
+    async fn unbuilt<A: policy::Action>(
+        &self,
+        asked: &Asked<'_>,
+        resource: Resource<'_>,
+        named: &[Option<Handle>],
+    ) -> Failure {
         let mut event = match self.event(asked) {
             Ok(event) => event,
             Err(failure) => return failure,
         };
         let context = asked.context(self.now());
         match self.policy.permit::<A>(&asked.call.caller, resource, &context) {
-            Err(denied) => self.denied(event, &denied, &[]).await,
+            Err(denied) => self.denied(event, &denied, named).await,
             Ok(permit) => {
                 decided(&mut event, &permit);
                 self.unimplemented(event, "method").await

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -40,22 +40,36 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 // === Home ===
 
-/// A directory that `cloakroom init` made. It is removed when this is dropped.
+/// A directory that `cloakroom init` made.
 pub struct Home {
-    directory: tempfile::TempDir,
+    path: PathBuf,
+    /// Removes it, if it is this one's to remove.
+    _directory: Option<tempfile::TempDir>,
 }
 
 impl Home {
-    /// A fresh one. It lies beside the build, on a real file system, since a temporary one may be in memory.
+    /// A fresh one, removed when this is dropped. It lies beside the build, on a real file system, since a temporary one
+    /// may be in memory.
     pub fn init() -> Self {
         let directory = tempfile::Builder::new().prefix("vault-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let output = program().arg("init").arg(directory.path()).output().unwrap();
+        let home = Self::init_at(directory.path());
+        Self { _directory: Some(directory), ..home }
+    }
+
+    /// A fresh one at `path`, where it stays.
+    pub fn init_at(path: &Path) -> Self {
+        let output = program().arg("init").arg(path).output().unwrap();
         assert!(output.status.success(), "init failed: {}", String::from_utf8_lossy(&output.stderr));
-        Self { directory }
+        Self::at(path)
+    }
+
+    /// One that was made before, where it stays.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned(), _directory: None }
     }
 
     pub fn path(&self) -> &Path {
-        self.directory.path()
+        &self.path
     }
 
     /// A file in it, by its relative name.
@@ -120,11 +134,16 @@ impl Home {
 
     /// The development CA, to sign more clients with.
     pub fn authority(&self) -> Authority<'_> {
-        let key = KeyPair::from_pem(&self.read("pki/ca.key")).unwrap();
-        Authority { home: self, issuer: Issuer::from_ca_cert_pem(&self.read("pki/ca.pem"), key).unwrap() }
+        self.existing_authority("ca")
     }
 
-    /// A new authority, whose certificate is in `pki/NAME.pem`. The vault does not know it yet.
+    /// The authority in `pki/NAME.pem` and `.key`.
+    pub fn existing_authority(&self, name: &str) -> Authority<'_> {
+        let key = KeyPair::from_pem(&self.read(&format!("pki/{name}.key"))).unwrap();
+        Authority { home: self, issuer: Issuer::from_ca_cert_pem(&self.read(&format!("pki/{name}.pem")), key).unwrap() }
+    }
+
+    /// A new authority, kept in `pki/NAME.pem` and `.key`. The vault does not know it yet.
     pub fn new_authority(&self, name: &str) -> Authority<'_> {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
@@ -133,6 +152,7 @@ impl Home {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).unwrap();
         self.write(&format!("pki/{name}.pem"), &certificate.pem());
+        self.write(&format!("pki/{name}.key"), &key.serialize_pem());
         Authority { home: self, issuer: Issuer::new(params, key) }
     }
 
@@ -190,6 +210,7 @@ pub struct Server {
     /// Where it answers probes.
     pub operations: SocketAddr,
     log: PathBuf,
+    output: Mutex<Receiver<String>>,
 }
 
 impl Server {
@@ -205,7 +226,7 @@ impl Server {
         let (send, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // The test has what it wanted; the pipe is still read, so that the vault never waits for it.
+                // Whoever wants no more of it is gone; the pipe is still read, so that the vault never waits for it.
                 let _ = send.send(line);
             }
         });
@@ -219,7 +240,7 @@ impl Server {
             return Err(format!("{first:?}, {status:?}{hung}\n{}", text()));
         };
         let operations = operations_address(&text()).expect("the log says where probes are answered");
-        Ok(Self { child, address, operations, log })
+        Ok(Self { child, address, operations, log, output: Mutex::new(lines) })
     }
 
     pub fn pid(&self) -> i32 {
@@ -229,6 +250,11 @@ impl Server {
     /// What it has written to standard error so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// What it has written to standard output after the line that says where it listens, up to its end.
+    pub fn rest_of_output(&self) -> Vec<String> {
+        self.output.lock().iter().collect()
     }
 
     /// Sends SIGTERM.
