@@ -16,6 +16,7 @@ pub use token::TokenDoor;
 
 use crate::tls::Connection;
 use crate::vault::{Call, Failure, Vault};
+use http::HeaderMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,15 +31,18 @@ fn call_of<T>(request: &Request<T>) -> Result<Call, Status> {
     let connection = request.extensions().get::<Arc<Connection>>().ok_or_else(status::internal)?;
     Ok(Call {
         caller: Arc::clone(&connection.caller),
-        deadline: deadline_of(request),
+        deadline: deadline_of(request.metadata().as_ref()),
         trace_id: trace_id_of(request).unwrap_or_default(),
     })
 }
 
-/// `grpc-timeout`: up to eight digits and a unit. A malformed one was refused by the transport already.
-fn deadline_of<T>(request: &Request<T>) -> Option<Instant> {
-    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
+/// `grpc-timeout`: up to eight digits and a unit. A malformed one counts as none, as it does for the transport.
+fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
     let number: u64 = digits.parse().ok()?;
     let timeout = match unit {
         "H" => Duration::from_secs(number.checked_mul(3600)?),

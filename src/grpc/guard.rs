@@ -1,7 +1,7 @@
 //! The outermost layer: every call passes here before its handler and on its way back.
 //!
-//! In: the method is in the table; the connection's certificate is still valid (a connection may outlive it). Out: the
-//! status is one of ours; the call is counted.
+//! In: the method is in the table; the connection's certificate is still valid (a connection may outlive it). Out: an
+//! answer no later than the caller's deadline; the status is one of ours; the call is counted.
 
 use super::{methods, status};
 use crate::clock::Clock;
@@ -13,6 +13,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::time::Instant;
 use tonic::Code;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -57,6 +58,16 @@ impl Guard {
     }
 }
 
+/// The answer, or DEADLINE_EXCEEDED once nobody waits any more. The transport has a timer of its own around this layer, and
+/// says CANCELLED; set earlier and asked first, this one comes before it. What the call does goes on in its own task.
+async fn in_time<E>(
+    deadline: Option<Instant>,
+    answer: impl Future<Output = Result<Response<Body>, E>>,
+) -> Result<Response<Body>, E> {
+    let Some(deadline) = deadline else { return answer.await };
+    tokio::time::timeout_at(deadline, answer).await.unwrap_or_else(|_| Ok(status::deadline_exceeded().into_http()))
+}
+
 impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
 
@@ -88,9 +99,10 @@ where
             }
         };
         let counters = Arc::clone(&self.guard.counters);
+        let deadline = super::deadline_of(request.headers());
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let mut response = answer.await?;
+            let mut response = in_time(deadline, answer).await?;
             status::sanitize(response.headers_mut());
             // Unary failures are "trailers only": their code stands in the headers. What has none yet is under way.
             let code = response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));

@@ -60,6 +60,11 @@ pub fn certificate_expired() -> Status {
     made(Code::Unauthenticated, Reason::CertificateExpired, None, |_| {})
 }
 
+/// The caller's deadline has passed, and with it all interest in the answer.
+pub fn deadline_exceeded() -> Status {
+    made(Code::DeadlineExceeded, Reason::DeadlineExceeded, None, |_| {})
+}
+
 /// One item's failure, for its place in the results.
 pub fn of_item(failure: ItemFailure) -> tonic_types::Status {
     let (code, reason) = match failure {
@@ -86,11 +91,13 @@ pub fn sanitize(headers: &mut HeaderMap) {
     let Some(code) = headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes())) else { return };
     let status = match code {
         // Our own handlers mark theirs, and health and reflection mean what they say.
-        Code::Ok | Code::Unimplemented | Code::NotFound => return,
+        Code::Ok | Code::NotFound => return,
+        // A compressed message: none is taken.
+        Code::Unimplemented => made(Code::Unimplemented, Reason::NotImplemented, None, |_| {}),
         Code::Internal | Code::OutOfRange | Code::InvalidArgument => {
             made(Code::InvalidArgument, Reason::Malformed, None, |_| {})
         }
-        Code::Cancelled | Code::DeadlineExceeded => made(Code::DeadlineExceeded, Reason::DeadlineExceeded, None, |_| {}),
+        Code::Cancelled | Code::DeadlineExceeded => deadline_exceeded(),
         Code::ResourceExhausted => made(Code::ResourceExhausted, Reason::Overloaded, None, |details| {
             details.set_retry_info(Some(RETRY_AFTER));
         }),
