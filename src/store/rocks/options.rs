@@ -54,8 +54,9 @@ pub(super) fn database(config: &RocksConfig, cache: &Cache, creation: Creation) 
 pub(super) fn families(config: &RocksConfig, cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
     let tables =
         Table::ALL.iter().map(|table| ColumnFamilyDescriptor::new(table.name(), family(*table, config, cache)));
-    let default = ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, small(config));
-    tables.chain([default]).collect()
+    let mut default = small(config);
+    default.set_block_based_table_factory(&plain_blocks(cache));
+    tables.chain([ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, default)]).collect()
 }
 
 /// What "acknowledged is kept" rests on.
@@ -139,16 +140,24 @@ fn plain() -> Options {
 }
 
 fn blocks(table: Table, cache: &Cache) -> BlockBasedOptions {
-    let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(cache);
-    // Indexes and filters count against the cache like all else, and go last.
-    blocks.set_cache_index_and_filter_blocks(true);
-    blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
-    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    let mut blocks = plain_blocks(cache);
     if matches!(table, Table::Tokens | Table::Fingerprints | Table::Requests) {
         // Asked by whole keys, often for one that is not there: about one wrong answer in a hundred.
         blocks.set_bloom_filter(10.0, false);
         blocks.set_whole_key_filtering(true);
     }
+    blocks
+}
+
+fn plain_blocks(cache: &Cache) -> BlockBasedOptions {
+    let mut blocks = BlockBasedOptions::default();
+    // Pinned, so that what lies on disk does not change with RocksDB's default. 6 binds a block's checksum to its file and
+    // place, and every RocksDB since 8.6 reads it; what 7 adds is for compression, and nothing here is compressed.
+    blocks.set_format_version(6);
+    blocks.set_block_cache(cache);
+    // Indexes and filters count against the cache like all else, and go last.
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
     blocks
 }

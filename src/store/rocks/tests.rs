@@ -210,7 +210,9 @@ fn the_running_engine_has_the_settings_that_durability_rests_on() {
     let families: Vec<&str> = families.split("[CFOptions").collect();
     assert_eq!(families.len(), Table::ALL.len() + 1);
     for family in families {
-        for setting in ["compression=kNoCompression", "force_consistency_checks=true", "checksum=kXXH3"] {
+        for setting in
+            ["compression=kNoCompression", "force_consistency_checks=true", "checksum=kXXH3", "format_version=6"]
+        {
             has(family, setting);
         }
     }
