@@ -17,10 +17,11 @@ use crate::secret::SecretKey;
 use crate::store::{Batch, Fault, Faults, MemoryStore, Order, Rows, Store, Table};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 /// When every site begins: in September 2026.
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
@@ -50,18 +51,23 @@ pub(crate) struct Site {
 /// A ledger that runs.
 pub(crate) struct Open {
     pub ledger: Ledger,
+    pub vault: VaultId,
     pub meta: Arc<MetaKey>,
     running: Running,
 }
 
-/// Holds each commit back until the test says what becomes of it. Once it is dropped, all pass.
+/// Holds each commit back until the test says what becomes of it, while it is shut. Once it is dropped, all pass.
 pub(crate) struct Gate {
+    shut: Arc<AtomicBool>,
     arrived: Receiver<u64>,
     go: Sender<Fault>,
 }
 
 /// Who waits for a submission.
-pub(crate) struct Answer(tokio::sync::oneshot::Receiver<Result<Receipt, Refused>>);
+pub(crate) struct Answer {
+    receipt: oneshot::Receiver<Result<Receipt, Refused>>,
+    came: Option<Result<Receipt, Refused>>,
+}
 
 /// Every row of a store.
 pub(crate) type Dump = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
@@ -154,7 +160,7 @@ impl Site {
         };
         let store = Arc::clone(&self.store);
         let (ledger, running) = open(store, &genesis, Arc::clone(&meta), settings)?;
-        Ok(Open { ledger, meta, running })
+        Ok(Open { ledger, vault: genesis.vault, meta, running })
     }
 
     /// Changes the store behind the vault's back.
@@ -294,14 +300,38 @@ impl Open {
 pub(crate) fn gate() -> (Gate, Faults) {
     let (tell, arrived) = channel();
     let (go, decided) = channel();
-    let faults: Faults = Box::new(move |number, _| match tell.send(number) {
-        Ok(()) => decided.recv().unwrap_or(Fault::NONE),
-        Err(_) => Fault::NONE,
+    let shut = Arc::new(AtomicBool::new(true));
+    let is_shut = Arc::clone(&shut);
+    let faults: Faults = Box::new(move |number, _| match is_shut.load(Ordering::SeqCst).then(|| tell.send(number)) {
+        Some(Ok(())) => decided.recv().unwrap_or(Fault::NONE),
+        _ => Fault::NONE,
     });
-    (Gate { arrived, go }, faults)
+    (Gate { shut, arrived, go }, faults)
 }
 
 impl Gate {
+    /// From now on commits wait.
+    pub fn shut(&self) {
+        self.shut.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on they pass. One that stands here already still waits.
+    pub fn lift(&self) {
+        self.shut.store(false, Ordering::SeqCst);
+    }
+
+    /// As [`Gate::arrived`], while the tasks of this thread go on.
+    pub async fn come(&self) -> u64 {
+        let started = Instant::now();
+        loop {
+            match self.arrived.try_recv() {
+                Ok(number) => return number,
+                Err(_) => tokio::task::yield_now().await,
+            }
+            assert!(started.elapsed() < HANG, "a commit comes");
+        }
+    }
+
     /// Waits until a commit stands before the store, and says which, from 0.
     pub fn arrived(&self) -> u64 {
         self.arrived.recv_timeout(HANG).expect("a commit comes")
@@ -326,13 +356,26 @@ impl Gate {
 
 impl Answer {
     /// Waits. A writer that is gone is unavailable, as it is for [`Ledger::commit`].
-    pub fn wait(self) -> Result<Receipt, Refused> {
-        self.0.blocking_recv().unwrap_or(Err(Refused::Unavailable))
+    pub fn wait(mut self) -> Result<Receipt, Refused> {
+        // Asked again and again, since a test that runs in a runtime must not block it.
+        let started = Instant::now();
+        while self.is_open() {
+            assert!(started.elapsed() < HANG, "an answer comes");
+            std::thread::yield_now();
+        }
+        self.came.expect("it came")
     }
 
     /// Whether there is none yet.
     pub fn is_open(&mut self) -> bool {
-        matches!(self.0.try_recv(), Err(tokio::sync::oneshot::error::TryRecvError::Empty))
+        if self.came.is_none() {
+            self.came = match self.receipt.try_recv() {
+                Ok(outcome) => Some(outcome),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Closed) => Some(Err(Refused::Unavailable)),
+            };
+        }
+        self.came.is_none()
     }
 }
 
@@ -340,7 +383,7 @@ impl Answer {
 pub(crate) fn submit(ledger: &Ledger, submission: Submission) -> Result<Answer, Refused> {
     let (waiter, receipt) = wake::waiter();
     ledger.shared.queue.push(Entry::new(submission, waiter), &ledger.shared.limits)?;
-    Ok(Answer(receipt))
+    Ok(Answer { receipt, came: None })
 }
 
 /// How many submissions wait for the writer.
@@ -360,15 +403,5 @@ pub(crate) fn event(detail: &str, handles: &[Handle]) -> Event {
         detail: detail.to_owned(),
         salt: vec![0x5a; event::SALT_BYTES].into(),
         ..Event::default()
-    }
-}
-
-/// Counts up from 0, for names that must differ.
-#[derive(Default)]
-pub(crate) struct Count(AtomicUsize);
-
-impl Count {
-    pub fn next(&self) -> usize {
-        self.0.fetch_add(1, Ordering::SeqCst)
     }
 }

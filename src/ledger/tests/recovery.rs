@@ -1,0 +1,291 @@
+//! Opening: what is on disk is held against the checkpoint outside, the root key and the log key. Every inconsistency has
+//! its name, and a refused start changes nothing.
+
+use super::*;
+use crate::keys::authentic;
+use crate::ledger::OpenError;
+use crate::merkle::note::NoteError;
+
+/// A closed log of `events` events, all of them vouched for.
+fn log_of(events: u32) -> Site {
+    let site = Site::new();
+    let open = site.open().unwrap();
+    let answers: Vec<Answer> = (1..events).map(|number| issue_now(&open, number)).collect();
+    assert!(answers.into_iter().all(|answer| answer.wait().is_ok()));
+    open.close();
+    assert_eq!((site.check().len(), site.vouched()), (events as usize, u64::from(events)));
+    site
+}
+
+/// Why it does not open. Nothing was changed by trying.
+fn refusal(site: &Site) -> OpenError {
+    let before = site.dump();
+    let checkpoint = std::fs::read(site.checkpoints().file()).ok();
+    let error = site.open().err().expect("it must not open");
+    assert!(site.dump() == before, "a refused start changes nothing");
+    assert_eq!(std::fs::read(site.checkpoints().file()).ok(), checkpoint);
+    error
+}
+
+fn key(sequence: u64) -> [u8; 8] {
+    sequence.to_be_bytes()
+}
+
+/// Flips one bit of a row.
+fn flip(site: &mut Site, table: Table, row_key: &[u8], at: usize) {
+    let mut row = site.row(table, row_key).unwrap();
+    row[at] ^= 1;
+    site.edit(|rows| rows.put(table, row_key, &row));
+}
+
+#[test]
+fn a_log_that_is_shorter_than_its_checkpoint_is_refused_a_02() {
+    for missing in 1..=5_u64 {
+        let mut site = log_of(5);
+        site.edit(|rows| (5 - missing..5).for_each(|sequence| rows.delete(Table::Events, &key(sequence))));
+        let error = refusal(&site);
+        assert!(matches!(error, OpenError::TooShort { size, vouched: 5 } if size == 5 - missing), "{error}");
+    }
+}
+
+#[test]
+fn an_event_that_is_missing_is_named_a_02() {
+    for missing in 0..4_u64 {
+        let mut site = log_of(5);
+        site.edit(|rows| rows.delete(Table::Events, &key(missing)));
+        let error = refusal(&site);
+        assert!(matches!(error, OpenError::Gap(sequence) if sequence == missing), "{error}");
+    }
+}
+
+#[test]
+fn an_event_that_was_changed_is_found_a_01() {
+    let mut tried = 0;
+    let mut site = log_of(5);
+    for sequence in 0..5_u64 {
+        let good = site.row(Table::Events, &key(sequence)).unwrap();
+        for at in 0..good.len() {
+            flip(&mut site, Table::Events, &key(sequence), at);
+            let error = refusal(&site);
+            assert!(matches!(error, OpenError::WrongHash { from: 0, to: 5 }), "byte {at} of event {sequence}: {error}");
+            tried += 1;
+            site.edit(|rows| rows.put(Table::Events, &key(sequence), &good));
+        }
+    }
+    site.open().unwrap().close();
+    println!("recovery: {tried} changed events found");
+}
+
+#[test]
+fn events_that_changed_places_are_found_a_02() {
+    let mut site = log_of(5);
+    let (one, two) = (site.row(Table::Events, &key(1)).unwrap(), site.row(Table::Events, &key(2)).unwrap());
+    site.edit(|rows| {
+        rows.put(Table::Events, &key(1), &two);
+        rows.put(Table::Events, &key(2), &one);
+    });
+    assert!(matches!(refusal(&site), OpenError::WrongHash { .. }));
+}
+
+#[test]
+fn an_event_behind_the_checkpoint_must_be_one() {
+    // Nothing vouches for it yet, but the next start must be able to read it.
+    let mut site = log_of(5);
+    site.edit(|rows| rows.put(Table::Events, &key(5), b"\x01nonsense"));
+    assert!(matches!(refusal(&site), OpenError::Event(5)));
+    site.edit(|rows| rows.put(Table::Events, &key(5), b"\x02"));
+    assert!(matches!(refusal(&site), OpenError::Event(5)));
+}
+
+#[test]
+fn a_row_that_no_log_has_is_refused() {
+    for name in [&[0xff; 8][..], b"xyz", &[0xff; 7]] {
+        let mut site = log_of(5);
+        site.edit(|rows| rows.put(Table::Events, name, b""));
+        let error = refusal(&site);
+        assert!(matches!(error, OpenError::Damaged("events")), "{name:x?}: {error}");
+    }
+}
+
+#[test]
+fn tiles_are_held_against_the_checkpoint_too() {
+    for events in [256, 257, 600] {
+        for change in 0..3 {
+            let mut site = log_of(events);
+            let tile = b"tile/0/000";
+            match change {
+                0 => flip(&mut site, Table::Tree, tile, 77),
+                1 => site.edit(|rows| rows.delete(Table::Tree, tile)),
+                _ => site.edit(|rows| rows.put(Table::Tree, tile, b"short")),
+            }
+            let error = refusal(&site);
+            assert!(matches!(error, OpenError::WrongHash { .. }), "{events} events, change {change}: {error}");
+        }
+    }
+    // Completed behind the checkpoint: the events themselves tell.
+    let mut site = log_of(250);
+    let checkpoint = std::fs::read_to_string(site.checkpoints().file()).unwrap();
+    let open = site.open().unwrap();
+    (300..320).for_each(|number| drop(issue_now(&open, number).wait().unwrap()));
+    open.close();
+    site.checkpoints().write(&checkpoint).unwrap();
+    assert!(site.open().map(Open::close).is_ok(), "a checkpoint may be older");
+    site.checkpoints().write(&checkpoint).unwrap();
+    flip(&mut site, Table::Tree, b"tile/0/000", 5);
+    assert!(matches!(refusal(&site), OpenError::WrongHash { from: 0, to: 256 }));
+}
+
+#[test]
+fn without_its_checkpoint_a_log_is_not_opened() {
+    let site = log_of(5);
+    let file = site.checkpoints().file();
+    let checkpoint = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(matches!(refusal(&site), OpenError::NoCheckpoint(path) if path == file));
+    // A crash while it was being replaced leaves the old one.
+    site.checkpoints().write(&checkpoint).unwrap();
+    std::fs::write(file.with_extension("new"), "half of a").unwrap();
+    site.open().unwrap().close();
+    site.check();
+}
+
+#[test]
+fn a_checkpoint_that_was_altered_is_refused_a_04() {
+    let site = log_of(5);
+    let good = std::fs::read_to_string(site.checkpoints().file()).unwrap();
+    let invalid = |text: &str| {
+        std::fs::write(site.checkpoints().file(), text).unwrap();
+        match refusal(&site) {
+            OpenError::Checkpoint(CheckpointError::Invalid { error, .. }) => error,
+            other => panic!("{other}"),
+        }
+    };
+    assert!(matches!(invalid(&good.replacen("\n5\n", "\n4\n", 1)), NoteError::BadSignature(_)));
+    assert!(matches!(invalid(""), NoteError::Malformed(_)));
+    assert!(matches!(invalid(&good[..good.len() - 9]), NoteError::Malformed(_)));
+    std::fs::write(site.checkpoints().file(), vec![b'x'; 70_000]).unwrap();
+    assert!(matches!(refusal(&site), OpenError::Checkpoint(CheckpointError::Io { .. })));
+    std::fs::write(site.checkpoints().file(), [0xff, 0xfe]).unwrap();
+    assert!(matches!(refusal(&site), OpenError::Checkpoint(CheckpointError::Io { .. })));
+}
+
+#[test]
+fn an_older_copy_of_everything_is_found_a_05() {
+    let mut site = log_of(5);
+    let yesterday = site.dump();
+    let open = site.open().unwrap();
+    (10..15).for_each(|number| drop(issue_now(&open, number).wait().unwrap()));
+    open.close();
+    let today = site.dump();
+    site.edit(|rows| {
+        today.keys().for_each(|(table, key)| rows.delete(*table, key));
+        yesterday.iter().for_each(|((table, key), row)| rows.put(*table, key, row));
+    });
+    assert!(site.dump() == yesterday);
+    let error = refusal(&site);
+    assert!(matches!(error, OpenError::TooShort { size: 5, vouched: 10 }), "{error}");
+}
+
+#[test]
+fn another_log_key_is_refused() {
+    let mut site = log_of(5);
+    site.log_key.0 = "another.example/vault";
+    let error = refusal(&site);
+    assert!(matches!(&error, OpenError::WrongLogKey { key, data } if key == "another.example/vault" && data == LOG));
+    // The same name, and another key.
+    site.log_key = (LOG, [9; 32]);
+    let error = refusal(&site);
+    let untrusted = matches!(error, OpenError::Checkpoint(CheckpointError::Invalid { error: NoteError::Untrusted, .. }));
+    assert!(untrusted, "{error}");
+}
+
+#[test]
+fn another_root_key_is_refused_before_anything_is_opened() {
+    let mut site = log_of(5);
+    site.root[31] ^= 1;
+    let error = refusal(&site);
+    assert!(matches!(error, OpenError::WrongRootKey("format")), "{error}");
+    assert!(!error.to_string().contains("5252"), "no key in a message");
+}
+
+#[test]
+fn a_newer_format_is_refused_and_named_c_06() {
+    for (name, newer) in [
+        ("format", vec![0, 0, 0, 2]),
+        ("vault", [&[2][..], &[0x56; 16]].concat()),
+        ("log", b"\x02log".to_vec()),
+        ("time", [&[2][..], &[0; 8]].concat()),
+    ] {
+        let mut site = log_of(2);
+        let meta = site.open().map(|open| (Arc::clone(&open.meta), open.close()).0).unwrap();
+        let row = authentic::seal(&meta, Table::Meta, name.as_bytes(), &newer);
+        site.edit(|rows| rows.put(Table::Meta, name.as_bytes(), &row));
+        let error = refusal(&site);
+        assert!(matches!(error, OpenError::Newer(2)), "{name}: {error}");
+    }
+}
+
+#[test]
+fn rows_of_meta_can_not_be_edited_moved_or_removed() {
+    let mut tried = 0;
+    let mut site = log_of(2);
+    for name in ["format", "vault", "log", "time"] {
+        let good = site.row(Table::Meta, name.as_bytes()).unwrap();
+        for at in 0..good.len() {
+            flip(&mut site, Table::Meta, name.as_bytes(), at);
+            let error = refusal(&site);
+            let named = matches!(error, OpenError::WrongRootKey(_) | OpenError::Newer(_));
+            assert!(named, "byte {at} of meta/{name}: {error}");
+            tried += 1;
+            site.edit(|rows| rows.put(Table::Meta, name.as_bytes(), &good));
+        }
+        site.edit(|rows| rows.put(Table::Meta, name.as_bytes(), b"short"));
+        assert!(matches!(refusal(&site), OpenError::Damaged(row) | OpenError::WrongRootKey(row) if row == name));
+        site.edit(|rows| rows.delete(Table::Meta, name.as_bytes()));
+        assert!(matches!(refusal(&site), OpenError::Damaged(row) if row == name));
+        site.edit(|rows| rows.put(Table::Meta, name.as_bytes(), &good));
+    }
+    site.open().unwrap().close();
+    let log = site.row(Table::Meta, b"log").unwrap();
+    site.edit(|rows| rows.put(Table::Meta, b"time", &log));
+    assert!(matches!(refusal(&site), OpenError::WrongRootKey("time")), "a row that was moved does not verify");
+    println!("recovery: {tried} bytes of meta flipped, all found");
+}
+
+#[test]
+fn time_goes_on_where_the_mark_left_it_l_03() {
+    let mut site = Site::new();
+    let open = site.open().unwrap();
+    site.clock.advance(Duration::from_hours(5));
+    let later = issue_now(&open, 1).wait().unwrap().time();
+    open.close();
+    assert_eq!(later, START.checked_add(Duration::from_hours(5)).unwrap());
+    site.clock = crate::clock::FakeClock::at(START);
+    site.restart(None);
+    let open = site.open().unwrap();
+    assert_eq!(open.ledger.clock().now(), later, "the clock was set back, and time stands");
+    open.close();
+}
+
+#[test]
+fn a_log_of_many_tiles_is_whole_and_opens_again() {
+    for events in [255, 256, 257, 511, 512, 513, 66_000] {
+        let mut site = Site::new();
+        let gate = site.restart_gated();
+        let open = site.open().unwrap();
+        let held = hold_one(&open, &gate, 1);
+        let waiting: Vec<Answer> = (2..events).map(|number| issue_now(&open, number)).collect();
+        gate.go(Fault::NONE);
+        gate.pass();
+        assert!(held.wait().is_ok() && waiting.into_iter().all(|answer| answer.wait().is_ok()));
+        open.close();
+        assert_eq!(site.check().len(), events as usize);
+        site.restart(None);
+        let open = site.open().unwrap();
+        (0..3).for_each(|_| drop(issue_now(&open, events).wait().unwrap()));
+        let head = open.ledger.head().unwrap();
+        open.close();
+        assert_eq!((site.check().len() as u64, site.vouched()), (head.size, head.size));
+        println!("tiles: a log of {} events, computed anew", head.size);
+    }
+}

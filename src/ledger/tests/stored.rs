@@ -1,0 +1,158 @@
+//! The ledger's rows, byte by byte: against frozen ones, and as keys that can't be mistaken for one another.
+
+use super::*;
+use crate::crypto::VaultId;
+use proptest::prelude::*;
+use serde_json::Value;
+
+fn vectors() -> Value {
+    serde_json::from_str(include_str!("../../../tests/vectors/rows_v1.json")).unwrap()
+}
+
+fn unhex(value: &Value) -> Vec<u8> {
+    hex::decode(value.as_str().unwrap()).unwrap()
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap()
+}
+
+/// The vault of the vectors.
+fn frozen_site(frozen: &Value) -> Site {
+    let key = |name: &str| unhex(&frozen[name]).try_into().unwrap();
+    let vault = VaultId(unhex(&frozen["vault_id"]).try_into().unwrap());
+    let genesis = Genesis { vault, log_id: frozen["log_id"].as_str().unwrap().to_owned() };
+    let created = Timestamp::from_millis(number(&frozen["created_millis"]));
+    Site::named(&genesis, key("root_key"), key("log_seed"), created)
+}
+
+#[test]
+fn the_rows_of_meta_are_the_frozen_ones() {
+    let frozen = vectors();
+    let site = frozen_site(&frozen);
+    let expected: fixture::Dump = frozen["meta"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| ((Table::Meta, unhex(&row["row_key"])), unhex(&row["row"])))
+        .collect();
+    assert_eq!(expected.len(), 4);
+    assert!(site.dump() == expected);
+    let (genesis, _) = identify(&*site.store, &site.root()).unwrap();
+    assert_eq!((genesis.vault.0.to_vec(), genesis.log_id.as_str()), (unhex(&frozen["vault_id"]), LOG));
+}
+
+#[test]
+fn index_keys_are_the_frozen_ones() {
+    for frozen in vectors()["event_index"].as_array().unwrap() {
+        let subject = frozen["subject"].as_str().unwrap();
+        let key = match frozen["kind"].as_str().unwrap() {
+            "caller" => IndexKey::caller(subject),
+            "scope" => IndexKey::scope(subject),
+            "handle" => IndexKey::handle(&hex::decode(subject).unwrap()),
+            other => panic!("{other}"),
+        };
+        let sequence = number(&frozen["sequence"]);
+        assert_eq!(key.at(sequence), unhex(&frozen["row_key"]), "{subject}");
+        assert_eq!(key.sequence(&unhex(&frozen["row_key"])), Some(sequence));
+    }
+}
+
+fn frozen_event(frozen: &Value) -> Event {
+    let handles = frozen["handles"].as_array().unwrap();
+    let outcomes = frozen["item_outcomes"].as_array().unwrap();
+    Event {
+        action: number(&frozen["action"]) as i32,
+        outcome: number(&frozen["outcome"]) as i32,
+        caller: frozen["caller"].as_str().unwrap().to_owned(),
+        scope: frozen["scope"].as_str().unwrap().to_owned(),
+        handles: handles.iter().map(|handle| unhex(handle).into()).collect(),
+        requested: u32::try_from(handles.len()).unwrap(),
+        succeeded: u32::try_from(handles.iter().filter(|handle| !unhex(handle).is_empty()).count()).unwrap(),
+        item_outcomes: outcomes.iter().map(|outcome| number(outcome) as i32).collect(),
+        detail: frozen["detail"].as_str().unwrap().to_owned(),
+        salt: unhex(&frozen["salt"]).into(),
+        ..Event::default()
+    }
+}
+
+#[test]
+fn a_log_of_two_events_is_the_frozen_one_in_every_row() {
+    let frozen = vectors();
+    let site = frozen_site(&frozen);
+    let log = &frozen["log"];
+    for (place, event) in log["events"].as_array().unwrap().iter().enumerate() {
+        let time = Timestamp::from_millis(number(&event["time_millis"]));
+        site.clock.advance(time.since(crate::clock::Clock::wall(&*site.clock)));
+        let open = site.open().unwrap();
+        if place == 1 {
+            // As the one who signs leaves it for the next commit.
+            let note = std::fs::read_to_string(site.checkpoints().file()).unwrap();
+            assert_eq!(note, log["checkpoint_after_one"].as_str().unwrap());
+            open.ledger.shared.queue.leave_checkpoint(note);
+        }
+        submit(&open.ledger, Submission::new(open.ledger.basis(), frozen_event(event))).unwrap().wait().unwrap();
+        open.close();
+    }
+    let note = std::fs::read_to_string(site.checkpoints().file()).unwrap();
+    assert_eq!(note, log["checkpoint_after_two"].as_str().unwrap());
+
+    let mut expected = fixture::Dump::new();
+    for row in frozen["meta"].as_array().unwrap() {
+        expected.insert((Table::Meta, unhex(&row["row_key"])), unhex(&row["row"]));
+    }
+    expected.insert((Table::Meta, b"time".to_vec()), unhex(&log["meta_time_after"]));
+    for (table, rows) in [(Table::Events, "rows"), (Table::Tree, "tree")] {
+        for row in log[rows].as_array().unwrap() {
+            expected.insert((table, unhex(&row["row_key"])), unhex(&row["row"]));
+        }
+    }
+    for row_key in log["event_index"].as_array().unwrap() {
+        expected.insert((Table::EventIndex, unhex(row_key)), Vec::new());
+    }
+    let stored = site.dump();
+    for (place, row) in &expected {
+        assert_eq!(stored.get(place).map(hex::encode), Some(hex::encode(row)), "{:?} {}", place.0, hex::encode(&place.1));
+    }
+    assert_eq!(stored.len(), expected.len());
+    site.check();
+}
+
+/// What an index row stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Subject {
+    Caller(String),
+    Scope(String),
+    Handle([u8; 20]),
+}
+
+fn subject() -> impl Strategy<Value = Subject> {
+    let text = || prop_oneof!["[a-b/.]{1,4}", "[ -~]{1,40}", Just("pan/../ssn\0".to_owned())];
+    let handle = prop_oneof![any::<[u8; 20]>(), (0..4_u8).prop_map(|byte| [byte; 20])];
+    prop_oneof![text().prop_map(Subject::Caller), text().prop_map(Subject::Scope), handle.prop_map(Subject::Handle)]
+}
+
+fn index_key(subject: &Subject) -> IndexKey {
+    match subject {
+        Subject::Caller(caller) => IndexKey::caller(caller),
+        Subject::Scope(scope) => IndexKey::scope(scope),
+        Subject::Handle(handle) => IndexKey::handle(handle),
+    }
+}
+
+proptest! {
+    #[test]
+    fn index_rows_are_injective_and_do_not_reach_into_one_another_i_07(
+        one in subject(), other in subject(), first in 0..u64::MAX, second in 0..u64::MAX,
+    ) {
+        let (one_key, other_key) = (index_key(&one), index_key(&other));
+        prop_assert_eq!(one_key.at(first) == other_key.at(second), (&one, first) == (&other, second));
+        prop_assert_eq!(one_key.sequence(&one_key.at(first)), Some(first));
+        prop_assert_eq!(one_key.sequence(&other_key.at(first)), (one == other).then_some(first));
+        // A scan over all of one subject's rows meets no row of another.
+        let range = one_key.at(0)..one_key.at(u64::MAX);
+        prop_assert_eq!(range.contains(&other_key.at(second)), one == other);
+        // In the log's order.
+        prop_assert_eq!(one_key.at(first).cmp(&one_key.at(second)), first.cmp(&second));
+    }
+}
