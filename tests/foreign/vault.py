@@ -229,13 +229,10 @@ class Vault:
     def refuses_to_start(self):
         """What it says, if it ends by itself with an error."""
         process = spawn(self, {}, (), subprocess.PIPE)
-        try:
-            _, said = process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
+        if process.stdout.readline():
             process.kill()
-            process.communicate()
-            return None
-        return said.decode() if process.returncode not in (0, None) else None
+        _, said = process.communicate(timeout=PATIENCE)
+        return said.decode() if process.returncode > 0 else None
 
 
 def environment(settings=None):
