@@ -18,10 +18,9 @@ use crate::secret::SecretKey;
 use crate::store::{Batch, Order, ReadError, Rows, Table};
 use arc_swap::ArcSwap;
 use entropy::NoEntropy;
+use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// The only version of each key so far.
 pub const FIRST_VERSION: KeyVersion = KeyVersion(1);
@@ -44,9 +43,14 @@ pub struct Keyring {
     index: IndexKey,
     /// Scope path → id and data key. Replaced as a whole; readers never wait.
     scopes: ArcSwap<HashMap<String, ScopeKeys>>,
-    /// The id of the next new scope. It moves on when an id is prepared, not when it is admitted: after a commit whose
-    /// outcome is unknown the id may belong to somebody already.
-    next_scope: AtomicU32,
+    given: Mutex<Given>,
+}
+
+/// Ids of new scopes. After a commit whose outcome stayed unknown an id may be on disk without having been admitted: so it
+/// counts as given from the moment it is prepared, and the same scope gets the same one again.
+struct Given {
+    next: u32,
+    waiting: HashMap<String, ScopeId>,
 }
 
 /// What the vault knows of one scope beside its rules.
@@ -157,8 +161,8 @@ impl Keyring {
         if let Some(orphan) = unwrapped.keys().find(|id| id.starts_with(DATA_KEY_PREFIX)) {
             return Err(KeyringError::Damaged(format!("of the scope that belongs to keys/{orphan}")));
         }
-        let next_scope = AtomicU32::new(highest.saturating_add(1));
-        Ok(Self { vault, root, meta, index: IndexKey::new(index), scopes: ArcSwap::from_pointee(scopes), next_scope })
+        let given = Mutex::new(Given { next: highest.saturating_add(1), waiting: HashMap::new() });
+        Ok(Self { vault, root, meta, index: IndexKey::new(index), scopes: ArcSwap::from_pointee(scopes), given })
     }
 
     /// The vault's id, bound into every record and key.
@@ -200,8 +204,7 @@ impl Keyring {
                 if known.len() >= SCOPES_AT_MOST {
                     return Err(KeyringError::TooManyScopes);
                 }
-                let next = self.next_scope.fetch_update(Relaxed, Relaxed, |next| next.checked_add(1));
-                let id = ScopeId(next.map_err(|_| KeyringError::TooManyScopes)?);
+                let id = self.given.lock().id_for(path.as_str())?;
                 put_scope(&mut rows, &self.meta, path.as_str(), id);
                 id
             }
@@ -221,12 +224,25 @@ impl Keyring {
     /// Takes up what is durable now.
     pub fn admit(&self, new: NewScopeKeys) -> ScopeKeys {
         let keys = new.keys.clone();
+        self.given.lock().waiting.remove(&new.path);
         self.scopes.rcu(|known| {
             let mut next = HashMap::clone(known);
             next.insert(new.path.clone(), new.keys.clone());
             next
         });
         keys
+    }
+}
+
+impl Given {
+    fn id_for(&mut self, path: &str) -> Result<ScopeId, KeyringError> {
+        if let Some(id) = self.waiting.get(path) {
+            return Ok(*id);
+        }
+        let id = ScopeId(self.next);
+        self.next = self.next.checked_add(1).ok_or(KeyringError::TooManyScopes)?;
+        self.waiting.insert(path.to_owned(), id);
+        Ok(id)
     }
 }
 

@@ -21,6 +21,8 @@ mod tokenize;
 mod uses;
 
 #[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
 mod tests;
 
 use crate::caller::Caller;

@@ -80,7 +80,9 @@ impl Site {
         let site = Self::bare();
         let open = site.open().unwrap();
         let keys = Keyring::create(&site.root(), &VAULT, &open.meta, START).unwrap();
-        let first = Submission::new(open.ledger.basis(), event("init", &[])).with_changes(keys);
+        let scope = String::new();
+        let first = Event { action: Action::CreateKey.into(), scope, ..event("init", &[]) };
+        let first = Submission::new(open.ledger.basis(), first).with_changes(keys);
         assert_eq!(submit(&open.ledger, first).unwrap().wait().unwrap().sequence(), 0);
         open.close();
         site

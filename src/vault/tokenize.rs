@@ -283,7 +283,7 @@ fn check_item(scope: &Scope, item: &TokenizeItem, now: Timestamp) -> Result<Time
 }
 
 /// Expiry bucket (hours since the epoch, 4 bytes) and handle.
-fn expiry_row_key(expires: Timestamp, handle: &Handle) -> [u8; 24] {
+pub(super) fn expiry_row_key(expires: Timestamp, handle: &Handle) -> [u8; 24] {
     let bucket = u32::try_from(expires.millis() / EXPIRY_BUCKET_MILLIS).unwrap_or(u32::MAX);
     let mut key = [0; 24];
     key[..4].copy_from_slice(&bucket.to_be_bytes());

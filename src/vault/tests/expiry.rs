@@ -1,0 +1,184 @@
+//! Lifetimes: the exact boundary, lengths that are refused, and clocks that leap.
+
+use super::*;
+use crate::clock::Clock;
+use crate::vault::tokenize::expiry_row_key;
+use proptest::prelude::*;
+
+const DAY: Duration = Duration::from_hours(24);
+const MAX_TTL: Duration = DAY.saturating_mul(400);
+
+#[tokio::test]
+async fn valid_if_and_only_if_now_is_before_expires_l_01() {
+    const TOKENS: usize = 10_000;
+    let f = Fixture::new();
+    let tester = f.tester();
+    let start = f.site.clock.wall();
+    let mut dice = Dice(1);
+    let mut ttl = |place: usize| match place {
+        0 => Duration::from_millis(1),
+        1 => MAX_TTL,
+        2 => Duration::from_millis(2),
+        // Of every order of magnitude.
+        _ => {
+            let longest = MAX_TTL.as_millis() as u64 >> dice.roll(35);
+            Duration::from_millis(1 + dice.roll(longest))
+        }
+    };
+    let mut tokens: Vec<(Timestamp, String)> = Vec::with_capacity(TOKENS);
+    for batch in 0..TOKENS / 1000 {
+        let ttls: Vec<Duration> = (0..1000).map(|place| ttl(batch * 1000 + place)).collect();
+        let issued = tester.issue_all("pan", ttls.iter().map(|ttl| lasting(PAN, *ttl)).collect()).await;
+        for (issued, ttl) in issued.into_iter().zip(ttls) {
+            assert_eq!(issued.expires, start.checked_add(ttl).unwrap());
+            tokens.push((issued.expires, issued.token));
+        }
+    }
+    tokens.sort();
+    let (mut valid, mut dead) = (0, 0);
+    for token in tokens.chunk_by(|one, other| one.0 == other.0) {
+        let expires = token[0].0;
+        let texts: Vec<&str> = token.iter().map(|(_, text)| text.as_str()).collect();
+        let just_before = Timestamp::from_millis(expires.millis() - 1);
+        f.site.clock.advance(just_before.since(f.site.clock.wall()));
+        assert_eq!(tester.show("pan", &texts).await, values(&vec![PAN; texts.len()]), "{expires:?}");
+        valid += texts.len();
+        f.site.clock.advance(Duration::from_millis(1));
+        assert_eq!(f.site.clock.wall(), expires);
+        assert_eq!(tester.show("pan", &texts).await, nothing(texts.len()), "{expires:?}");
+        assert!(outcomes(&f.last_event()).iter().all(|outcome| *outcome == ItemOutcome::Expired));
+        dead += texts.len();
+    }
+    assert_eq!((valid, dead), (TOKENS, TOKENS));
+    assert_eq!(f.site.clock.wall(), start.checked_add(MAX_TTL).unwrap());
+    println!("expiry: {TOKENS} lifetimes, each valid one millisecond before and dead on the dot");
+}
+
+#[tokio::test]
+async fn a_lifetime_is_refused_and_never_cut_l_01() {
+    let f = Fixture::new();
+    let tester = f.tester();
+    let with = |ttl| TokenizeItem { ttl: Some(ttl), ..item(PAN) };
+    let cases = [
+        (Ok(Duration::ZERO), Err(Reason::LifetimeNotPositive)),
+        (Ok(Duration::from_nanos(999_999)), Err(Reason::LifetimeNotPositive)),
+        (Ok(Duration::from_millis(1)), Ok(1)),
+        (Ok(MAX_TTL), Ok(MAX_TTL.as_millis() as u64)),
+        (Ok(MAX_TTL + Duration::from_nanos(1)), Err(Reason::LifetimeTooLong)),
+        (Ok(MAX_TTL + Duration::from_millis(1)), Err(Reason::LifetimeTooLong)),
+        (Ok(Duration::MAX), Err(Reason::LifetimeTooLong)),
+        (Err(Reason::LifetimeNotPositive), Err(Reason::LifetimeNotPositive)),
+        (Err(Reason::LifetimeTooLong), Err(Reason::LifetimeTooLong)),
+    ];
+    let items = cases.iter().map(|(ttl, _)| with(*ttl)).chain([item(PAN)]).collect();
+    let now = f.site.clock.wall();
+    let results = tester.tokenize("pan", items).await.unwrap().results;
+    for (result, (ttl, expected)) in results.iter().zip(&cases) {
+        let lifetime = result.as_ref().map(|issued| issued.expires.since(now).as_millis() as u64);
+        assert_eq!(lifetime.map_err(|failure| *failure), expected.map_err(ItemFailure::Invalid), "{ttl:?}");
+    }
+    assert_eq!(results.last().unwrap().as_ref().unwrap().expires.since(now), 30 * DAY, "the scope's default");
+    let refused = outcomes(&f.last_event()).iter().filter(|outcome| **outcome == ItemOutcome::Refused).count();
+    assert_eq!(refused, 7);
+    f.check();
+}
+
+#[tokio::test]
+async fn no_lifetime_wraps_into_for_ever_l_01() {
+    const LAST: u64 = 253_402_300_799_999;
+    let f = Fixture::new();
+    f.site.clock.advance(Duration::from_millis(LAST - f.site.clock.wall().millis() - DAY.as_millis() as u64));
+    let results = f.tester().tokenize("pan", vec![lasting(PAN, DAY), lasting(PAN, DAY + Duration::from_millis(1)), item(PAN)]).await;
+    let results = results.unwrap().results;
+    assert_eq!(results[0].as_ref().unwrap().expires.millis(), LAST);
+    let refused = |place: usize| results[place].as_ref().err() == Some(&ItemFailure::Invalid(Reason::LifetimeTooLong));
+    assert!(refused(1) && refused(2));
+    f.check();
+}
+
+#[tokio::test]
+async fn a_leap_of_the_clock_expires_only_while_it_lasts_l_03() {
+    let f = Fixture::new();
+    let tester = f.tester();
+    let token = tester.issue("pan", item(PAN)).await.token;
+    let used = tester.issue("pan", limited(PAN, 5)).await.token;
+    let right = f.site.clock.wall();
+    f.site.clock.set_wall(right.checked_add(3650 * DAY).unwrap());
+    assert_eq!(tester.show("pan", &[&token, &used]).await, nothing(2));
+    f.site.clock.set_wall(right);
+    assert_eq!(tester.show("pan", &[&token, &used]).await, values(&[PAN, PAN]), "the leap was mended");
+    assert_eq!(tester.revoke("pan", &[&used], &[]).await.unwrap().results, [Ok(right)]);
+    let f = f.restart();
+    assert_eq!(f.tester().show("pan", &[&token]).await, values(&[PAN]), "and after a restart");
+    f.check();
+}
+
+#[tokio::test]
+async fn what_has_expired_stays_dead_when_the_clock_is_set_back_l_03() {
+    let f = Fixture::new();
+    let token = f.tester().issue("pan", lasting(PAN, DAY)).await.token;
+    let issued = f.site.clock.wall();
+    f.site.clock.advance(DAY);
+    assert_eq!(f.tester().show("pan", &[&token]).await, nothing(1));
+    f.site.clock.set_wall(issued);
+    assert_eq!(f.tester().show("pan", &[&token]).await, nothing(1));
+    let f = f.restart();
+    assert_eq!(f.tester().show("pan", &[&token]).await, nothing(1));
+    f.check();
+}
+
+#[tokio::test]
+async fn what_expires_between_read_and_commit_is_not_released_l_01() {
+    let (f, gate) = Fixture::gated();
+    let tester = f.tester();
+    let token = tester.issue("pan", lasting(PAN, Duration::from_millis(1000))).await.token;
+    for (late_by, expected) in [(999, values(&[PAN])), (1, nothing(1))] {
+        let held = f.hold(&gate).await;
+        let racing = {
+            let (tester, token) = (tester.clone(), token.clone());
+            tokio::spawn(async move { tester.show("pan", &[&token]).await })
+        };
+        f.until_waiting(1).await;
+        // It has read and opened the record, and waits.
+        f.site.clock.advance(Duration::from_millis(late_by));
+        gate.lift();
+        gate.go(Fault::NONE);
+        held.await.unwrap();
+        assert_eq!(racing.await.unwrap(), expected);
+    }
+    let events = f.check();
+    let of_detokenize: Vec<_> = events.iter().filter(|event| event.action() == Action::Detokenize).collect();
+    assert_eq!(of_detokenize.len(), 2, "the attempt that came too late left nothing");
+    assert_eq!(outcomes(of_detokenize[1]), [ItemOutcome::Expired]);
+}
+
+fn vectors() -> serde_json::Value {
+    serde_json::from_str(include_str!("../../../tests/vectors/rows_v1.json")).unwrap()
+}
+
+#[test]
+fn expiry_rows_are_the_frozen_ones() {
+    let frozen = vectors();
+    let frozen = frozen["expiry"].as_array().unwrap();
+    assert_eq!(frozen.len(), 5);
+    for row in frozen {
+        let handle = row["handle"].as_str().unwrap().parse().unwrap();
+        let expires = Timestamp::from_millis(row["expires_millis"].as_u64().unwrap());
+        assert_eq!(hex::encode(expiry_row_key(expires, &handle)), row["row_key"].as_str().unwrap());
+    }
+}
+
+proptest! {
+    #[test]
+    fn expiry_rows_are_injective_and_in_the_order_of_time_i_07(
+        one in (0..253_402_300_799_999_u64, any::<[u8; 20]>()),
+        other in (0..253_402_300_799_999_u64, any::<[u8; 20]>()),
+    ) {
+        let key = |(millis, handle): (u64, [u8; 20])| {
+            expiry_row_key(Timestamp::from_millis(millis), &crate::crypto::Handle::from_bytes(handle))
+        };
+        let hour = |(millis, handle): (u64, [u8; 20])| (millis / 3_600_000, handle);
+        prop_assert_eq!(key(one) == key(other), hour(one) == hour(other));
+        prop_assert_eq!(key(one).cmp(&key(other)), hour(one).cmp(&hour(other)));
+    }
+}
