@@ -103,6 +103,12 @@ impl Home {
         self.append("cloakroom.toml", &table);
     }
 
+    /// Adds a role.
+    pub fn add_role(&self, name: &str, members: &[&str]) {
+        let first = "gateway = [\"spiffe://dev.cloakroom.internal/gateway\"]";
+        self.replace("cloakroom.toml", first, &format!("{name} = {members:?}\n{first}"));
+    }
+
     /// Adds a policy that permits `action` on `scope` to `role`.
     pub fn permit(&self, role: &str, action: &str, scope: &str) {
         let id = format!("{role}-{action}-{}", scope.replace('/', "-"));

@@ -7,4 +7,9 @@
 #![allow(missing_docs, reason = "tests say in their names what they show")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod audit;
+mod door;
 mod harness;
+mod matrix;
+mod races;
+mod tokens;
