@@ -1,4 +1,4 @@
-//! A look through the log before RocksDB reads it: is what is wrong with it only a torn end?
+//! A look through the log before RocksDB reads it: is what is wrong with it only a torn end? A torn end is cut off.
 //!
 //! In the recovery mode that we use RocksDB refuses most damage, but not all. A header that was zeroed, or a length that
 //! points past the end, makes it drop up to 32 KiB of acknowledged commits without a word; a record type of recycled logs
@@ -6,8 +6,12 @@
 //! the other, each synced before the next, so a record that *begins* behind the damage proves that what was damaged had
 //! been acknowledged. The sequence numbers of the batches prove that none is missing in between.
 //!
-//! Checksums are RocksDB's to verify. Damage to the very last record can't be told from a torn write here, nor can a log
-//! that was cut off at a record's end; only someone who remembers how much there was can see that.
+//! A power cut may leave a file longer than what was written to it: the file system commits the length with another file's
+//! sync, and the pages that were still to come read as zeros. RocksDB refuses to open such a last record, whose commit
+//! nobody was told of, for its checksum. So the last batch's checksums are verified here, and if they fail and zeros stand
+//! where a sector was to be, the log is cut off in front of it. The other checksums are RocksDB's to verify. Damage to the
+//! very last record that looks like a torn write can't be told from one, nor can a log that was cut off at a record's end
+//! be told from a whole one; only someone who remembers how much there was can see that.
 //!
 //! The format is that of RocksDB's `db/log_format.h`: blocks of 32 KiB; in them records, or pieces of records, of a masked
 //! CRC-32C (4 bytes), a length (2), a type (1) and the content; less than 7 bytes at a block's end are zeros. The content
@@ -16,11 +20,13 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const BLOCK: usize = 32 * 1024;
 const HEADER: usize = 7;
 const BATCH_HEADER: usize = 12;
+/// What a disk writes whole or not at all.
+const SECTOR: u64 = 512;
 
 /// The log can't be opened without losing what was acknowledged.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +45,8 @@ enum Kind {
     Sequence,
     #[error("a record is of a kind that is never written")]
     Alien,
+    #[error("the last record is unreadable, and not as a power cut leaves it")]
+    End,
 }
 
 /// What may stand in a header's type. The others are of features that are off.
@@ -63,18 +71,53 @@ enum Broken {
     Alien,
 }
 
-/// Looks through all logs of the store in `path` for damage that a torn write does not explain.
+/// What a look through one log came to.
+enum Found {
+    Sound,
+    /// From this byte on it was torn: nobody was told of what stands there.
+    Torn(u64),
+    Damaged(u64, Kind),
+}
+
+/// Looks through all logs of the store in `path` for damage that a torn write does not explain. If there is none, the torn
+/// end of the newest is cut off. An older one was whole when the next was begun; RocksDB knows how long it was.
 pub(super) fn check(path: &Path) -> io::Result<Option<Damage>> {
-    for entry in fs::read_dir(path)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "log")
-            && let Some((offset, kind)) = Walk::new(File::open(&path)?)?.walk()?
-        {
-            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            return Ok(Some(Damage { file, offset, kind }));
+    let mut torn = None;
+    for path in logs(path)? {
+        let file = File::open(&path)?;
+        if file.metadata()?.len() == 0 {
+            continue;
         }
+        torn = match Walk::new(file)?.walk()? {
+            Found::Sound => None,
+            Found::Torn(offset) => Some((path, offset)),
+            Found::Damaged(offset, kind) => {
+                let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                return Ok(Some(Damage { file, offset, kind }));
+            }
+        };
+    }
+    if let Some((path, offset)) = torn {
+        tracing::warn!(?path, offset, "a crash tore the log's last record, which nobody was told of: it is cut off");
+        let file = File::options().write(true).open(path)?;
+        file.set_len(offset)?;
+        file.sync_all()?;
     }
     Ok(None)
+}
+
+/// The store's logs, oldest first: their names are numbers.
+fn logs(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+            logs.push((number, path));
+        }
+    }
+    logs.sort_unstable();
+    Ok(logs.into_iter().map(|(_, path)| path).collect())
 }
 
 /// One pass over one file, a block in memory at a time.
@@ -83,6 +126,9 @@ struct Walk {
     size: u64,
     /// The beginning of the batch that is being read, across pieces.
     batch: Vec<u8>,
+    /// Where it begins in the file, and whether all its pieces have been seen.
+    batch_at: u64,
+    batch_ended: bool,
     /// The sequence number that the next batch must have.
     next: Option<u64>,
 }
@@ -90,29 +136,43 @@ struct Walk {
 impl Walk {
     fn new(file: File) -> io::Result<Self> {
         let size = file.metadata()?.len();
-        Ok(Self { file, size, batch: Vec::with_capacity(BATCH_HEADER), next: None })
+        Ok(Self { file, size, batch: Vec::with_capacity(BATCH_HEADER), batch_at: 0, batch_ended: true, next: None })
     }
 
-    fn walk(&mut self) -> io::Result<Option<(u64, Kind)>> {
+    fn walk(&mut self) -> io::Result<Found> {
         let mut block = vec![0; BLOCK];
         for start in (0..self.size).step_by(BLOCK) {
             let length = (self.size - start).min(BLOCK as u64) as usize;
             self.file.read_exact_at(&mut block[..length], start)?;
-            let damage = match self.block(&block[..length]) {
-                Ok(()) => continue,
-                Err((at, Some(kind))) => Some((start + at as u64, kind)),
-                Err((at, None)) => {
-                    let at = start + at as u64;
-                    self.begins_again_after(at)?.then_some((at, Kind::Middle))
-                }
-            };
-            return Ok(damage);
+            if let Err((at, kind)) = self.block(&block[..length], start) {
+                return self.judge(start + at as u64, kind);
+            }
         }
-        Ok(None)
+        self.judge(self.size, None)
     }
 
-    /// Reads a block's records. `Err` says where it broke off, and why if that is certain.
-    fn block(&mut self, block: &[u8]) -> Result<(), (usize, Option<Kind>)> {
+    /// What it means that nothing more can be read at `at`, be it the end or a header that is wrong in this way. The last
+    /// batch may be what is wrong: with a torn length in its header the next is looked for in the wrong place.
+    fn judge(&self, at: u64, kind: Option<Kind>) -> io::Result<Found> {
+        let last = self.read(self.batch_at)?;
+        if !sums(&last, (self.batch_at % BLOCK as u64) as usize) {
+            return Ok(match () {
+                () if self.begins_again_after(self.batch_at)? => Found::Damaged(self.batch_at, Kind::Middle),
+                () if is_torn(&last, self.batch_at) => Found::Torn(self.batch_at),
+                () => Found::Damaged(self.batch_at, kind.unwrap_or(Kind::End)),
+            });
+        }
+        let torn_from = if self.batch_ended { at } else { self.batch_at };
+        Ok(match kind {
+            Some(kind) => Found::Damaged(at, kind),
+            None if torn_from == self.size => Found::Sound,
+            None if self.begins_again_after(at)? => Found::Damaged(at, Kind::Middle),
+            None => Found::Torn(torn_from),
+        })
+    }
+
+    /// Reads a block's records. `Err` says where it broke off, and why if a torn write does not explain it.
+    fn block(&mut self, block: &[u8], start: u64) -> Result<(), (usize, Option<Kind>)> {
         let mut at = 0;
         while at < block.len() && BLOCK - at >= HEADER {
             let header = match header(&block[at..]) {
@@ -121,6 +181,10 @@ impl Walk {
                 Err(Broken::Alien) => return Err((at, Some(Kind::Alien))),
             };
             let content = at + HEADER..at + HEADER + header.length;
+            if matches!(header.piece, Piece::Full | Piece::First) {
+                self.batch_at = start + at as u64;
+            }
+            self.batch_ended = matches!(header.piece, Piece::Full | Piece::Last);
             if !self.content(header.piece, &block[content.clone()]) {
                 return Err((at, Some(Kind::Sequence)));
             }
@@ -148,14 +212,48 @@ impl Walk {
     /// Whether a sound record begins behind `damage`, at any byte: lengths are not to be trusted any more.
     fn begins_again_after(&self, damage: u64) -> io::Result<bool> {
         let base = damage - damage % BLOCK as u64;
-        let mut rest = vec![0; (self.size - base) as usize];
-        self.file.read_exact_at(&mut rest, base)?;
+        let rest = self.read(base)?;
         Ok((damage - base + 1..self.size - base).any(|at| {
             let at = at as usize;
             let block_end = (at - at % BLOCK + BLOCK).min(rest.len());
             begins(&rest[at..block_end])
         }))
     }
+
+    /// Everything from `from` to the end.
+    fn read(&self, from: u64) -> io::Result<Vec<u8>> {
+        let mut rest = vec![0; (self.size - from) as usize];
+        self.file.read_exact_at(&mut rest, from)?;
+        Ok(rest)
+    }
+}
+
+/// Whether the checksums of the batch at the start of `rest` are right, as far as its pieces can be read. `at` is where
+/// `rest` begins in its block.
+fn sums(mut rest: &[u8], mut at: usize) -> bool {
+    loop {
+        let in_block = &rest[..rest.len().min(BLOCK - at)];
+        if BLOCK - at < HEADER {
+            (rest, at) = (&rest[in_block.len()..], 0);
+            continue;
+        }
+        let Ok(header) = header(in_block) else { return true };
+        if !header.sums(in_block) {
+            return false;
+        }
+        if matches!(header.piece, Piece::Full | Piece::Last) {
+            return true;
+        }
+        let length = HEADER + header.length;
+        (rest, at) = (&rest[length..], (at + length) % BLOCK);
+    }
+}
+
+/// Whether a sector, or what `rest` has of one, is zeros: it was never written. `at` is where `rest` begins in the file.
+fn is_torn(rest: &[u8], at: u64) -> bool {
+    let first = ((SECTOR - at % SECTOR) as usize).min(rest.len());
+    let (first, whole) = rest.split_at(first);
+    std::iter::once(first).chain(whole.chunks(SECTOR as usize)).any(|sector| sector.iter().all(|byte| *byte == 0))
 }
 
 /// The header at the start of `rest`, which ends with the block or the file.
@@ -181,8 +279,14 @@ fn header(rest: &[u8]) -> Result<Header, Broken> {
 /// Whether a sound record begins here. Only one whose batch header is in its first piece counts: that is all but a few.
 fn begins(rest: &[u8]) -> bool {
     let Ok(header) = header(rest) else { return false };
-    let sums = || masked_crc(&rest[HEADER - 1..HEADER + header.length]) == header.crc;
-    matches!(header.piece, Piece::Full | Piece::First) && header.length >= BATCH_HEADER && sums()
+    matches!(header.piece, Piece::Full | Piece::First) && header.length >= BATCH_HEADER && header.sums(rest)
+}
+
+impl Header {
+    /// Whether the checksum of the piece at the start of `rest` is right. It covers the type and the content.
+    fn sums(&self, rest: &[u8]) -> bool {
+        masked_crc(&rest[HEADER - 1..HEADER + self.length]) == self.crc
+    }
 }
 
 /// CRC-32C (Castagnoli), rotated and offset as RocksDB stores it.

@@ -415,6 +415,20 @@ fn a_torn_or_garbage_tail_costs_no_acknowledged_commit_s_07() {
     }
 }
 
+/// The length of a file may reach the disk before the last of its pages do: those are zeros then.
+#[test]
+fn pages_that_never_reached_the_disk_cost_no_acknowledged_commit_s_03_s_07() {
+    let log = Log::of([2000, 300, 5000, 70_000]);
+    let last = log.range(3);
+    for (part, step) in [(512, 512 * 7), (4096, 4096), (32_768, 8192)] {
+        for page in (0..last.end).step_by(step).filter(|page| page + part > last.start) {
+            let missing = page.max(last.start)..(page + part).min(last.end);
+            let opened = log.opened(|bytes| bytes[missing.clone()].fill(0));
+            assert_eq!(opened, Opened::WithFirst(3), "{part} zeros from {page}");
+        }
+    }
+}
+
 #[test]
 fn any_flipped_bit_before_the_last_record_is_refused_s_08() {
     let log = Log::of([20; 4]);
