@@ -7,9 +7,10 @@
 #![allow(missing_docs, reason = "tests say in their names what they show")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
-mod audit;
-mod door;
+mod crash;
+mod durability;
 mod harness;
-mod matrix;
-mod races;
-mod tokens;
+mod needs;
+mod power;
+mod promises;
+mod strace;

@@ -1,0 +1,32 @@
+//! What a test needs of the machine beside the program itself.
+//!
+//! Faults are made with `strace`, mounts and a look into another process's memory, which only root may have. Someone
+//! without it can still run the other tests: what is left out says so, and why. As root, and where `CI=true`, nothing is
+//! left out: there a test whose needs are not met fails.
+
+use std::path::Path;
+
+/// Whether this process is root and has all of `needed`: programs by name, files by path.
+pub fn met(needed: &[&str]) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    let mut missing: Vec<String> =
+        needed.iter().filter(|name| !is_there(name)).map(|name| format!("{name} (`deploy/setup test-long`)")).collect();
+    if !root {
+        missing.push("to be root".to_owned());
+    }
+    if missing.is_empty() {
+        return true;
+    }
+    let missing = format!("this test needs {}", missing.join(", and "));
+    assert!(!root && std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{missing}");
+    println!("LEFT OUT: {missing}");
+    false
+}
+
+fn is_there(name: &str) -> bool {
+    if name.starts_with('/') {
+        return Path::new(name).exists();
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(name).exists())
+}
