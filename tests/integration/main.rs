@@ -7,10 +7,15 @@
 #![allow(missing_docs, reason = "tests say in their names what they show")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod audit;
 mod crash;
+mod door;
 mod durability;
 mod harness;
+mod matrix;
 mod needs;
 mod power;
 mod promises;
+mod races;
 mod strace;
+mod tokens;
