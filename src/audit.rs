@@ -100,7 +100,7 @@ impl Vault {
             if call.is_late() {
                 return Err(self.late(event).await);
             }
-            match self.ledger().record(Submission::new(basis, event)).await {
+            match self.ledger().record(Submission::new(basis.decided_by(permit.generation()), event)).await {
                 Ok(_receipt) => return Ok(found.into_page(&binding)),
                 Err(Refused::Stale) => {}
                 Err(refused) => return Err(refused.into()),
@@ -142,16 +142,19 @@ impl Scan {
             let step = self.step(rows)?;
             let is_last = step.len() < ROWS_A_STEP;
             for (sequence, encoded) in step {
-                let full = result.events.len() >= self.page_size || looked_at >= SCAN_BUDGET;
-                // One event alone always fits, or there would be no way past it.
-                if full || (bytes > 0 && bytes + encoded.len() > PAGE_BYTES_AT_MOST) {
+                let mut event = event::decode(&encoded).map_err(|error| damaged(sequence, &error))?;
+                let matches = self.filter.matches(&event);
+                // Full is full only when there is one more to come: no page is empty but where the budget ended it. One
+                // event alone always fits, or there would be no way past it.
+                let too_long = bytes > 0 && bytes + encoded.len() > PAGE_BYTES_AT_MOST;
+                let full = matches && (result.events.len() >= self.page_size || too_long);
+                if full || looked_at >= SCAN_BUDGET {
                     result.next = Some(if self.order == Order::Ascending { sequence } else { sequence + 1 });
                     return Ok(result);
                 }
                 looked_at += 1;
                 self.go_on_behind(sequence);
-                let mut event = event::decode(&encoded).map_err(|error| damaged(sequence, &error))?;
-                if self.filter.matches(&event) {
+                if matches {
                     bytes += encoded.len();
                     log_id.clone_into(&mut event.log_id);
                     event.sequence = sequence;

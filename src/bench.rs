@@ -32,6 +32,9 @@ pub struct Settings {
     pub tokens: usize,
     /// Where the vault's directory is made.
     pub directory: PathBuf,
+    /// Only these calls: `tokenize`, `tokenize-1`, `tokenize-100`, `detokenize-100`, `detokenize-old` and so on. All if
+    /// empty.
+    pub only: String,
 }
 
 /// Why there are no figures.
@@ -67,12 +70,12 @@ pub enum Error {
 impl Settings {
     /// Three to four minutes.
     pub fn full(directory: PathBuf) -> Self {
-        Self { rounds: 5, seconds: 1.0, tokens: 1_000_000, directory }
+        Self { rounds: 5, seconds: 1.0, tokens: 1_000_000, directory, only: String::new() }
     }
 
     /// Under a minute: enough to see whether something is badly wrong.
     pub fn quick(directory: PathBuf) -> Self {
-        Self { rounds: 2, seconds: 0.4, tokens: 100_000, directory }
+        Self { rounds: 2, seconds: 0.4, tokens: 100_000, directory, only: String::new() }
     }
 }
 

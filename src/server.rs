@@ -255,7 +255,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     let (stop, stopped) = watch::channel(false);
     let vault = Arc::clone(&opened.vault);
     let guard = Guard::new(Arc::clone(&vault), Arc::clone(&clock));
-    let health = HealthReporter::new();
+    let mut health = HealthReporter::new();
     health.set_serving::<TokenServiceServer<TokenDoor>>().await;
     health.set_serving::<AuditServiceServer<AuditDoor>>().await;
     let doors = Doors {
@@ -288,6 +288,10 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     // Nobody may be listening any more; then there is nobody to tell.
     let _ = stop.send(true);
+    // Whoever watches is told, and then its stream ends: it would otherwise hold up the end as long as it may.
+    for service in ["", TokenServiceServer::<TokenDoor>::NAME, AuditServiceServer::<AuditDoor>::NAME] {
+        health.clear_service_status(service).await;
+    }
     let drained = tokio::time::timeout(config.server.drain_timeout, connections.drained()).await;
     if drained.is_err() {
         tracing::warn!(connections = connections.close_all(), "connections that did not end in time were closed");

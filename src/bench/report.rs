@@ -346,9 +346,10 @@ impl fmt::Display for Report {
     }
 }
 
-const HEAD: &str = "\
-                         in |                        vault                         |         floor          | vault ÷ floor
-call            values flight  calls/s  values/s    p50 µs    p99 µs CPU/call CPU/value  calls/s  p50 µs CPU/call  calls    CPU  noisy";
+const HEAD: &str = concat!(
+    "                         in |                         vault                          |          floor          | vault ÷ floor\n",
+    "call            values flight  calls/s  values/s    p50 µs    p99 µs CPU/call CPU/value   calls/s  p50 µs CPU/call  calls    CPU  noisy",
+);
 
 impl fmt::Display for Row {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -357,7 +358,7 @@ impl fmt::Display for Row {
         write!(out, "{:>8} {:>9} ", grouped(vault.calls_per_second), grouped(vault.values_per_second))?;
         write!(out, "{:>9} {:>9} ", grouped(vault.p50_us), grouped(vault.p99_us))?;
         write!(out, "{:>8.1} {:>9.2} ", vault.server_cpu_us_per_call, vault.server_cpu_us_per_value)?;
-        write!(out, "{:>8} {:>7} ", grouped(floor.calls_per_second), grouped(floor.p50_us))?;
+        write!(out, "{:>9} {:>7} ", grouped(floor.calls_per_second), grouped(floor.p50_us))?;
         write!(out, "{:>8.1} {:>6.2} {:>6.2}", floor.server_cpu_us_per_call, self.ratio, self.cpu_ratio)?;
         match self.noisy_rounds {
             0 => Ok(()),

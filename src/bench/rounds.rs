@@ -78,7 +78,7 @@ pub(super) async fn measure(settings: &Settings, tell: &mut dyn FnMut(&str)) -> 
     bench.warm_up().await?;
     for round in 0..settings.rounds {
         report.add_probe(&probe::fdatasync(bench.place.path())?);
-        for kind in KINDS {
+        for kind in settings.kinds() {
             bench.freshen().await?;
             let (vault, floor) = bench.loads(kind).await?;
             let mut line = String::new();
@@ -92,6 +92,27 @@ pub(super) async fn measure(settings: &Settings, tell: &mut dyn FnMut(&str)) -> 
     }
     report.conclude();
     Ok(report)
+}
+
+impl Settings {
+    fn kinds(&self) -> Vec<Kind> {
+        let wanted = |name: &str| {
+            let rest = name.strip_prefix(self.only.as_str());
+            self.only.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        KINDS.into_iter().filter(|kind| wanted(&kind.name())).collect()
+    }
+}
+
+impl Kind {
+    fn name(self) -> String {
+        let operation = match self.operation {
+            Operation::Tokenize => "tokenize",
+            Operation::Detokenize => "detokenize",
+            Operation::DetokenizeOld => "detokenize-old",
+        };
+        format!("{operation}-{}", self.values)
+    }
 }
 
 impl Bench {
@@ -138,9 +159,9 @@ impl Bench {
         Ok((vault, floor))
     }
 
-    /// All kinds once, unmeasured.
+    /// All once, unmeasured.
     async fn warm_up(&mut self) -> Result<(), Error> {
-        for kind in KINDS {
+        for kind in self.settings.kinds() {
             self.freshen().await?;
             let (vault, floor) = self.loads(kind).await?;
             for load in [&vault, &floor] {

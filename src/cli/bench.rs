@@ -29,6 +29,12 @@ pub(super) struct Options {
     /// Where the temporary directory is made: the disk that is measured. By default the system's place for such.
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// How many tokens the vault holds when the measuring begins.
+    #[arg(long, value_name = "NUMBER")]
+    tokens: Option<usize>,
+    /// Only these calls: tokenize, tokenize-1, tokenize-100, detokenize, detokenize-1, detokenize-100 or detokenize-old.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    only: String,
     /// A table, or everything with all rounds.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -79,6 +85,10 @@ impl Options {
         if let Some(seconds) = self.seconds {
             settings.seconds = seconds;
         }
+        if let Some(tokens) = self.tokens {
+            settings.tokens = tokens;
+        }
+        settings.only.clone_from(&self.only);
         settings
     }
 }
