@@ -6,6 +6,8 @@
 //!
 //! Settings are given as in the configuration file, one `key=value` each. The data lies under `TMPDIR`.
 
+#![expect(clippy::print_stdout, reason = "its output is what it is for")]
+
 use cloakroom::store::{Batch, Found, RocksConfig, RocksStore, Rows, Store, Table, Tier};
 use std::fs::{self, File};
 use std::io::Write;
@@ -94,7 +96,7 @@ impl Submissions {
 
 fn handle(sequence: u64) -> [u8; 20] {
     let mut handle = [0; 20];
-    handle[..4].copy_from_slice(&((sequence / 10_000) as u32).to_be_bytes());
+    handle[..4].copy_from_slice(&u32::try_from(sequence / 10_000).expect("seconds of one run").to_be_bytes());
     handle[4..12].copy_from_slice(&scramble(sequence).to_be_bytes());
     handle[12..].copy_from_slice(&scramble(!sequence).to_be_bytes());
     handle
@@ -140,13 +142,17 @@ fn probe(directory: &Path, bytes: usize, times: usize) -> Cost {
 fn measure(times: usize, mut work: impl FnMut(usize) -> Duration) -> Cost {
     let (cpu, written) = (cpu_time(), written_bytes());
     let wall = (0..times).map(&mut work).collect();
-    Cost { wall, cpu: cpu_time() - cpu, written: written_bytes() - written }
+    Cost { wall, cpu: cpu_time().saturating_sub(cpu), written: written_bytes() - written }
 }
 
 fn report(name: &str, size: usize, cost: &Cost) {
     let mut wall = cost.wall.clone();
     wall.sort_unstable();
-    let at = |part: f64| wall[((wall.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
+    let at = |part: f64| {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a length is a place")]
+        let place = ((wall.len() - 1) as f64 * part) as usize;
+        wall[place].as_secs_f64() * 1e6
+    };
     let total: Duration = wall.iter().sum();
     let rows = (size * wall.len()) as f64;
     println!(

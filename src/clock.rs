@@ -73,6 +73,7 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn wall(&self) -> Timestamp {
         // A wall clock before 1970 is treated as 1970: the vault's time mark then holds time where it was.
+        #[expect(clippy::disallowed_methods, reason = "here the parameter comes from")]
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(LATEST_MILLIS))
     }

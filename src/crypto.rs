@@ -154,10 +154,10 @@ fn inner_key(
     vault: &VaultId,
     scope: ScopeId,
     handle: &Handle,
-    created: &[u8; 8],
+    created: [u8; 8],
     salt: &[u8; 16],
 ) -> aead::OneTimeKey {
-    let fields = [INNER, &vault.0, &scope.0.to_be_bytes(), handle.as_bytes(), created, salt];
+    let fields = [INNER, &vault.0, &scope.0.to_be_bytes(), handle.as_bytes(), &created, salt];
     aead::OneTimeKey::new(kdf::Source::from_secret(canonical).derive(fields))
 }
 

@@ -246,7 +246,9 @@ impl Body {
 
     fn packed(&mut self, tag: u8, numbers: &[i32]) {
         let mut content = Self(Vec::with_capacity(numbers.len()));
-        numbers.iter().for_each(|number| content.varint(sign_extended(*number)));
+        for number in numbers {
+            content.varint(sign_extended(*number));
+        }
         self.bytes(tag, &content.0);
     }
 
@@ -256,16 +258,16 @@ impl Body {
 
     fn varint(&mut self, mut number: u64) {
         while number >= 0x80 {
-            self.0.push(number as u8 | 0x80);
+            self.0.push((number & 0x7f) as u8 | 0x80);
             number >>= 7;
         }
-        self.0.push(number as u8);
+        self.0.push((number & 0x7f) as u8);
     }
 }
 
 /// Protobuf writes a negative enumeration value as ten bytes of varint. There is none, but the bytes must not depend on it.
 fn sign_extended(number: i32) -> u64 {
-    i64::from(number) as u64
+    i64::from(number).cast_unsigned()
 }
 
 /// The event as it is stored and hashed: version, time, body.
@@ -314,7 +316,7 @@ impl From<Timestamp> for Time {
     fn from(time: Timestamp) -> Self {
         let nanos = (time.millis() % 1000) as i32 * NANOS_PER_MILLI;
         // Not lossy: a number of milliseconds, divided by a thousand, is below 2^63.
-        Self { seconds: time.seconds() as i64, nanos }
+        Self { seconds: time.seconds().cast_signed(), nanos }
     }
 }
 
@@ -327,7 +329,9 @@ impl TryFrom<Time> for Timestamp {
         if !(0..=LATEST_SECOND).contains(&seconds) || !whole_millis {
             return Err(DecodeError::Time);
         }
-        Ok(Timestamp::from_millis(seconds as u64 * 1000 + (nanos / NANOS_PER_MILLI) as u64))
+        Ok(Timestamp::from_millis(
+            seconds.cast_unsigned() * 1000 + u64::from((nanos / NANOS_PER_MILLI).cast_unsigned()),
+        ))
     }
 }
 

@@ -73,12 +73,10 @@ async fn finish<T: Send + 'static>(
     method: &'static methods::Method,
     operation: impl Future<Output = Result<T, Failure>> + Send + 'static,
 ) -> Result<T, Status> {
-    match tokio::spawn(operation).await {
-        Ok(outcome) => outcome.map_err(status::of),
-        // It panicked: a fault in this program. The panic hook has logged where; the event says that there was one.
-        Err(_) => {
-            let recorded = vault.panicked(&call, method.action).await;
-            Err(recorded.map_or_else(status::of, |receipt| status::of_panic(&receipt)))
-        }
+    if let Ok(outcome) = tokio::spawn(operation).await {
+        return outcome.map_err(status::of);
     }
+    // It panicked: a fault in this program. The panic hook has logged where; the event says that there was one.
+    let recorded = vault.panicked(&call, method.action).await;
+    Err(recorded.map_or_else(status::of, |receipt| status::of_panic(&receipt)))
 }

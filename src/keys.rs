@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::crypto::{DataKey, IndexKey, KeyVersion, MetaKey, RootKey, ScopeId, VaultId, WRAPPED_KEY_LENGTH};
 use crate::scope;
 use crate::secret::SecretKey;
-use crate::store::{Batch, Order, ReadError, Rows, Table};
+use crate::store::{Batch, Order, ReadError, Row, Rows, Table};
 use arc_swap::ArcSwap;
 use entropy::NoEntropy;
 use parking_lot::Mutex;
@@ -198,16 +198,13 @@ impl Keyring {
         if existing.is_some_and(|keys| keys.data.is_some() || !with_data_key) {
             return Ok(None);
         }
-        let id = match existing {
-            Some(keys) => keys.id,
-            None => {
-                if known.len() >= SCOPES_AT_MOST {
-                    return Err(KeyringError::TooManyScopes);
-                }
-                let id = self.given.lock().id_for(path.as_str())?;
-                put_scope(&mut rows, &self.meta, path.as_str(), id);
-                id
+        let id = if let Some(keys) = existing { keys.id } else {
+            if known.len() >= SCOPES_AT_MOST {
+                return Err(KeyringError::TooManyScopes);
             }
+            let id = self.given.lock().id_for(path.as_str())?;
+            put_scope(&mut rows, &self.meta, path.as_str(), id);
+            id
         };
         let mut keys = ScopeKeys { id, data: None };
         let mut key_id = None;
@@ -253,7 +250,7 @@ fn data_key_id(scope: ScopeId) -> String {
 
 // === rows ===
 
-fn all_rows(rows: &dyn Rows, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
+fn all_rows(rows: &dyn Rows, table: Table) -> Result<Vec<Row>, ReadError> {
     rows.scan(table, &[], &[0xff], Order::Ascending, usize::MAX)
 }
 

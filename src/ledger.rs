@@ -246,12 +246,14 @@ impl Submission {
     }
 
     /// The rows that change with the event.
+    #[must_use]
     pub fn with_changes(mut self, changes: Batch) -> Self {
         self.changes = changes;
         self
     }
 
     /// The handles whose state the answer rests on, those that are rewritten among them.
+    #[must_use]
     pub fn resting_on(mut self, touched: Vec<Handle>, rewritten: Vec<Handle>) -> Self {
         self.touched = touched;
         self.rewritten = rewritten;
@@ -259,6 +261,7 @@ impl Submission {
     }
 
     /// The first moment at which something that is released has expired.
+    #[must_use]
     pub fn valid_until(mut self, time: Option<Timestamp>) -> Self {
         self.valid_until = time;
         self

@@ -156,12 +156,13 @@ impl Scope {
     fn write_canonical(&self, out: &mut Vec<u8>) {
         let token::Format::Opaque { prefix } = &self.format;
         for text in [self.pattern.as_str(), "opaque", prefix.as_str()] {
-            // Patterns are at most 255 bytes and prefixes 16, so the length fits.
-            out.extend_from_slice(&(text.len() as u16).to_be_bytes());
+            let length = u16::try_from(text.len()).expect("patterns are at most 255 bytes and prefixes 16");
+            out.extend_from_slice(&length.to_be_bytes());
             out.extend_from_slice(text.as_bytes());
         }
         for lifetime in [self.ttl, self.max_ttl] {
-            out.extend_from_slice(&(lifetime.as_millis() as u64).to_be_bytes());
+            let millis = u64::try_from(lifetime.as_millis()).expect("a lifetime is at most a hundred years");
+            out.extend_from_slice(&millis.to_be_bytes());
         }
         for number in [self.max_value_bytes, self.mask.keep_first(), self.mask.keep_last()] {
             out.extend_from_slice(&number.to_be_bytes());

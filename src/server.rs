@@ -390,7 +390,9 @@ fn end_process(healthy: Arc<AtomicBool>) -> ledger::OnFatal {
         healthy.store(false, Ordering::Release);
         tracing::error!(%fatal, "the log can't be written: the process ends");
         std::thread::spawn(|| {
+            #[expect(clippy::disallowed_methods, reason = "whether an answer has left the kernel is no event to wait for")]
             std::thread::sleep(LAST_WORDS);
+            #[expect(clippy::disallowed_methods, clippy::exit, reason = "the end must not wait for tasks that may hang")]
             std::process::exit(EXIT_IO_ERROR);
         });
     })

@@ -38,7 +38,7 @@ async fn all_pages(
     loop {
         let request = QueryRequest { filter: filter(), page_size, page_token, newest_first };
         let page = query(client, request).await.unwrap_or_else(|failure| panic!("{failure:?}"));
-        assert!(page_size == 0 || page.events.len() <= page_size as usize);
+        assert!(page_size == 0 || page.events.len() <= usize::try_from(page_size).unwrap());
         events.extend(page.events);
         pages += 1;
         if page.next_page_token.is_empty() {

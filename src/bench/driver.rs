@@ -219,7 +219,7 @@ impl Lane {
             let request = load.requests[place % load.requests.len()].clone();
             let reply = call(&mut caller, &load, request).await?;
             let end = Instant::now();
-            if place / self.step % LOOKED_INTO == 0 && !load.expected.is_met_by(&reply) {
+            if (place / self.step).is_multiple_of(LOOKED_INTO) && !load.expected.is_met_by(&reply) {
                 return Err(failed(&load, "the reply is not as expected".to_owned()));
             }
             match self.until {

@@ -289,6 +289,7 @@ impl Quantiles {
         sorted.sort_unstable();
         // Nearest rank: the smallest that so many are not above.
         let at = |part: f64| {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a length is a rank")]
             let rank = (part * sorted.len() as f64).ceil() as usize;
             sorted.get(rank.saturating_sub(1)).map_or(f64::NAN, |duration| duration.as_secs_f64() * 1e6)
         };

@@ -116,10 +116,7 @@ impl Draft {
         let version = self.version.map_or(vec![], |version| tagged(0xa0, &tagged(2, &[version])));
         let validity = sequence(&[&tagged(23, self.not_before.as_bytes()), &tagged(23, self.not_after.as_bytes())]);
         let extensions: Vec<u8> = self.extensions.iter().flat_map(Extension::der).collect();
-        let extensions = match self.extensions.is_empty() {
-            true => vec![],
-            false => tagged(0xa3, &sequence(&[&extensions])),
-        };
+        let extensions = if self.extensions.is_empty() { vec![] } else { tagged(0xa3, &sequence(&[&extensions])) };
         sequence(&[
             &version,
             &tagged(2, &self.serial),
@@ -212,12 +209,12 @@ pub(crate) fn tagged(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len().to_be_bytes();
     let significant: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
     let mut der = vec![tag];
-    match content.len() {
-        0..=0x7f => der.push(content.len() as u8),
-        _ => {
-            der.push(0x80 | significant.len() as u8);
-            der.extend(significant);
-        }
+    let byte = |length: usize| u8::try_from(length).expect("it is below 128");
+    if content.len() <= 0x7f {
+        der.push(byte(content.len()));
+    } else {
+        der.push(0x80 | byte(significant.len()));
+        der.extend(significant);
     }
     der.extend_from_slice(content);
     der

@@ -206,9 +206,10 @@ fn check_signature_algorithm(certificate: &X509Certificate<'_>) -> Result<(), Le
     if certificate.signature_algorithm != certificate.signature {
         return Err(LeafError::Malformed);
     }
-    match accepted.contains(&certificate.signature_algorithm.algorithm) {
-        true => Ok(()),
-        false => Err(LeafError::SignatureAlgorithm),
+    if accepted.contains(&certificate.signature_algorithm.algorithm) {
+        Ok(())
+    } else {
+        Err(LeafError::SignatureAlgorithm)
     }
 }
 
@@ -238,10 +239,7 @@ fn check_curve(key: &SubjectPublicKeyInfo<'_>) -> Result<(), LeafError> {
     ];
     // RFC 5480 section 2.1.1: only a named curve; a curve spelled out in parameters is refused with the unknown ones.
     let curve = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-    match curve.is_some_and(|curve| accepted.contains(&curve)) {
-        true => Ok(()),
-        false => Err(LeafError::PublicKey),
-    }
+    if curve.is_some_and(|curve| accepted.contains(&curve)) { Ok(()) } else { Err(LeafError::PublicKey) }
 }
 
 /// The number of bits of a big-endian integer, whatever zeros stand in front.
@@ -299,9 +297,10 @@ fn check_key_usage(certificate: &X509Certificate<'_>) -> Result<(), LeafError> {
 
 fn check_extended_key_usage(certificate: &X509Certificate<'_>) -> Result<(), LeafError> {
     let usage = certificate.extended_key_usage().map_err(|_| LeafError::Malformed)?;
-    match usage.ok_or(LeafError::ExtendedKeyUsageMissing)?.value.client_auth {
-        true => Ok(()),
-        false => Err(LeafError::NoClientAuth),
+    if usage.ok_or(LeafError::ExtendedKeyUsageMissing)?.value.client_auth {
+        Ok(())
+    } else {
+        Err(LeafError::NoClientAuth)
     }
 }
 

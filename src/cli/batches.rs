@@ -211,7 +211,7 @@ mod tests {
     }
 
     fn lines(count: usize) -> mpsc::Receiver<io::Result<Batch<String>>> {
-        let text: String = (0..count).map(|number| format!("v{number}\n")).collect();
+        let text = (0..count).map(|number| format!("v{number}\n")).collect::<Vec<_>>().concat();
         input::batches(Box::new(io::Cursor::new(text)), |line| {
             Ok(String::from_utf8(line.into_exposed()).expect("the test writes text"))
         })
@@ -232,7 +232,7 @@ mod tests {
         };
         let mut output = Vec::new();
         assert_eq!(run(lines(5_500), call, &mut output, write).await.unwrap(), Exit::Done);
-        let expected: String = (0..5_500).map(|number| format!("{}:v{number}\n", number + 1)).collect();
+        let expected = (0..5_500).map(|number| format!("{}:v{number}\n", number + 1)).collect::<Vec<_>>().concat();
         assert!(output == expected.as_bytes());
     }
 

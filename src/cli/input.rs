@@ -163,7 +163,10 @@ mod tests {
         }
     }
 
-    fn all(input: impl Read) -> Vec<Vec<(u64, Result<Vec<u8>, String>)>> {
+    /// Its number, and its bytes or what is wrong with it.
+    type Numbered = (u64, Result<Vec<u8>, String>);
+
+    fn all(input: impl Read) -> Vec<Vec<Numbered>> {
         let mut batches = Vec::new();
         let give = |batch: Batch<Vec<u8>>| {
             batches.push(batch.into_iter().map(|line| (line.number, line.item)).collect());

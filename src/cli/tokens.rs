@@ -397,12 +397,9 @@ fn write_value(output: &mut impl Write, line: u64, value: &SecretBytes, format: 
             output.write_all(b"\n")
         }
         ValueFormat::Base64 => writeln!(output, "{}", BASE64.encode(value.expose())),
-        ValueFormat::Json => match std::str::from_utf8(value.expose()) {
-            Ok(text) => json(output, &JsonValue { line, value: Some(text), value_base64: None }),
-            Err(_) => {
-                let encoded = BASE64.encode(value.expose());
-                json(output, &JsonValue { line, value: None, value_base64: Some(encoded) })
-            }
+        ValueFormat::Json => if let Ok(text) = std::str::from_utf8(value.expose()) { json(output, &JsonValue { line, value: Some(text), value_base64: None }) } else {
+            let encoded = BASE64.encode(value.expose());
+            json(output, &JsonValue { line, value: None, value_base64: Some(encoded) })
         },
     }
 }

@@ -10,10 +10,10 @@ use super::reader::{Document, Located, Section};
 use super::{Audit, Config, Engine, Ledger, Mask, Operations, Policies, RootKey, Scope, Server, Storage, TrustDomain};
 
 const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3_600);
-const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 /// The longest lifetime that can be configured: a hundred years.
-const CENTURY: Duration = Duration::from_secs(36_500 * 86_400);
+const CENTURY: Duration = DAY.saturating_mul(36_500);
 const MIB: u64 = 1 << 20;
 
 pub(super) fn config(document: &Document<'_>) -> Option<Config> {

@@ -72,7 +72,7 @@ fn the_contracts_example_is_read_with_its_defaults() {
     assert_eq!(config.roles["gateway"].line, 30);
     let pan = &config.scopes["pan"];
     assert_eq!((pan.format.value.as_str(), pan.format.line), ("opaque", 33));
-    assert_eq!(pan.ttl.value, Duration::from_secs(30 * 86_400));
+    assert_eq!(pan.ttl.value, Duration::from_hours(30 * 24));
     assert_eq!(pan.mask, Located { value: Mask { keep_first: 6, keep_last: 4 }, line: 38 });
     let pattern = &config.scopes["*/ssn"];
     assert_eq!(pattern.prefix, None);

@@ -74,7 +74,7 @@ mod tests {
             ),
             (&[0xaa; 20], &[0xdd; 50], "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"),
             (
-                &std::array::from_fn::<u8, 25, _>(|i| i as u8 + 1),
+                &std::array::from_fn::<u8, 25, _>(|i| u8::try_from(i).unwrap() + 1),
                 &[0xcd; 50],
                 "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b",
             ),

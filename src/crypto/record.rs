@@ -166,7 +166,7 @@ pub fn dummy_open(vault: &VaultId, handle: &Handle, canonical: &[u8], key: &Data
     let mut sealed = vec![0; DUMMY_PADDED_BYTES + TAG_BYTES];
     let outer_tag = key.outer_key(vault, ScopeId(0), handle, &salt).seal(&front, &mut sealed);
     let mut opened = sealed[..DUMMY_PADDED_BYTES].to_vec();
-    let inner_tag = inner_key(canonical, vault, ScopeId(0), handle, &[0; 8], &salt).seal(&[], &mut opened);
+    let inner_tag = inner_key(canonical, vault, ScopeId(0), handle, [0; 8], &salt).seal(&[], &mut opened);
     std::hint::black_box((outer_tag, inner_tag, sealed, SecretBytes::new(opened)));
 }
 
@@ -246,7 +246,7 @@ fn inner_lock(
     header: &Header,
     salt: &[u8; SALT_BYTES],
 ) -> OneTimeKey {
-    inner_key(canonical, vault, header.scope, handle, &header.created.millis().to_be_bytes(), salt)
+    inner_key(canonical, vault, header.scope, handle, header.created.millis().to_be_bytes(), salt)
 }
 
 /// Seals what stands in `row` from `front` on, with what stands before as associated data, and adds the tag.

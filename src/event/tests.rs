@@ -18,6 +18,8 @@ fn described(fields: &Value) -> Event {
     let text = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
     let bytes = |name: &str| unhex(&fields[name]);
     let number = |name: &str| fields[name].as_u64().unwrap_or_default();
+    let small = |name: &str| u32::try_from(number(name)).unwrap();
+    let word = |name: &str| i32::try_from(number(name)).unwrap();
     let list = |name: &str| fields[name].as_array().cloned().unwrap_or_default();
     let access_token = fields.get("access_token").map(|token| AccessTokenInfo {
         issuer: token["issuer"].as_str().unwrap_or_default().to_owned(),
@@ -29,25 +31,28 @@ fn described(fields: &Value) -> Event {
         log_id: String::new(),
         sequence: 0,
         time: None,
-        action: number("action") as i32,
-        outcome: number("outcome") as i32,
+        action: word("action"),
+        outcome: word("outcome"),
         reason: text("reason"),
         caller: text("caller"),
         certificate_sha256: bytes("certificate_sha256"),
         access_token,
         scope: text("scope"),
         handles: list("handles").iter().map(unhex).collect(),
-        requested: number("requested") as u32,
-        succeeded: number("succeeded") as u32,
+        requested: small("requested"),
+        succeeded: small("succeeded"),
         purpose: text("purpose"),
         request_hash: bytes("request_hash"),
         trace_id: text("trace_id"),
         peer_address: text("peer_address"),
         policies: list("policies").iter().map(|id| id.as_str().unwrap().to_owned()).collect(),
         node: text("node"),
-        reveal: number("reveal") as i32,
+        reveal: word("reveal"),
         rulebook: bytes("rulebook"),
-        item_outcomes: list("item_outcomes").iter().map(|outcome| outcome.as_u64().unwrap() as i32).collect(),
+        item_outcomes: list("item_outcomes")
+            .iter()
+            .map(|outcome| i32::try_from(outcome.as_u64().unwrap()).unwrap())
+            .collect(),
         count: number("count"),
         first_time: fields
             .get("first_time_millis")

@@ -106,7 +106,7 @@ where
             status::sanitize(response.headers_mut());
             // Unary failures are "trailers only": their code stands in the headers. What has none yet is under way.
             let code = response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
-            if let Some(counter) = counters.get(place).and_then(|row| row.get(i32::from(code) as usize)) {
+            if let Some(counter) = counters.get(place).and_then(|row| row.get(usize::try_from(i32::from(code)).ok()?)) {
                 counter.increment(1);
             }
             Ok(response)

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "cloakroom-root-key-v1:";
 /// Longer than any root key file.
-const FILE_LENGTH_AT_MOST: u64 = 1024;
+const FILE_LENGTH_AT_MOST: usize = 1024;
 
 /// A source of the root key.
 pub trait Provider {
@@ -79,8 +79,8 @@ pub fn read_private(path: &Path) -> Result<SecretBytes, ProviderError> {
     let metadata = file.metadata().map_err(unreadable)?;
     check_mode(path, &metadata)?;
     // The buffer never grows, so no copy of a part stays behind.
-    let mut content = SecretBytes::new(Vec::with_capacity(FILE_LENGTH_AT_MOST as usize));
-    Read::by_ref(&mut file).take(FILE_LENGTH_AT_MOST).read_to_end(content.expose_mut()).map_err(unreadable)?;
+    let mut content = SecretBytes::new(Vec::with_capacity(FILE_LENGTH_AT_MOST));
+    Read::by_ref(&mut file).take(FILE_LENGTH_AT_MOST as u64).read_to_end(content.expose_mut()).map_err(unreadable)?;
     Ok(content)
 }
 

@@ -115,7 +115,7 @@ fn scope_rows_are_the_frozen_ones() {
     let meta = root.meta_key(&VaultId(array(&frozen["vault_id"])));
     let mut seen = 0;
     for scope in frozen["scopes"].as_array().unwrap() {
-        let (name, id) = (scope["path"].as_str().unwrap(), ScopeId(scope["id"].as_u64().unwrap() as u32));
+        let (name, id) = (scope["path"].as_str().unwrap(), ScopeId(u32::try_from(scope["id"].as_u64().unwrap()).unwrap()));
         let (row_key, row) = (unhex(&scope["row_key"]), unhex(&scope["row"]));
         assert_eq!(read_scope(&meta, &row_key, &row).unwrap(), (name.to_owned(), id));
         let mut written = Batch::default();
@@ -177,7 +177,9 @@ fn keys_are_random_and_differ() {
     let store = used();
     let keyring = open(&store).unwrap();
     let mut wrapped: Vec<Vec<u8>> = rows(&store, Table::Keys).into_values().collect();
-    wrapped.iter_mut().for_each(|row| drop(row.drain(..18)));
+    for row in &mut wrapped {
+        row.drain(..18);
+    }
     wrapped.sort();
     wrapped.dedup_by(|one, other| one[1..33] == other[1..33] || one[33..65] == other[33..65]);
     assert_eq!(wrapped.len(), 4, "index, request and two data keys: no salt and no key twice");

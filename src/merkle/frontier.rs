@@ -141,6 +141,6 @@ impl Clone for Frontier {
 
 impl std::fmt::Debug for Frontier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Frontier").field("size", &self.size).field("root", &self.root()).finish()
+        f.debug_struct("Frontier").field("size", &self.size).field("root", &self.root()).finish_non_exhaustive()
     }
 }

@@ -7,6 +7,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn at(place: u64) -> usize {
+    usize::try_from(place).unwrap()
+}
+
 /// A log in memory: what a store would hold, and the leaves for the naive implementation.
 #[derive(Default)]
 struct Log {
@@ -38,7 +42,7 @@ impl Log {
     }
 
     fn rebuilt(&self, size: u64) -> Result<Frontier, TreeError<Infallible>> {
-        let edge = self.leaves[(size - size % 256) as usize..size as usize].iter().copied();
+        let edge = self.leaves[at(size - size % 256)..at(size)].iter().copied();
         Frontier::rebuild(size, |id| Ok(self.tiles.get(&id).cloned()), edge)
     }
 }
@@ -197,11 +201,11 @@ fn published_vectors_of_rfc_6962_hold() {
         assert!(log.frontier.append(log.leaves[n]).is_empty());
         assert_eq!(log.frontier.root(), unhex(published::ROOTS[n + 1]), "root of {}", n + 1);
     }
-    let root = |size: u64| unhex(published::ROOTS[size as usize]);
+    let root = |size: u64| unhex(published::ROOTS[at(size)]);
     for (index, size, hashes) in published::INCLUSION {
         let proof: Vec<_> = hashes.iter().copied().map(unhex).collect();
         assert_eq!(log.tree().inclusion(index, size).unwrap(), proof, "leaf {index} in {size}");
-        verify_inclusion(&log.leaves[index as usize], index, size, &root(size), &proof).unwrap();
+        verify_inclusion(&log.leaves[at(index)], index, size, &root(size), &proof).unwrap();
     }
     for (from, to, hashes) in published::CONSISTENCY {
         let proof: Vec<_> = hashes.iter().copied().map(unhex).collect();
@@ -234,7 +238,7 @@ fn frozen_vectors_hold() {
     for proof in list("inclusion") {
         let (index, size, hashes) = (number(&proof["index"]), number(&proof["size"]), unhex_all(&proof["hashes"]));
         assert_eq!(tree.inclusion(index, size).unwrap(), hashes, "leaf {index} in {size}");
-        verify_inclusion(&log.leaves[index as usize], index, size, &tree.root_at(size).unwrap(), &hashes).unwrap();
+        verify_inclusion(&log.leaves[at(index)], index, size, &tree.root_at(size).unwrap(), &hashes).unwrap();
     }
     for proof in list("consistency") {
         let (from, to, hashes) = (number(&proof["from"]), number(&proof["to"]), unhex_all(&proof["hashes"]));
@@ -433,7 +437,7 @@ impl Oracle {
 
 impl tlog_tiles::HashReader for Oracle {
     fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<tlog_tiles::Hash>, tlog_tiles::Error> {
-        Ok(indexes.iter().map(|index| self.0[*index as usize]).collect())
+        Ok(indexes.iter().map(|index| self.0[at(*index)]).collect())
     }
 }
 
@@ -487,8 +491,8 @@ proptest! {
     ) {
         let log = Log::of_size(size);
         let mut tree = log.tree();
-        let index = index.index(size as usize) as u64;
-        let (leaf, root) = (log.leaves[index as usize], log.frontier.root());
+        let index = index.index(at(size)) as u64;
+        let (leaf, root) = (log.leaves[at(index)], log.frontier.root());
         let proof = tree.inclusion(index, size).unwrap();
         let flipped = |hash: &Hash| {
             let mut hash = *hash;
@@ -525,7 +529,7 @@ proptest! {
 
     #[test]
     fn a_forked_history_has_no_consistency_proof_a_03(size in 2u64..600, more in 1u64..300, fork: prop::sample::Index) {
-        let fork = fork.index(size as usize) as u64;
+        let fork = fork.index(at(size)) as u64;
         let honest = Log::of_size(size);
         let mut forked = Log::of_size(fork);
         for n in fork..size + more {

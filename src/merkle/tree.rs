@@ -148,8 +148,8 @@ where
     fn range(&mut self, range: Range<u64>) -> Result<Hash, TreeError<E>> {
         let width = range.end - range.start;
         if width.is_power_of_two() {
-            // A power of two fits into a byte's worth of shifts.
-            return self.subtree(width.trailing_zeros() as u8, range.start >> width.trailing_zeros());
+            let height = u8::try_from(width.trailing_zeros()).expect("64 bits have at most 64 zeros");
+            return self.subtree(height, range.start >> height);
         }
         let middle = split(&range);
         let left = self.range(range.start..middle)?;
@@ -163,7 +163,7 @@ where
         let width = 1usize << (height % TILE_HEIGHT);
         let first = index << (height % TILE_HEIGHT);
         let id = TileId { level, index: first / TILE_WIDTH as u64 };
-        let start = (first % TILE_WIDTH as u64) as usize;
+        let start = usize::try_from(first % TILE_WIDTH as u64).expect("smaller than a tile's width");
         let row = if id.index < self.frontier.full_tiles(level) {
             self.tile(id)?.bytes()
         } else {

@@ -172,13 +172,14 @@ impl Known<'_> {
             Noun::Role if self.roles.contains(id) => None,
             Noun::Role => Some(unknown("role", id, choose(id, self.roles.names()))),
             Noun::TrustDomain => self.check_trust_domain(id),
-            Noun::Workload => match SpiffeId::parse(id) {
-                Ok(workload) => self.check_trust_domain(workload.trust_domain()),
-                Err(_) => {
+            Noun::Workload => {
+                if let Ok(workload) = SpiffeId::parse(id) {
+                    self.check_trust_domain(workload.trust_domain())
+                } else {
                     let hint = "a workload is named like `spiffe://example.org/payments`; patterns belong in [roles]";
                     Some((format!("`{}` is not a SPIFFE ID", id.escape_default()), hint.into()))
                 }
-            },
+            }
             Noun::Scope => self.check_scope(id, policy.resource_constraint() == ResourceConstraint::Eq(uid.clone())),
             Noun::Vault if id == "vault" => None,
             Noun::Vault => Some(unknown("vault", id, "write `Cloakroom::Vault::\"vault\"`".into())),

@@ -77,7 +77,8 @@ impl Decisions {
     fn place(&self, question: &Question<'_>) -> (&RwLock<Shard>, u64) {
         let mut hasher = self.hasher.build_hasher();
         question.caller.as_str().hash(&mut hasher);
-        let shard = &self.shards[hasher.finish() as usize % SHARDS];
+        let shard = usize::try_from(hasher.finish() % SHARDS as u64).expect("smaller than the number of shards");
+        let shard = &self.shards[shard];
         hasher.write_u8(question.verb as u8);
         hasher.write_u8(question.reveal as u8);
         question.path.map_or("", Path::as_str).hash(&mut hasher);

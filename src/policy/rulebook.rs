@@ -120,9 +120,13 @@ fn digest(scopes: &Scopes, roles: &Roles, policies: &[PolicySource]) -> [u8; 32]
     for (name, patterns) in roles.texts() {
         part(&mut hash, name.as_bytes());
         number(&mut hash, patterns.len());
-        patterns.iter().for_each(|pattern| part(&mut hash, pattern.as_bytes()));
+        for pattern in patterns {
+            part(&mut hash, pattern.as_bytes());
+        }
     }
     number(&mut hash, policies.len());
-    policies.iter().for_each(|policy| part(&mut hash, policy.text.as_bytes()));
+    for policy in policies {
+        part(&mut hash, policy.text.as_bytes());
+    }
     hash.finalize().into()
 }

@@ -38,17 +38,14 @@ impl Mask {
     pub fn apply(self, value: &SecretBytes) -> SecretBytes {
         let bytes = value.expose();
         let (first, last) = (self.keep_first as usize, self.keep_last as usize);
-        match std::str::from_utf8(bytes) {
-            Ok(text) => {
-                let length = text.chars().count();
-                let (first, last) = kept(length, first, last);
-                let starts = |n: usize| text.char_indices().nth(n).map_or(text.len(), |(at, _)| at);
-                join(&bytes[..starts(first)], length - first - last, &bytes[starts(length - last)..])
-            }
-            Err(_) => {
-                let (first, last) = kept(bytes.len(), first, last);
-                join(&bytes[..first], bytes.len() - first - last, &bytes[bytes.len() - last..])
-            }
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            let length = text.chars().count();
+            let (first, last) = kept(length, first, last);
+            let starts = |n: usize| text.char_indices().nth(n).map_or(text.len(), |(at, _)| at);
+            join(&bytes[..starts(first)], length - first - last, &bytes[starts(length - last)..])
+        } else {
+            let (first, last) = kept(bytes.len(), first, last);
+            join(&bytes[..first], bytes.len() - first - last, &bytes[bytes.len() - last..])
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{Mask, Pattern, Scope};
 use crate::token;
 use crate::token::opaque::Prefix;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 const DEFAULT_TTL: Duration = DAY.saturating_mul(30);
 const DEFAULT_MAX_TTL: Duration = DAY.saturating_mul(400);
 const DEFAULT_MAX_VALUE_BYTES: u64 = 65_536;

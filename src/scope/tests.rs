@@ -21,8 +21,8 @@ fn mistakes(settings: Settings) -> Vec<(String, String)> {
 #[test]
 fn defaults_are_those_of_the_documents() {
     let scope = opaque("pan").build("pan").unwrap();
-    assert_eq!(scope.ttl(), Duration::from_secs(30 * 86_400));
-    assert_eq!(scope.max_ttl(), Duration::from_secs(400 * 86_400));
+    assert_eq!(scope.ttl(), Duration::from_hours(30 * 24));
+    assert_eq!(scope.max_ttl(), Duration::from_hours(400 * 24));
     assert_eq!(scope.max_value_bytes(), 65_536);
     assert_eq!(scope.mask(), Mask::new(0, 0));
     assert!(scope.purpose_required());
@@ -44,7 +44,7 @@ fn written_settings_are_read() {
     .unwrap();
     let scope = settings.build("*/pan").unwrap();
     assert_eq!(scope.ttl(), Duration::from_secs(90));
-    assert_eq!(scope.max_ttl(), Duration::from_secs(3600));
+    assert_eq!(scope.max_ttl(), Duration::from_hours(1));
     assert_eq!(scope.max_value_bytes(), 1 << 20);
     assert_eq!(scope.mask(), Mask::new(6, 4));
     assert!(!scope.purpose_required());

@@ -83,11 +83,13 @@ impl MemoryStore {
     }
 
     /// A new store over what was applied, without faults, as after a restart. This one commits no more.
+    #[must_use]
     pub fn reopen(&self) -> Self {
         Self::open(self.disk.clone(), None)
     }
 
     /// The same with faults: for a test that lets a restart fail too.
+    #[must_use]
     pub fn reopen_with_faults(&self, faults: Faults) -> Self {
         Self::open(self.disk.clone(), Some(faults))
     }

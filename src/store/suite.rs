@@ -102,7 +102,7 @@ pub(super) fn empty_is_not_absent(reopen: &Reopen) {
 
 pub(super) fn answers_stand_in_the_order_of_the_keys(reopen: &Reopen) {
     let store = reopen();
-    let keys: Vec<[u8; 4]> = (0..100u32).map(|n| n.to_be_bytes()).collect();
+    let keys: Vec<[u8; 4]> = (0..100u32).map(u32::to_be_bytes).collect();
     for key in keys.iter().step_by(2) {
         put(&*store, Table::Tokens, &[(key, key)]);
     }

@@ -33,7 +33,7 @@ use crate::caller::Caller;
 const BACKLOG: i32 = 1024;
 
 /// TCP keepalive finds peers that vanished without a word; HTTP/2 pings find them sooner where they are on.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How long to leave `accept` alone after an error such as having no file descriptor left.

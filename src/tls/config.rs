@@ -63,6 +63,7 @@ impl Config {
     }
 
     /// Adds a trust domain.
+    #[must_use]
     pub fn trust(mut self, name: impl Into<String>, bundle: impl Into<PathBuf>) -> Self {
         self.trust_domains.push(TrustDomainBundle { name: name.into(), bundle: bundle.into() });
         self

@@ -59,7 +59,9 @@ impl Connections {
         // The list is copied first: waking a task may drop its connection, which takes the lock again.
         let entries: Vec<_> =
             self.0.entries.lock().values().filter(|entry| condemned(&entry.connection)).cloned().collect();
-        entries.iter().for_each(|entry| entry.close());
+        for entry in &entries {
+            entry.close();
+        }
         entries.len()
     }
 

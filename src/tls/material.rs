@@ -244,12 +244,9 @@ fn open(what: &'static str, path: &Path) -> Result<File, SetupError> {
 /// Reads a whole file into memory that is wiped afterwards, and does not read a wrong, endless one to its end.
 fn read(what: &'static str, path: &Path, file: &File) -> Result<Zeroizing<Vec<u8>>, SetupError> {
     let failed = |source| SetupError::Read { what, path: path.to_owned(), source };
-    let mut text = Zeroizing::new(Vec::with_capacity(
-        file.metadata().map_or(0, |found| found.len().min(MAX_FILE_BYTES)) as usize + 1,
-    ));
+    let length = file.metadata().map_or(0, |found| found.len().min(MAX_FILE_BYTES));
+    let length = usize::try_from(length).expect("at most MAX_FILE_BYTES");
+    let mut text = Zeroizing::new(Vec::with_capacity(length + 1));
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(failed)?;
-    match text.len() as u64 > MAX_FILE_BYTES {
-        true => Err(failed(std::io::ErrorKind::FileTooLarge.into())),
-        false => Ok(text),
-    }
+    if text.len() as u64 > MAX_FILE_BYTES { Err(failed(std::io::ErrorKind::FileTooLarge.into())) } else { Ok(text) }
 }

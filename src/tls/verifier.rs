@@ -98,9 +98,10 @@ impl DomainVerifier {
             Refusal::Chain(rustls::Error::InvalidCertificate(error)) => matches!(error, UnknownIssuer | BadSignature),
             _ => false,
         };
-        match unsigned && self.by_domain.values().any(|verifier| chain.verify(verifier.as_ref()).is_ok()) {
-            true => Refusal::TrustDomainMismatch,
-            false => refusal,
+        if unsigned && self.by_domain.values().any(|verifier| chain.verify(verifier.as_ref()).is_ok()) {
+            Refusal::TrustDomainMismatch
+        } else {
+            refusal
         }
     }
 }

@@ -23,7 +23,7 @@ impl Vault {
             Err(ReadError::Corrupt { .. }) => vec![Found::Cold; wanted.len()],
             found => found?,
         };
-        if found.iter().any(|row| *row == Found::Cold) {
+        if found.contains(&Found::Cold) {
             self.read_cold(&wanted, &mut found).await?;
         }
         let mut found = found.into_iter();

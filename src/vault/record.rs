@@ -149,7 +149,7 @@ impl Vault {
         reason: Reason,
     ) -> Result<Option<Receipt>, Failure> {
         event.outcome = outcome.into();
-        event.reason = reason.as_str().to_owned();
+        event.reason = reason.as_str().into();
         let kind = RefusalKind { action: event.action(), outcome, reason };
         let caller: Arc<str> = event.caller.as_str().into();
         if self.refusals.note(Arc::clone(&caller), kind, self.now()) == Verdict::Count {
@@ -206,10 +206,10 @@ impl Vault {
         self.record_summaries(&self.refusals, |summary, event| {
             event.action = summary.about.action.into();
             event.outcome = summary.about.outcome.into();
-            event.reason = summary.about.reason.as_str().to_owned();
+            event.reason = summary.about.reason.as_str().into();
             match &summary.caller {
                 Some(caller) => event.caller = caller.to_string(),
-                None => event.detail = "refusals of more callers than are counted one by one".to_owned(),
+                None => event.detail = "refusals of more callers than are counted one by one".into(),
             }
         })
         .await
@@ -223,13 +223,13 @@ impl Vault {
         self.record_summaries(handshakes, |summary, event| {
             event.action = Action::Connect.into();
             event.outcome = Outcome::Denied.into();
-            event.reason = summary.about.to_owned();
+            event.reason = summary.about.into();
             match summary.caller {
                 Some((peer, certificate_sha256)) => {
                     event.peer_address = peer.to_string();
                     event.certificate_sha256 = certificate_sha256.map(Bytes::from_owner).unwrap_or_default();
                 }
-                None => event.detail = "failed handshakes from more places than are counted one by one".to_owned(),
+                None => event.detail = "failed handshakes from more places than are counted one by one".into(),
             }
         })
         .await
@@ -285,7 +285,7 @@ impl Vault {
     pub async fn panicked(&self, call: &Call, action: Action) -> Result<Receipt, Failure> {
         let mut event = self.event(&Asked::of(call, action, "", 0))?;
         event.outcome = Outcome::Failed.into();
-        event.reason = Reason::Internal.as_str().to_owned();
+        event.reason = Reason::Internal.as_str().into();
         self.record_event(event).await
     }
 

@@ -18,10 +18,12 @@ mod uses;
 
 const PAN: &[u8] = b"4111111111111111";
 
+#[expect(clippy::unnecessary_wraps, reason = "it is compared with what a call shows")]
 fn values(values: &[&[u8]]) -> Shown {
     Ok(values.iter().map(|value| Ok(value.to_vec())).collect())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is compared with what a call shows")]
 fn nothing(number: usize) -> Shown {
     Ok(vec![Err(ItemFailure::NotFound); number])
 }
@@ -37,5 +39,9 @@ impl Dice {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % below
+    }
+
+    fn pick(&mut self, below: usize) -> usize {
+        usize::try_from(self.roll(below as u64)).unwrap()
     }
 }

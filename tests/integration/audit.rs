@@ -163,7 +163,7 @@ async fn pages(cast: &Cast, filter: &AuditFilter, newest_first: bool, page_size:
     let mut found = Vec::new();
     loop {
         let page = cast.page(request.clone()).await;
-        assert!(page.events.len() <= if page_size == 0 { 100 } else { page_size as usize });
+        assert!(page.events.len() <= if page_size == 0 { 100 } else { usize::try_from(page_size).unwrap() });
         let behind = page.events.iter().any(|event| event.sequence >= end);
         found.extend(page.events.iter().map(place).filter(|sequence| *sequence < end));
         if page.next_page_token.is_empty() || (behind && !newest_first) {
@@ -417,7 +417,7 @@ async fn refusals_beyond_a_rate_are_counted_and_none_is_lost() {
         assert_eq!((event.reason.as_str(), event.rulebook.len(), event.salt.len()), ("POLICY_DENIED", 32, 16));
         assert!(nanos(event.first_time) <= nanos(event.time));
         assert!(event.handles.is_empty() && event.item_outcomes.is_empty() && event.policies.is_empty());
-        counted += event.count as usize;
+        counted += usize::try_from(event.count).unwrap();
     }
     assert_eq!(counted, without);
     println!("refusals: {with_receipt} recorded, {counted} counted in {} summaries", summaries.len());
@@ -457,7 +457,7 @@ async fn failed_handshakes_are_counted_by_reason_and_certificate_t_01_t_02_t_11(
     for reason in reasons {
         let tried: u64 = knocks.iter().filter(|((other, _), _)| *other == reason).map(|(_, count)| count).sum();
         let metric = format!("cloakroom_handshakes_refused_total{{reason=\"{reason}\"}}");
-        assert_eq!(server.metric(&metric), tried as f64, "{metric}");
+        assert_eq!(server.metric(&metric), tried, "{metric}");
     }
     // None of it has kept anyone out who may come in, of either trust domain.
     let denied = server.client(&partner.client("spiffe://partner.example/gateway")).await;

@@ -191,7 +191,7 @@ async fn start_and_stop_are_recorded(home: &Home, server: &Server, call: u64) {
         );
         assert_eq!((event.node.as_str(), event.rulebook.len(), event.salt.len()), ("vault", 32, 16));
     }
-    assert_eq!(events.last().map(|event| event.action()), Some(Action::Detokenize));
+    assert_eq!(events.last().map(v1::AuditEvent::action), Some(Action::Detokenize));
 }
 
 /// Waits for the end, which must be a success, and gives what was logged.

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -36,7 +36,7 @@ pub const TRUST_DOMAIN: &str = "dev.cloakroom.internal";
 pub const VAULT_ID: &str = "spiffe://dev.cloakroom.internal/vault";
 
 /// A hang is a failure: this is a hundred times what a start or an end usually takes.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 // === Home ===
 
@@ -180,14 +180,6 @@ impl Home {
     pub fn serve(&self) -> Server {
         Server::launch(self, self.serve_command()).unwrap_or_else(|log| panic!("the vault did not start:\n{log}"))
     }
-
-    /// A command of the program, as the client `name`, against `server`.
-    pub fn cli(&self, server: &Server, name: &str, words: &[&str]) -> Command {
-        let mut command = program();
-        command.args(words).env("CLOAKROOM_PROFILE", self.file(&format!("profiles/{name}.toml")));
-        command.env("CLOAKROOM_ADDRESS", server.address.to_string());
-        command
-    }
 }
 
 /// The program, in an environment in which no variable of its own is set.
@@ -216,7 +208,6 @@ pub struct Server {
     /// Where it answers probes.
     pub operations: SocketAddr,
     log: PathBuf,
-    output: Mutex<Receiver<String>>,
 }
 
 impl Server {
@@ -246,7 +237,7 @@ impl Server {
             return Err(format!("{first:?}, {status:?}{hung}\n{}", text()));
         };
         let operations = operations_address(&text()).expect("the log says where probes are answered");
-        Ok(Self { child, address, operations, log, output: Mutex::new(lines) })
+        Ok(Self { child, address, operations, log })
     }
 
     pub fn pid(&self) -> i32 {
@@ -256,11 +247,6 @@ impl Server {
     /// What it has written to standard error so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
-    }
-
-    /// What it has written to standard output after the line that says where it listens, up to its end.
-    pub fn rest_of_output(&self) -> Vec<String> {
-        self.output.lock().iter().collect()
     }
 
     /// Sends SIGTERM.
@@ -309,10 +295,10 @@ impl Server {
     }
 
     /// A counter's value, by its name and labels as Prometheus writes them. 0 if it is not there.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub fn metric(&self, name: &str) -> u64 {
         let (_, body) = self.get("/metrics");
         let value = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.map_or(0.0, |value| value.parse().unwrap())
+        value.map_or(0, |value| value.parse().unwrap())
     }
 }
 
@@ -523,7 +509,8 @@ impl Connector {
         let local = tcp.local_addr()?;
         let name = ServerName::try_from(host).unwrap();
         let stream = self.tls.connect(name, tcp).await?;
-        let key_exchange = stream.get_ref().1.negotiated_key_exchange_group().map(|group| group.name());
+        let key_exchange =
+            stream.get_ref().1.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
         self.connections.lock().push(Connection { local, key_exchange });
         Ok(stream)
     }
@@ -552,6 +539,7 @@ pub fn item(value: &[u8]) -> v1::TokenizeItem {
 }
 
 /// A lifetime.
+#[expect(clippy::unnecessary_wraps, reason = "it is the value of an optional field")]
 pub fn duration(seconds: i64, nanos: i32) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos })
 }
@@ -580,8 +568,6 @@ pub struct Refusal {
     pub receipt: Option<v1::AuditReceipt>,
     /// Fields that were violated, in BadRequest.
     pub fields: Vec<String>,
-    /// Whether there is a RetryInfo.
-    pub retry: bool,
 }
 
 impl ItemError {
@@ -608,7 +594,6 @@ impl Refusal {
             reason: info.map(|info| info.reason).unwrap_or_default(),
             receipt,
             fields: fields.into_iter().map(|violation| violation.field).collect(),
-            retry: status.get_details_retry_info().is_some(),
         }
     }
 }

@@ -6,6 +6,7 @@
 #![cfg(feature = "vault")]
 #![allow(missing_docs, reason = "tests say in their names what they show")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![allow(clippy::print_stdout, reason = "tests say what they left out and how much they did")]
 
 mod audit;
 mod crash;

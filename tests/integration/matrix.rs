@@ -363,7 +363,7 @@ impl Prepared {
 
     /// For calls that name tokens: one that is good and one that is none.
     fn tokens(&self, row: &Row) -> Vec<String> {
-        let place = if row.ask == Revoke { 1 } else { 0 };
+        let place = usize::from(row.ask == Revoke);
         vec![texts(self.of(row.scope))[place].clone(), "pan_this-is-no-token".to_owned()]
     }
 
@@ -374,7 +374,7 @@ impl Prepared {
 
     /// What the event of a call that names tokens lists: nothing for what is none.
     fn named(&self, row: &Row) -> Vec<Vec<u8>> {
-        let place = if row.ask == Revoke { 1 } else { 0 };
+        let place = usize::from(row.ask == Revoke);
         let bytes = |handle: &str| hex::decode(handle).unwrap();
         let first = bytes(&self.of(row.scope)[place].handle);
         let given = bytes(&self.handle(row));
@@ -438,7 +438,7 @@ impl<'h> Stage<'h> {
             _ => {}
         }
         let expected = self.expected(row, who, &trace, &answer, event);
-        if *event != expected { Err(format!("{name}:\n  is      {event:?}\n  must be {expected:?}")) } else { Ok(()) }
+        if *event == expected { Ok(()) } else { Err(format!("{name}:\n  is      {event:?}\n  must be {expected:?}")) }
     }
 
     /// The event as it must be. Only what nobody can know beforehand is taken from the real one: time, place and salt.

@@ -29,7 +29,7 @@ const CALLERS: usize = 16;
 const DISK_BYTES: u64 = 512 << 20;
 
 /// A hundred times as long as the daemon usually takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const NEEDED: [&str; 9] = [
     "qemu-storage-daemon",
@@ -283,7 +283,7 @@ impl Disk {
         let daemon = command.stdin(Stdio::null()).spawn().unwrap();
         let mut disk = Self { device: String::new(), log, export, daemon };
         disk.wait_for_export();
-        disk.device = tool("losetup", &["--find", "--show", &disk.export.display().to_string()]).trim().to_owned();
+        disk.device = tool("losetup", &["--find", "--show", &disk.export.display().to_string()]).trim().into();
         tool("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", &disk.device]);
         disk
     }

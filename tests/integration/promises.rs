@@ -207,7 +207,7 @@ impl Caller {
         let items =
             values.iter().map(|value| v1::TokenizeItem { max_uses: at_most.unwrap_or(0), ..harness::item(value) });
         let request = v1::TokenizeRequest { scope: SCOPE.to_owned(), items: items.collect(), ..Default::default() };
-        let client = self.clients.of(&self.clients.gateways, self.number).tokens();
+        let client = Clients::of(&self.clients.gateways, self.number).tokens();
         let (answer, stamp) = self.tally.ask(async { { client }.tokenize(request).await }).await?;
         let receipt = answer.receipt.expect("an answer has a receipt");
         assert_eq!(answer.results.len(), values.len());
@@ -223,7 +223,7 @@ impl Caller {
     /// Up to four tokens of its own that should all be there.
     async fn detokenize(&mut self) -> Result<(), Refusal> {
         let mut chosen = HashSet::new();
-        for _ in 0..self.dice.below(4) + 1 {
+        for _ in 0..=self.dice.below(4) {
             chosen.extend(self.pick(|issued| issued.uses.is_none() && matches!(issued.end, End::None)));
         }
         if chosen.is_empty() {
@@ -269,7 +269,7 @@ impl Caller {
             tokens: vec![issued.token.clone()],
             ..Default::default()
         };
-        let client = self.clients.of(&self.clients.operators, self.number).tokens();
+        let client = Clients::of(&self.clients.operators, self.number).tokens();
         let (answer, stamp) = self.tally.ask(async { { client }.revoke_tokens(request).await }).await?;
         let receipt = answer.receipt.expect("an answer has a receipt");
         harness::revoke_time(answer.results[0].clone()).expect("a live token can be revoked");
@@ -281,7 +281,7 @@ impl Caller {
 
     async fn ask_values(&mut self, chosen: &[usize]) -> Result<(v1::AuditReceipt, Values, Stamp), Refusal> {
         let tokens = chosen.iter().map(|index| self.promises.issued[*index].token.clone()).collect();
-        let client = self.clients.of(&self.clients.payments, self.number).tokens();
+        let client = Clients::of(&self.clients.payments, self.number).tokens();
         let (answer, stamp) = self.tally.ask(async { { client }.detokenize(detokenize(tokens)).await }).await?;
         let receipt = answer.receipt.expect("an answer has a receipt");
         Ok((receipt, answer.results.into_iter().map(harness::value).collect(), stamp))
@@ -304,7 +304,7 @@ impl Caller {
     fn value(&mut self) -> Vec<u8> {
         self.serial += 1;
         let mut value = format!("{}-{}-", self.number, self.serial).into_bytes();
-        for _ in 0..self.dice.below(25) + 1 {
+        for _ in 0..=self.dice.below(25) {
             value.extend(self.dice.next().to_be_bytes());
         }
         value
@@ -358,7 +358,7 @@ impl Clients {
         clients
     }
 
-    fn of<'c>(&self, clients: &'c [Client], number: usize) -> &'c Client {
+    fn of(clients: &[Client], number: usize) -> &Client {
         &clients[number % clients.len()]
     }
 }

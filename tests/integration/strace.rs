@@ -18,7 +18,7 @@ const CALLS: &str = "write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,sendm
                      read,readv,recvfrom,recvmsg,recvmmsg,fsync,fdatasync,sync_file_range,io_uring_setup";
 
 /// How long the end of a process may take: a hundred times what is usual.
-const END_AT_MOST: Duration = Duration::from_secs(120);
+const END_AT_MOST: Duration = Duration::from_mins(2);
 
 /// A vault with `strace` around it. Both are gone when this is dropped.
 pub struct Traced {

@@ -10,13 +10,16 @@ fn of_detokenize() -> FilterRequest {
     FilterRequest { action: Action::Detokenize.into(), ..FilterRequest::default() }
 }
 
+/// A question, and whether an event is part of its answer.
+type Question<'a> = (&'a dyn Fn() -> FilterRequest, &'a dyn Fn(&Event) -> bool);
+
 #[tokio::test]
 async fn pages_together_are_the_whole_answer_a_14() {
     let (f, tokens) = busy_vault().await;
     let log = whole_log(&f);
     let auditor = f.client("auditor");
     let of_token = || FilterRequest { handle: tokens[0].handle.to_string(), action: 2, ..FilterRequest::default() };
-    let filters: [(&dyn Fn() -> FilterRequest, &dyn Fn(&Event) -> bool); 3] = [
+    let filters: [Question<'_>; 3] = [
         (&of_gateway, &|event| event.caller == id("gateway")),
         (&of_detokenize, &|event| event.action() == Action::Detokenize),
         (&of_token, &|event| event.action == 2 && event.handles.iter().any(|handle| **handle == tokens[0].handle.as_bytes()[..])),
@@ -29,7 +32,7 @@ async fn pages_together_are_the_whole_answer_a_14() {
             for page_size in [1, 2, 7, 10, 0, 1000] {
                 let (events, pages) = all_pages(&auditor, filter, page_size, newest_first).await;
                 assert_eq!(events, expected, "pages of {page_size}, newest first: {newest_first}");
-                let size = if page_size == 0 { 100 } else { page_size as usize };
+                let size = if page_size == 0 { 100 } else { usize::try_from(page_size).unwrap() };
                 assert_eq!(pages, expected.len().div_ceil(size), "no page is empty, none is missing");
                 answers += 1;
             }

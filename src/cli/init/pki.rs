@@ -18,11 +18,11 @@ use crate::clock::Timestamp;
 use crate::keys::entropy;
 use crate::secret::SecretBytes;
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 const LEAF_LIFETIME: Duration = DAY.saturating_mul(90);
 const AUTHORITY_LIFETIME: Duration = DAY.saturating_mul(365);
 /// Certificates are valid from a little earlier on, for machines whose clocks are behind.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
+const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
 
 const DEVELOPMENT_ONLY: &[u8] =
     b"# DEVELOPMENT ONLY. Whoever has this key can be any caller of the vault that trusts pki/ca.pem.\n\

@@ -178,8 +178,12 @@ fn an_older_copy_of_everything_is_found_a_05() {
     open.close();
     let today = site.dump();
     site.edit(|rows| {
-        today.keys().for_each(|(table, key)| rows.delete(*table, key));
-        yesterday.iter().for_each(|((table, key), row)| rows.put(*table, key, row));
+        for (table, key) in today.keys() {
+            rows.delete(*table, key);
+        }
+        for ((table, key), row) in &yesterday {
+            rows.put(*table, key, row);
+        }
     });
     assert!(site.dump() == yesterday);
     let error = refusal(&site);

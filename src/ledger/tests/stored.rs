@@ -61,15 +61,16 @@ fn index_keys_are_the_frozen_ones() {
 fn frozen_event(frozen: &Value) -> Event {
     let handles = frozen["handles"].as_array().unwrap();
     let outcomes = frozen["item_outcomes"].as_array().unwrap();
+    let word = |frozen: &Value| i32::try_from(number(frozen)).unwrap();
     Event {
-        action: number(&frozen["action"]) as i32,
-        outcome: number(&frozen["outcome"]) as i32,
+        action: word(&frozen["action"]),
+        outcome: word(&frozen["outcome"]),
         caller: frozen["caller"].as_str().unwrap().to_owned(),
         scope: frozen["scope"].as_str().unwrap().to_owned(),
         handles: handles.iter().map(|handle| unhex(handle).into()).collect(),
         requested: u32::try_from(handles.len()).unwrap(),
         succeeded: u32::try_from(handles.iter().filter(|handle| !unhex(handle).is_empty()).count()).unwrap(),
-        item_outcomes: outcomes.iter().map(|outcome| number(outcome) as i32).collect(),
+        item_outcomes: outcomes.iter().map(word).collect(),
         detail: frozen["detail"].as_str().unwrap().to_owned(),
         salt: unhex(&frozen["salt"]).into(),
         ..Event::default()

@@ -49,7 +49,8 @@ fn frozen_checkpoints_are_made_and_opened() {
         let root = Hash::try_from(hex::decode(text(&frozen, "root")).unwrap().as_slice()).unwrap();
         let extensions = list(&frozen["extensions"]).iter().map(|line| line.as_str().unwrap().to_owned()).collect();
         let checkpoint = Checkpoint::new(origin.clone(), frozen["size"].as_u64().unwrap(), root, extensions).unwrap();
-        let signers: Vec<_> = list(&frozen["signers"]).iter().map(|i| &keys[i.as_u64().unwrap() as usize]).collect();
+        let signers: Vec<_> =
+            list(&frozen["signers"]).iter().map(|i| &keys[usize::try_from(i.as_u64().unwrap()).unwrap()]).collect();
         assert_eq!(checkpoint.text(), text(&frozen, "text"));
         assert_eq!(checkpoint.sign(&signers), text(&frozen, "note"));
         assert_eq!(Note::parse(text(&frozen, "note")).unwrap().to_string(), text(&frozen, "note"));
@@ -172,8 +173,6 @@ fn extension_lines_can_not_forge_lines() {
 #[test]
 fn the_log_key_wipes_itself_and_does_not_print() {
     fn wipes<T: ZeroizeOnDrop>() {}
-    wipes::<SigningKey>();
-    wipes::<LogKey>();
     // Two ways to read `check` for a type with `Debug` or `Clone`: then this does not compile.
     trait Mute<Why> {
         fn check() {}
@@ -183,6 +182,8 @@ fn the_log_key_wipes_itself_and_does_not_print() {
     impl<T> Mute<()> for T {}
     impl<T: fmt::Debug> Mute<Prints> for T {}
     impl<T: Clone> Mute<Copies> for T {}
+    wipes::<SigningKey>();
+    wipes::<LogKey>();
     <LogKey as Mute<_>>::check();
 }
 

@@ -1,5 +1,6 @@
 //! The sample policies do what their comments and the documents say, and nothing else.
 
+use super::super::roles::Roles;
 use super::*;
 
 fn load(files: &[(&str, &str)]) -> Policy {
@@ -22,7 +23,7 @@ fn allowed(policy: &Policy) -> Vec<String> {
             for (reveal, purpose) in [(Reveal::Full, "refund"), (Reveal::Masked, "refund"), (Reveal::Full, "")] {
                 let path = place.map(|place| Path::parse(place).unwrap());
                 let resource = path.as_ref().map_or(Resource::Vault, Resource::Scope);
-                let context = Context { reveal, purpose, ..CONTEXT };
+                let context = Context { purpose, reveal, ..CONTEXT };
                 let here = caller(&format!("spiffe://a.example/{name}"));
                 let there = caller(&format!("spiffe://b.example/{name}"));
                 assert!(ask(policy, verb, &there, resource, &context).is_err());
@@ -103,7 +104,7 @@ fn every_word_of_the_vocabulary_can_be_asked_of_cedar() {
     for verb in Verb::ALL {
         let resource = if verb.concerns_vault() { Resource::Vault } else { Resource::Scope(&path) };
         let id = SpiffeId::parse("spiffe://a.example/x").unwrap();
-        let who = schema::Kin::of_caller(&id, &Default::default());
+        let who = schema::Kin::of_caller(&id, &Roles::default());
         let on = schema::Kin::of_resource(resource);
         let context = cedar_policy::Context::from_pairs(schema::context(&CONTEXT)).unwrap();
         let known = Some(schema::VALIDATOR.schema());

@@ -26,7 +26,7 @@ const BLOCK: usize = 32 * 1024;
 const HEADER: usize = 7;
 const BATCH_HEADER: usize = 12;
 /// What a disk writes whole or not at all.
-const SECTOR: u64 = 512;
+const SECTOR: usize = 512;
 
 /// The log can't be opened without losing what was acknowledged.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -142,7 +142,7 @@ impl Walk {
     fn walk(&mut self) -> io::Result<Found> {
         let mut block = vec![0; BLOCK];
         for start in (0..self.size).step_by(BLOCK) {
-            let length = (self.size - start).min(BLOCK as u64) as usize;
+            let length = usize::try_from(self.size - start).map_or(BLOCK, |rest| rest.min(BLOCK));
             self.file.read_exact_at(&mut block[..length], start)?;
             if let Err((at, kind)) = self.block(&block[..length], start) {
                 return self.judge(start + at as u64, kind);
@@ -155,7 +155,7 @@ impl Walk {
     /// batch may be what is wrong: with a torn length in its header the next is looked for in the wrong place.
     fn judge(&self, at: u64, kind: Option<Kind>) -> io::Result<Found> {
         let last = self.read(self.batch_at)?;
-        if !sums(&last, (self.batch_at % BLOCK as u64) as usize) {
+        if !sums(&last, within_block(self.batch_at)) {
             return Ok(match () {
                 () if self.begins_again_after(self.batch_at)? => Found::Damaged(self.batch_at, Kind::Middle),
                 () if is_torn(&last, self.batch_at) => Found::Torn(self.batch_at),
@@ -211,10 +211,9 @@ impl Walk {
 
     /// Whether a sound record begins behind `damage`, at any byte: lengths are not to be trusted any more.
     fn begins_again_after(&self, damage: u64) -> io::Result<bool> {
-        let base = damage - damage % BLOCK as u64;
-        let rest = self.read(base)?;
-        Ok((damage - base + 1..self.size - base).any(|at| {
-            let at = at as usize;
+        let damage_in_block = within_block(damage);
+        let rest = self.read(damage - damage_in_block as u64)?;
+        Ok((damage_in_block + 1..rest.len()).any(|at| {
             let block_end = (at - at % BLOCK + BLOCK).min(rest.len());
             begins(&rest[at..block_end])
         }))
@@ -222,10 +221,15 @@ impl Walk {
 
     /// Everything from `from` to the end.
     fn read(&self, from: u64) -> io::Result<Vec<u8>> {
-        let mut rest = vec![0; (self.size - from) as usize];
+        let mut rest = vec![0; usize::try_from(self.size - from).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut rest, from)?;
         Ok(rest)
     }
+}
+
+/// Where in its block the byte at `at` lies.
+fn within_block(at: u64) -> usize {
+    usize::try_from(at % BLOCK as u64).expect("smaller than a block")
 }
 
 /// Whether the checksums of the batch at the start of `rest` are right, as far as its pieces can be read. `at` is where
@@ -251,9 +255,9 @@ fn sums(mut rest: &[u8], mut at: usize) -> bool {
 
 /// Whether a sector, or what `rest` has of one, is zeros: it was never written. `at` is where `rest` begins in the file.
 fn is_torn(rest: &[u8], at: u64) -> bool {
-    let first = ((SECTOR - at % SECTOR) as usize).min(rest.len());
+    let first = (SECTOR - within_block(at) % SECTOR).min(rest.len());
     let (first, whole) = rest.split_at(first);
-    std::iter::once(first).chain(whole.chunks(SECTOR as usize)).any(|sector| sector.iter().all(|byte| *byte == 0))
+    std::iter::once(first).chain(whole.chunks(SECTOR)).any(|sector| sector.iter().all(|byte| *byte == 0))
 }
 
 /// The header at the start of `rest`, which ends with the block or the file.
@@ -291,21 +295,21 @@ impl Header {
 
 /// CRC-32C (Castagnoli), rotated and offset as RocksDB stores it.
 fn masked_crc(bytes: &[u8]) -> u32 {
-    let crc = !bytes.iter().fold(!0, |crc: u32, byte| (crc >> 8) ^ CRC_TABLE[usize::from(crc as u8 ^ byte)]);
+    let crc = !bytes.iter().fold(!0, |crc: u32, byte| (crc >> 8) ^ CRC_TABLE[usize::from((crc & 0xff) as u8 ^ byte)]);
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 const CRC_TABLE: [u32; 256] = {
     let mut table = [0; 256];
-    let mut byte = 0;
+    let mut byte = 0u32;
     while byte < 256 {
-        let mut crc = byte as u32;
+        let mut crc = byte;
         let mut bit = 0;
         while bit < 8 {
             crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
             bit += 1;
         }
-        table[byte] = crc;
+        table[byte as usize] = crc;
         byte += 1;
     }
     table

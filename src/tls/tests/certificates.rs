@@ -11,8 +11,8 @@ use crate::tls::build_server_config;
 
 #[tokio::test]
 async fn spoilt_leaves_are_refused_t_01() {
-    let mut door = Door::open().await;
     type Change = fn(Draft) -> Draft;
+    let mut door = Door::open().await;
     let unknown: Change = |draft| draft.with(raw(forge::UNHEARD_OF, &[5, 0]));
     let rows: [(&str, &str, Change); 31] = [
         ("expired", "certificate_expired", |draft| Draft { not_after: "200102000000Z".into(), ..draft }),

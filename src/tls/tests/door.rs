@@ -114,6 +114,7 @@ impl Door {
         Self::open_with(|_| {}).await
     }
 
+    #[expect(clippy::unused_async, reason = "it spawns: async, so that nobody calls it outside of a runtime")]
     pub(super) async fn open_with(change: impl FnOnce(&mut Config)) -> Self {
         let files = tempfile::tempdir().unwrap();
         let (a, b) = (Authority::new("a"), Authority::new("b"));

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use rustls::client::Tls13ClientSessionValue;
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption, Tls12ClientSessionValue};
@@ -23,7 +24,7 @@ use crate::tls::provider;
 #[derive(Debug)]
 struct Tickets {
     held: ClientSessionMemoryCache,
-    received: std::sync::atomic::AtomicUsize,
+    received: AtomicUsize,
 }
 
 #[tokio::test]
@@ -217,23 +218,17 @@ fn hello_of_tls_1_2() -> Vec<u8> {
         &[0, 23, 0, 0],                      // extended_master_secret
     ];
     let extensions = extensions.concat();
-    let body = [
-        &[3, 3][..],
-        &[7; 32],
-        &[0],
-        &[0, 4, 0xc0, 0x2b, 0xc0, 0x2f],
-        &[1, 0],
-        &(extensions.len() as u16).to_be_bytes(),
-        &extensions,
-    ]
-    .concat();
-    let handshake = [&[1, 0][..], &(body.len() as u16).to_be_bytes(), &body].concat();
-    [&[22, 3, 1][..], &(handshake.len() as u16).to_be_bytes(), &handshake].concat()
+    let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    let body =
+        [&[3, 3][..], &[7; 32], &[0], &[0, 4, 0xc0, 0x2b, 0xc0, 0x2f], &[1, 0], &length(&extensions), &extensions]
+            .concat();
+    let handshake = [&[1, 0][..], &length(&body), &body].concat();
+    [&[22, 3, 1][..], &length(&handshake), &handshake].concat()
 }
 
 impl Tickets {
     fn new() -> Arc<Self> {
-        Arc::new(Self { held: ClientSessionMemoryCache::new(16), received: Default::default() })
+        Arc::new(Self { held: ClientSessionMemoryCache::new(16), received: AtomicUsize::default() })
     }
 
     fn received(&self) -> usize {

@@ -104,7 +104,7 @@ mod tests {
             let mut carry = DIGITS.iter().position(|d| d == digit).unwrap();
             for byte in number.iter_mut().rev() {
                 let product = usize::from(*byte) * 62 + carry;
-                *byte = (product % 256) as u8;
+                *byte = u8::try_from(product % 256).unwrap();
                 carry = product / 256;
             }
             if carry != 0 {

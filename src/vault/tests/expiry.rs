@@ -8,6 +8,10 @@ use proptest::prelude::*;
 const DAY: Duration = Duration::from_hours(24);
 const MAX_TTL: Duration = DAY.saturating_mul(400);
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap()
+}
+
 #[tokio::test]
 async fn valid_if_and_only_if_now_is_before_expires_l_01() {
     const TOKENS: usize = 10_000;
@@ -21,7 +25,7 @@ async fn valid_if_and_only_if_now_is_before_expires_l_01() {
         2 => Duration::from_millis(2),
         // Of every order of magnitude.
         _ => {
-            let longest = MAX_TTL.as_millis() as u64 >> dice.roll(35);
+            let longest = millis(MAX_TTL) >> dice.roll(35);
             Duration::from_millis(1 + dice.roll(longest))
         }
     };
@@ -63,7 +67,7 @@ async fn a_lifetime_is_refused_and_never_cut_l_01() {
         (Ok(Duration::ZERO), Err(Reason::LifetimeNotPositive)),
         (Ok(Duration::from_nanos(999_999)), Err(Reason::LifetimeNotPositive)),
         (Ok(Duration::from_millis(1)), Ok(1)),
-        (Ok(MAX_TTL), Ok(MAX_TTL.as_millis() as u64)),
+        (Ok(MAX_TTL), Ok(millis(MAX_TTL))),
         (Ok(MAX_TTL + Duration::from_nanos(1)), Err(Reason::LifetimeTooLong)),
         (Ok(MAX_TTL + Duration::from_millis(1)), Err(Reason::LifetimeTooLong)),
         (Ok(Duration::MAX), Err(Reason::LifetimeTooLong)),
@@ -74,7 +78,7 @@ async fn a_lifetime_is_refused_and_never_cut_l_01() {
     let now = f.site.clock.wall();
     let results = tester.tokenize("pan", items).await.unwrap().results;
     for (result, (ttl, expected)) in results.iter().zip(&cases) {
-        let lifetime = result.as_ref().map(|issued| issued.expires.since(now).as_millis() as u64);
+        let lifetime = result.as_ref().map(|issued| millis(issued.expires.since(now)));
         assert_eq!(lifetime.map_err(|failure| *failure), expected.map_err(ItemFailure::Invalid), "{ttl:?}");
     }
     assert_eq!(results.last().unwrap().as_ref().unwrap().expires.since(now), 30 * DAY, "the scope's default");
@@ -87,7 +91,7 @@ async fn a_lifetime_is_refused_and_never_cut_l_01() {
 async fn no_lifetime_wraps_into_for_ever_l_01() {
     const LAST: u64 = 253_402_300_799_999;
     let f = Fixture::new();
-    f.site.clock.advance(Duration::from_millis(LAST - f.site.clock.wall().millis() - DAY.as_millis() as u64));
+    f.site.clock.advance(Duration::from_millis(LAST - f.site.clock.wall().millis() - millis(DAY)));
     let results = f.tester().tokenize("pan", vec![lasting(PAN, DAY), lasting(PAN, DAY + Duration::from_millis(1)), item(PAN)]).await;
     let results = results.unwrap().results;
     assert_eq!(results[0].as_ref().unwrap().expires.millis(), LAST);
@@ -131,7 +135,7 @@ async fn what_has_expired_stays_dead_when_the_clock_is_set_back_l_03() {
 async fn what_expires_between_read_and_commit_is_not_released_l_01() {
     let (f, gate) = Fixture::gated();
     let tester = f.tester();
-    let token = tester.issue("pan", lasting(PAN, Duration::from_millis(1000))).await.token;
+    let token = tester.issue("pan", lasting(PAN, Duration::from_secs(1))).await.token;
     for (late_by, expected) in [(999, values(&[PAN])), (1, nothing(1))] {
         let held = f.hold(&gate).await;
         let racing = {

@@ -10,7 +10,7 @@ async fn values_come_back_byte_for_byte_i_04() {
     let long = vec![0xa5; 1 << 20];
     let lengths: Vec<Vec<u8>> = [11, 12, 13, 27, 28, 29, 251, 252, 253, 254, 65_535, 65_536, 65_537]
         .into_iter()
-        .map(|length| (0..length).map(|n: usize| (n % 251) as u8).collect())
+        .map(|length| (0..length).map(|n: usize| u8::try_from(n % 251).unwrap()).collect())
         .collect();
     let mut all: Vec<&[u8]> =
         vec![b"\0", b"x", &[0; 64], "𝟜111 ☂ naïve e\u{301}".as_bytes(), &[0xff, 0xfe, 0x00, 0x80], b"\r\n", &long];
@@ -27,6 +27,7 @@ async fn values_come_back_byte_for_byte_i_04() {
 
 #[tokio::test]
 async fn a_bad_item_does_not_sink_its_neighbours() {
+    use ItemOutcome::{Issued, Refused};
     let f = Fixture::new();
     let invalid = |reason| Err(ItemFailure::Invalid(reason));
     let items = vec![
@@ -51,7 +52,6 @@ async fn a_bad_item_does_not_sink_its_neighbours() {
     ];
     assert_eq!(results, expected);
     let event = f.event(&done.receipt);
-    use ItemOutcome::{Issued, Refused};
     assert_eq!(outcomes(&event), [Issued, Refused, Issued, Refused, Refused, Refused, Issued]);
     assert_eq!((event.requested, event.succeeded, words(&event).as_str()), (7, 3, "tokenize allowed"));
     for (handle, result) in event.handles.iter().zip(&done.results) {

@@ -106,13 +106,14 @@ async fn what_is_no_token_is_refused_from_its_bytes_alone() {
     assert!(others.iter().all(|result| *result == Err(ItemFailure::Invalid(Reason::TokenMalformed))));
     let event = f.last_event();
     assert_eq!(outcomes(&event)[..malformed.len()], vec![ItemOutcome::Malformed; malformed.len()]);
-    assert!(event.handles[..malformed.len()].iter().all(|handle| handle.is_empty()));
+    assert!(event.handles[..malformed.len()].iter().all(prost::bytes::Bytes::is_empty));
     assert_eq!(event.succeeded, 1);
     f.check();
 }
 
 #[tokio::test]
 async fn inspecting_tells_the_states_apart() {
+    use TokenState::{Active, Expired, Revoked, UsedUp};
     let f = Fixture::new();
     let tester = f.tester();
     let start = f.vault.ledger().clock().now();
@@ -128,7 +129,6 @@ async fn inspecting_tells_the_states_apart() {
     let states: Vec<_> = inspected.results.iter().map(|result| result.map(|info| info.state)).collect();
     let malformed = Err(ItemFailure::Invalid(Reason::HandleMalformed));
     let unknown = Err(ItemFailure::NotFound);
-    use TokenState::{Active, Expired, Revoked, UsedUp};
     let of_tokens = [Ok(Active), Ok(Active), unknown, Ok(Expired), Ok(Revoked), Ok(UsedUp), unknown];
     assert_eq!(states, [&of_tokens[..], &[Ok(Active), unknown, malformed, malformed]].concat());
     let info = inspected.results[0].unwrap();

@@ -24,6 +24,7 @@ async fn each_item_released_is_one_use_l_05() {
 
 #[tokio::test]
 async fn twice_in_a_batch_counts_twice_in_item_order_i_05() {
+    use ItemOutcome::{Released, UsedUp};
     let f = Fixture::new();
     let tester = f.tester();
     let three = tester.issue("pan", limited(b"three", 3)).await;
@@ -44,7 +45,6 @@ async fn twice_in_a_batch_counts_twice_in_item_order_i_05() {
     ];
     assert_eq!(tester.show("pan", &tokens).await, Ok(expected));
     let event = f.last_event();
-    use ItemOutcome::{Released, UsedUp};
     assert_eq!(outcomes(&event), [Released, Released, Released, Released, UsedUp, Released, UsedUp, Released]);
     assert_eq!(event.succeeded, 6);
     let infos = tester.inspect("pan", &[&three.token, &one.token], &[]).await.unwrap().results;
@@ -56,8 +56,8 @@ async fn twice_in_a_batch_counts_twice_in_item_order_i_05() {
 async fn what_is_refused_uses_nothing_up() {
     let f = Fixture::new();
     let tester = f.tester();
-    let token = tester.issue("free", limited(&[b'x'; 1 << 20], 1)).await.token;
-    let big = tester.issue("free", item(&[b'y'; 1 << 20])).await.token;
+    let token = tester.issue("free", limited(&vec![b'x'; 1 << 20], 1)).await.token;
+    let big = tester.issue("free", item(&vec![b'y'; 1 << 20])).await.token;
     let tokens = [&*token, &big, &big, &big, &big];
     assert_eq!(tester.show("free", &tokens).await, Err("tokens REPLY_TOO_LARGE".to_owned()));
     assert_eq!(tester.late().show("free", &[&token]).await, Err("late".to_owned()));
@@ -99,10 +99,10 @@ async fn race(tester: Client, tokens: &[String], caller: u64) -> usize {
     let mut dice = Dice(caller);
     let mut mine: Vec<&str> = tokens.iter().map(String::as_str).collect();
     for place in (1..mine.len()).rev() {
-        mine.swap(place, dice.roll(place as u64 + 1) as usize);
+        mine.swap(place, dice.pick(place + 1));
     }
     let mut won = 0;
-    for batch in mine.chunks(1 + dice.roll(9) as usize) {
+    for batch in mine.chunks(1 + dice.pick(9)) {
         let shown = tester.show("pan", batch).await.expect("nobody is told to try again");
         won += shown.iter().filter(|result| result.is_ok()).count();
         assert!(shown.iter().all(|result| matches!(result, Ok(_) | Err(ItemFailure::NotFound))));
