@@ -47,7 +47,9 @@ mod proto {
             .file
             .iter()
             .filter(|file| file.package() == "cloakroom.v1")
-            .flat_map(|file| file.message_type.iter().map(|message| (format!(".cloakroom.v1.{}", message.name()), message)))
+            .flat_map(|file| {
+                file.message_type.iter().map(|message| (format!(".cloakroom.v1.{}", message.name()), message))
+            })
             .collect();
         let mut found = BTreeSet::new();
         loop {
@@ -64,7 +66,14 @@ mod proto {
     }
 
     fn is_unprintable(message: &DescriptorProto, known: &BTreeSet<String>) -> bool {
-        assert!(message.nested_type.is_empty(), "{}: nested messages are not looked into; declare it at the top", message.name());
-        message.field.iter().any(|field| UNPRINTABLE_FIELDS.contains(&field.name()) || known.contains(field.type_name()))
+        assert!(
+            message.nested_type.is_empty(),
+            "{}: nested messages are not looked into; declare it at the top",
+            message.name()
+        );
+        message
+            .field
+            .iter()
+            .any(|field| UNPRINTABLE_FIELDS.contains(&field.name()) || known.contains(field.type_name()))
     }
 }

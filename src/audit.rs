@@ -80,10 +80,11 @@ impl Vault {
             let basis = self.ledger().basis();
             let mut event = self.event(&asked)?;
             let context = asked.context(self.ledger().clock().now());
-            let permit = match self.policy().permit::<policy::action::QueryAudit>(&call.caller, Resource::Vault, &context) {
-                Ok(permit) => permit,
-                Err(denied) => return Err(self.denied(event, &denied, &[]).await),
-            };
+            let permit =
+                match self.policy().permit::<policy::action::QueryAudit>(&call.caller, Resource::Vault, &context) {
+                    Ok(permit) => permit,
+                    Err(denied) => return Err(self.denied(event, &denied, &[]).await),
+                };
             decided(&mut event, &permit);
             let scan = match self.plan(&request) {
                 Ok(scan) => scan,

@@ -140,7 +140,8 @@ fn serve(options: &ServeOptions) -> anyhow::Result<Exit> {
 
 fn health(options: &HealthOptions, output: &mut impl Write) -> anyhow::Result<Exit> {
     let serving = options.connection.run(async |client| Ok(client.is_serving().await?))?;
-    writeln!(output, "{}", if serving { "serving" } else { "not serving" }).context("cannot write to standard output")?;
+    writeln!(output, "{}", if serving { "serving" } else { "not serving" })
+        .context("cannot write to standard output")?;
     Ok(if serving { Exit::Done } else { Exit::Unavailable })
 }
 
@@ -165,7 +166,9 @@ impl Exit {
         }
         match error.downcast_ref::<client::Error>() {
             Some(client::Error::Denied(_) | client::Error::HandshakeRefused { .. }) => Self::Denied,
-            Some(client::Error::Profile { .. } | client::Error::Invalid(_) | client::Error::Unimplemented(_)) => Self::Usage,
+            Some(client::Error::Profile { .. } | client::Error::Invalid(_) | client::Error::Unimplemented(_)) => {
+                Self::Usage
+            }
             Some(
                 client::Error::Unreachable { .. }
                 | client::Error::Limited(_)

@@ -227,8 +227,8 @@ impl Config {
     /// # Errors
     /// With every mistake that was found, in the order of the lines.
     pub fn load(file: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
         Self::parse(file, &text, variables)
     }
 

@@ -86,7 +86,9 @@ pub enum KeyringError {
     #[error("the row {0} is missing or damaged. Restore from a backup")]
     Damaged(String),
     /// A row was written by a newer version.
-    #[error("the row {row} has format {format}, which this version does not know. Use the version that wrote it or a newer one; nothing was changed")]
+    #[error(
+        "the row {row} has format {format}, which this version does not know. Use the version that wrote it or a newer one; nothing was changed"
+    )]
     Newer {
         /// Which row.
         row: String,
@@ -198,7 +200,9 @@ impl Keyring {
         if existing.is_some_and(|keys| keys.data.is_some() || !with_data_key) {
             return Ok(None);
         }
-        let id = if let Some(keys) = existing { keys.id } else {
+        let id = if let Some(keys) = existing {
+            keys.id
+        } else {
             if known.len() >= SCOPES_AT_MOST {
                 return Err(KeyringError::TooManyScopes);
             }

@@ -39,8 +39,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use index::IndexKey;
 pub use checkpoint::{CheckpointDirectory, CheckpointError};
+pub use index::IndexKey;
 pub use open::{Genesis, OpenError, Running, Settings, create, identify, open};
 pub use time::VaultClock;
 pub use wake::Worker;
@@ -235,14 +235,7 @@ impl Basis {
 impl Submission {
     /// A submission that only records `event`.
     pub fn new(basis: Basis, event: Event) -> Self {
-        Self {
-            basis,
-            touched: Vec::new(),
-            rewritten: Vec::new(),
-            changes: Batch::default(),
-            event,
-            valid_until: None,
-        }
+        Self { basis, touched: Vec::new(), rewritten: Vec::new(), changes: Batch::default(), event, valid_until: None }
     }
 
     /// The rows that change with the event.

@@ -36,12 +36,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
-use tonic_health::pb::health_server::HealthServer;
-use tonic_health::server::{HealthReporter, HealthService};
-use workers::Doors;
 use tonic::body::Body;
 use tonic::server::NamedService;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 use tower::Service;
+use workers::Doors;
 
 pub use rulebook::load as load_rulebook;
 
@@ -181,14 +181,8 @@ pub fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Opened, Error> {
     let keyring = Keyring::open(root, genesis.vault, Arc::clone(&meta), &*store)?;
     let rows: Arc<dyn store::Rows> = Arc::clone(&store) as _;
     let (ledger, running) = ledger::open(store, &genesis, meta, settings)?;
-    let parts = Parts {
-        policy,
-        keyring,
-        rows,
-        ledger,
-        identity: identity(config)?,
-        node: config.server.node.as_str().into(),
-    };
+    let parts =
+        Parts { policy, keyring, rows, ledger, identity: identity(config)?, node: config.server.node.as_str().into() };
     Ok(Opened { vault: Arc::new(Vault::new(parts)), running, healthy })
 }
 
@@ -204,7 +198,10 @@ impl Opened {
         vault.name_scopes(named.collect::<Vec<scope::Path>>()).await.map_err(Error::Log)?;
         let mut detail = format!("version {}", env!("CARGO_PKG_VERSION"));
         if let Some(leap) = vault.ledger().clock().leap() {
-            tracing::warn!(?leap, "the clock is far ahead of the last time this vault ran; nothing will be purged for a day");
+            tracing::warn!(
+                ?leap,
+                "the clock is far ahead of the last time this vault ran; nothing will be purged for a day"
+            );
             let text = format!("the clock is {} s ahead of the stored mark", leap.as_secs());
             self.own(Action::Clock, text).await?;
             detail.push_str(", after a leap of the clock");
@@ -390,9 +387,16 @@ fn end_process(healthy: Arc<AtomicBool>) -> ledger::OnFatal {
         healthy.store(false, Ordering::Release);
         tracing::error!(%fatal, "the log can't be written: the process ends");
         std::thread::spawn(|| {
-            #[expect(clippy::disallowed_methods, reason = "whether an answer has left the kernel is no event to wait for")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "whether an answer has left the kernel is no event to wait for"
+            )]
             std::thread::sleep(LAST_WORDS);
-            #[expect(clippy::disallowed_methods, clippy::exit, reason = "the end must not wait for tasks that may hang")]
+            #[expect(
+                clippy::disallowed_methods,
+                clippy::exit,
+                reason = "the end must not wait for tasks that may hang"
+            )]
             std::process::exit(EXIT_IO_ERROR);
         });
     })

@@ -40,8 +40,8 @@ use tokio::time::Instant;
 
 pub use detokenize::{DetokenizeRequest, Detokenized};
 pub use inspect::{InspectRequest, Inspected, TokenInfo, TokenState};
-pub use record::{HandshakeOrigin, Handshakes, VaultEvent, own_event};
 pub(crate) use record::{Asked, decided};
+pub use record::{HandshakeOrigin, Handshakes, VaultEvent, own_event};
 pub use revoke::{RevokeRequest, Revoked};
 pub use shape::{BATCH_AT_MOST, check_words};
 pub use tokenize::{IssuedToken, TokenizeItem, TokenizeRequest, Tokenized};

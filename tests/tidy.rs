@@ -13,9 +13,33 @@ use syn::visit::{self, Visit};
 
 /// The modules in reading order. A module imports only from modules that stand earlier.
 const ORDER: [&str; 27] = [
-    "secret", "clock", "telemetry", "merkle", "crypto", "token", "scope", "event", "caller", "policy", "limits", "store",
-    "keys", "tls", "ledger", "vault", "audit", "admin", "proto", "grpc", "client", "gateway", "console", "config", "server",
-    "bench", "cli",
+    "secret",
+    "clock",
+    "telemetry",
+    "merkle",
+    "crypto",
+    "token",
+    "scope",
+    "event",
+    "caller",
+    "policy",
+    "limits",
+    "store",
+    "keys",
+    "tls",
+    "ledger",
+    "vault",
+    "audit",
+    "admin",
+    "proto",
+    "grpc",
+    "client",
+    "gateway",
+    "console",
+    "config",
+    "server",
+    "bench",
+    "cli",
 ];
 
 /// Lines of a function, from its signature to its last brace. What is longer does more than one thing.
@@ -203,7 +227,10 @@ impl<'ast> Visit<'ast> for Walk<'_> {
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
         let line = item.span().start().line;
         if item.attrs.iter().any(|attribute| attribute.path().is_ident("path")) {
-            self.note(line, "`#[path]` puts a module where nobody looks for it: name the file after the module".to_owned());
+            self.note(
+                line,
+                "`#[path]` puts a module where nobody looks for it: name the file after the module".to_owned(),
+            );
         }
         let tests = usize::from(is_for_tests(&item.attrs));
         self.tests += tests;
@@ -235,7 +262,10 @@ impl<'ast> Visit<'ast> for Walk<'_> {
 
     fn visit_macro(&mut self, invocation: &'ast syn::Macro) {
         if invocation.path.is_ident("include") {
-            self.note(invocation.span().start().line, "`include!` hides code from this check: make it a module".to_owned());
+            self.note(
+                invocation.span().start().line,
+                "`include!` hides code from this check: make it a module".to_owned(),
+            );
         }
         visit::visit_macro(self, invocation);
         self.check_tokens(invocation.tokens.clone());
@@ -438,7 +468,10 @@ mod planted {
         let body = "    let _ = 1;\n".repeat(FUNCTION_LINES);
         assert_eq!(check("policy.rs", &format!("fn long() {{\n{body}}}")).len(), 1);
         assert_eq!(check("policy.rs", &format!("struct S;\nimpl S {{\nfn long() {{\n{body}}}\n}}")).len(), 1);
-        assert_eq!(check("policy.rs", &format!("#[cfg(test)]\nmod tests {{\n#[test]\nfn long() {{\n{body}}}\n}}")).len(), 0);
+        assert_eq!(
+            check("policy.rs", &format!("#[cfg(test)]\nmod tests {{\n#[test]\nfn long() {{\n{body}}}\n}}")).len(),
+            0
+        );
         assert_eq!(check("policy.rs", &format!("#[cfg(not(test))]\nmod real {{\nfn long() {{\n{body}}}\n}}")).len(), 1);
         assert_eq!(check("policy/tests.rs", &format!("fn long() {{\n{body}}}")).len(), 0);
         let many = "const _: u8 = 1;\n".repeat(FILE_LINES + 1);

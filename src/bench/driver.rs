@@ -236,9 +236,9 @@ async fn call(caller: &mut Caller, load: &Load, request: Bytes) -> Result<Bytes,
     caller.ready().await.map_err(|error| failed(load, error.to_string()))?;
     let reply = caller.unary(tonic::Request::new(request), load.path.clone(), Encoded).await;
     // The message, not the whole status: its details may have bytes of all kinds.
-    reply.map(tonic::Response::into_inner).map_err(|status| {
-        failed(load, format!("{:?}, {}", status.code(), status.message()))
-    })
+    reply
+        .map(tonic::Response::into_inner)
+        .map_err(|status| failed(load, format!("{:?}, {}", status.code(), status.message())))
 }
 
 fn failed(load: &Load, problem: String) -> Error {

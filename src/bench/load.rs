@@ -155,12 +155,10 @@ mod tests {
 
     #[test]
     fn a_reply_with_a_failed_item_is_not_taken_for_a_right_one() {
-        let value = |value: &[u8]| v1::DetokenizeResult {
-            outcome: Some(detokenize_result::Outcome::Value(value.to_vec())),
-        };
-        let failed = v1::DetokenizeResult {
-            outcome: Some(detokenize_result::Outcome::Error(tonic_types::Status::default())),
-        };
+        let value =
+            |value: &[u8]| v1::DetokenizeResult { outcome: Some(detokenize_result::Outcome::Value(value.to_vec())) };
+        let failed =
+            v1::DetokenizeResult { outcome: Some(detokenize_result::Outcome::Error(tonic_types::Status::default())) };
         let reply = |results: Vec<v1::DetokenizeResult>| {
             v1::DetokenizeResponse { results, ..v1::DetokenizeResponse::default() }.encode_to_vec()
         };

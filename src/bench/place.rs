@@ -53,8 +53,7 @@ impl Place {
     /// Opens connections as the client `name`.
     pub(super) fn connector(&self, name: &str) -> Result<Connector, Error> {
         let unusable = |error: &dyn std::fmt::Display| Error::Connect(error.to_string());
-        let profile =
-            Profile::load(&self.0.join(format!("profiles/{name}.toml"))).map_err(|error| unusable(&error))?;
+        let profile = Profile::load(&self.0.join(format!("profiles/{name}.toml"))).map_err(|error| unusable(&error))?;
         let config = Config {
             authorities: profile.ca,
             certificate: profile.certificate,

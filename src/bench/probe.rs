@@ -79,9 +79,8 @@ impl Machine {
         let text = fs::read_to_string("/proc/stat").map_err(io("can't read /proc/stat"))?;
         let first = text.lines().next().unwrap_or_default();
         let ticks: Vec<f64> = first.split_whitespace().skip(1).filter_map(|ticks| ticks.parse().ok()).collect();
-        let of = |columns: &[usize]| {
-            columns.iter().filter_map(|column| ticks.get(*column)).sum::<f64>() / TICKS_A_SECOND
-        };
+        let of =
+            |columns: &[usize]| columns.iter().filter_map(|column| ticks.get(*column)).sum::<f64>() / TICKS_A_SECOND;
         // user nice system idle iowait irq softirq steal
         Ok(Self { busy: of(&[0, 1, 2, 5, 6]), stolen: of(&[7]) })
     }

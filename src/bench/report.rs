@@ -337,7 +337,11 @@ impl fmt::Display for Report {
         for row in &self.rows {
             writeln!(out, "{row}")?;
         }
-        writeln!(out, "\nCPU: the server's, µs a call or value. old: of the {} tokens from the beginning.", self.settings.tokens)?;
+        writeln!(
+            out,
+            "\nCPU: the server's, µs a call or value. old: of the {} tokens from the beginning.",
+            self.settings.tokens
+        )?;
         writeln!(out, "noisy: rounds in which others were busy, or that lie far from the median.\n")?;
         writeln!(out, "{:<70} {:>9}  {:>9}  {:>9}", "target", "measured", "must", "goal")?;
         for target in &self.targets {

@@ -382,7 +382,16 @@ mod tests {
         let mut row = Vec::new();
         write_event(&mut row, &event, Format::Text).unwrap();
         let row = String::from_utf8(row).unwrap();
-        for part in ["12", "2023-11-14T22:13:20.000Z", "DETOKENIZE", "ALLOWED", "1/1", "purpose=\"refund\"", "item=RELEASED", "handle=abab"] {
+        for part in [
+            "12",
+            "2023-11-14T22:13:20.000Z",
+            "DETOKENIZE",
+            "ALLOWED",
+            "1/1",
+            "purpose=\"refund\"",
+            "item=RELEASED",
+            "handle=abab",
+        ] {
             assert!(row.contains(part), "{part} in {row}");
         }
         let mut json = Vec::new();

@@ -189,8 +189,8 @@ impl std::fmt::Display for Refusal {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::super::input::{self, Line};
     use super::*;

@@ -34,9 +34,8 @@ pub struct Options {
 /// The folder could not be made.
 pub fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<()> {
     let folder = Folder::create(&options.dir)?;
-    write_all(&folder).with_context(|| {
-        format!("init was not finished; remove {} before you run it again", options.dir.display())
-    })?;
+    write_all(&folder)
+        .with_context(|| format!("init was not finished; remove {} before you run it again", options.dir.display()))?;
     describe(&options.dir, output).context("cannot write to standard output")
 }
 

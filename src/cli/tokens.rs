@@ -200,16 +200,21 @@ pub(super) fn tokenize(options: TokenizeOptions, output: &mut impl Write) -> any
             let (client, scope) = (client.clone(), scope.clone());
             let items = items.iter().map(tokenize_item).collect();
             let request = v1::TokenizeRequest { scope, items, request_id: String::new(), all_or_nothing: false };
-            async move { client.tokenize(request).await.and_then(|response| response.results.into_iter().map(issued).collect()) }
+            async move {
+                client.tokenize(request).await.and_then(|response| response.results.into_iter().map(issued).collect())
+            }
         };
         batches::run(lines, call, output, |output, line, result| match (result, format) {
             (Ok(token), Format::Text) => writeln!(output, "{}", token.token),
-            (Ok(token), Format::Json) => json(output, &JsonToken {
-                line,
-                token: &token.token,
-                handle: &token.handle,
-                expire_time: rfc3339(token.expire_time.as_ref()),
-            }),
+            (Ok(token), Format::Json) => json(
+                output,
+                &JsonToken {
+                    line,
+                    token: &token.token,
+                    handle: &token.handle,
+                    expire_time: rfc3339(token.expire_time.as_ref()),
+                },
+            ),
             (Err(refusal), format) => refused(output, line, refusal, format),
         })
         .await
@@ -288,12 +293,7 @@ pub(super) fn revoke(options: RevokeOptions, output: &mut impl Write) -> anyhow:
 }
 
 /// A line as a value to store. Refusals never repeat any of it, which is why the JSON parser's own words stay unsaid.
-fn item(
-    line: SecretBytes,
-    input: Input,
-    ttl: Option<prost_types::Duration>,
-    max_uses: u32,
-) -> Result<Item, String> {
+fn item(line: SecretBytes, input: Input, ttl: Option<prost_types::Duration>, max_uses: u32) -> Result<Item, String> {
     let item = match input {
         Input::Lines => Item { value: line, ttl, max_uses },
         Input::Base64 => Item { value: from_base64(line.expose())?, ttl, max_uses },
@@ -397,10 +397,14 @@ fn write_value(output: &mut impl Write, line: u64, value: &SecretBytes, format: 
             output.write_all(b"\n")
         }
         ValueFormat::Base64 => writeln!(output, "{}", BASE64.encode(value.expose())),
-        ValueFormat::Json => if let Ok(text) = std::str::from_utf8(value.expose()) { json(output, &JsonValue { line, value: Some(text), value_base64: None }) } else {
-            let encoded = BASE64.encode(value.expose());
-            json(output, &JsonValue { line, value: None, value_base64: Some(encoded) })
-        },
+        ValueFormat::Json => {
+            if let Ok(text) = std::str::from_utf8(value.expose()) {
+                json(output, &JsonValue { line, value: Some(text), value_base64: None })
+            } else {
+                let encoded = BASE64.encode(value.expose());
+                json(output, &JsonValue { line, value: None, value_base64: Some(encoded) })
+            }
+        }
     }
 }
 
@@ -425,11 +429,9 @@ fn refused(output: &mut impl Write, line: u64, refusal: &Refusal, format: Format
     let error = match (format, refusal) {
         (Format::Text, _) => return output.write_all(b"\n"),
         (Format::Json, Refusal::Here(message)) => JsonFailure { code: "INVALID_ARGUMENT", reason: None, message },
-        (Format::Json, Refusal::There(failure)) => JsonFailure {
-            code: failure.code_name(),
-            reason: failure.reason.as_deref(),
-            message: &failure.message,
-        },
+        (Format::Json, Refusal::There(failure)) => {
+            JsonFailure { code: failure.code_name(), reason: failure.reason.as_deref(), message: &failure.message }
+        }
     };
     json(output, &JsonError { line, error })
 }

@@ -29,7 +29,9 @@ pub enum Error {
         problem: String,
     },
     /// The vault did not accept our certificate.
-    #[error("the vault at {address} refused the connection: {problem}. Is the profile's certificate valid, and of a trust domain that the vault knows?")]
+    #[error(
+        "the vault at {address} refused the connection: {problem}. Is the profile's certificate valid, and of a trust domain that the vault knows?"
+    )]
     HandshakeRefused {
         /// The address of the profile.
         address: String,
@@ -109,9 +111,11 @@ impl Error {
         let failure = Failure::new(status.code(), status.message(), &status.get_error_details());
         match status.code() {
             Code::PermissionDenied | Code::Unauthenticated => Self::Denied(failure),
-            Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange | Code::NotFound | Code::AlreadyExists => {
-                Self::Invalid(failure)
-            }
+            Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::NotFound
+            | Code::AlreadyExists => Self::Invalid(failure),
             Code::ResourceExhausted => Self::Limited(failure),
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Self::Unavailable(failure),
             Code::Aborted => Self::Conflict(failure),

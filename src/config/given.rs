@@ -73,9 +73,8 @@ pub(super) fn paths(folder: &Path) -> impl Fn(Given<'_>) -> Result<Vec<PathBuf>,
 /// An IP address and a port.
 pub(super) fn address(given: Given<'_>) -> Result<SocketAddr, String> {
     let text = given.text()?;
-    text.parse().map_err(|_| {
-        format!("`{text}` is not an IP address and a port, such as \"127.0.0.1:7443\" or \"[::1]:7443\"")
-    })
+    text.parse()
+        .map_err(|_| format!("`{text}` is not an IP address and a port, such as \"127.0.0.1:7443\" or \"[::1]:7443\""))
 }
 
 /// One of a few words.
@@ -115,10 +114,9 @@ pub(super) fn bytes(range: RangeInclusive<u64>) -> impl Fn(Given<'_>) -> Result<
             Given::Text(text) if text.ends_with('B') => measured(text, &SIZE_UNITS),
             plain => return integer(range.clone())(plain),
         };
-        number
-            .filter(|number| range.contains(number))
-            .and_then(|number| usize::try_from(number).ok())
-            .ok_or_else(|| format!("must be a size from {} to {} bytes, such as 65536 or \"256MiB\"", range.start(), range.end()))
+        number.filter(|number| range.contains(number)).and_then(|number| usize::try_from(number).ok()).ok_or_else(
+            || format!("must be a size from {} to {} bytes, such as 65536 or \"256MiB\"", range.start(), range.end()),
+        )
     }
 }
 

@@ -59,7 +59,11 @@ impl<'a> Document<'a> {
         };
         for error in &errors {
             let line = document.line_at(error.span().map_or(0, |span| span.start));
-            document.note(Place::Line(document.file.clone(), line), String::new(), format!("not TOML: {}", error.message()));
+            document.note(
+                Place::Line(document.file.clone(), line),
+                String::new(),
+                format!("not TOML: {}", error.message()),
+            );
         }
         document.broken = !errors.is_empty();
         document
@@ -91,7 +95,8 @@ impl<'a> Document<'a> {
         let mut known = self.known_variables.borrow().clone();
         known.extend(others.iter().map(|name| (*name).to_owned()));
         for name in self.overrides.keys().filter(|name| !known.contains(*name)) {
-            let problem = format!("nothing is set by this variable; {}", nearest(name, known.iter().map(String::as_str)));
+            let problem =
+                format!("nothing is set by this variable; {}", nearest(name, known.iter().map(String::as_str)));
             self.note(Place::Variable(name.clone()), String::new(), problem);
         }
         let broken = self.broken;
@@ -164,7 +169,11 @@ impl<'d> Section<'d> {
     pub(super) fn tables(&mut self, key: &str) -> Vec<Section<'d>> {
         self.asked.insert(key.to_owned());
         let Some((line, value)) = self.find(key) else {
-            self.mistake(self.line, key, format!("at least one [[{key}]] is needed; `cloakroom init` writes an example"));
+            self.mistake(
+                self.line,
+                key,
+                format!("at least one [[{key}]] is needed; `cloakroom init` writes an example"),
+            );
             return Vec::new();
         };
         let DeValue::Array(items) = value else {
@@ -210,12 +219,7 @@ impl<'d> Section<'d> {
     }
 
     /// A setting with a default. `None` only if it is there and wrong: that has been noted.
-    pub(super) fn or<T>(
-        &mut self,
-        key: &str,
-        default: T,
-        parse: impl Fn(Given<'_>) -> Result<T, String>,
-    ) -> Option<T> {
+    pub(super) fn or<T>(&mut self, key: &str, default: T, parse: impl Fn(Given<'_>) -> Result<T, String>) -> Option<T> {
         self.located_or(key, default, parse).map(|located| located.value)
     }
 

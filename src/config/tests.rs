@@ -60,7 +60,11 @@ fn mistakes(text: &str, variables: &[(&str, &str)]) -> Vec<String> {
 fn the_contracts_example_is_read_with_its_defaults() {
     let config = parse(WHOLE, &[]).unwrap();
     assert_eq!(config.server.listen, "127.0.0.1:7443".parse().unwrap());
-    assert_eq!(config.server.certificate, Path::new("/etc/pki/server.pem"), "relative paths start at the file's folder");
+    assert_eq!(
+        config.server.certificate,
+        Path::new("/etc/pki/server.pem"),
+        "relative paths start at the file's folder"
+    );
     assert_eq!(config.server.private_key, Path::new("/etc/cloakroom/server.key"));
     assert_eq!(config.server.max_connections, 1_024);
     assert_eq!(config.server.max_concurrent_streams, 256);
@@ -146,7 +150,8 @@ fn a_trust_domain_stands_once() {
         found,
         ["/etc/cloakroom.toml:44: trust_domains.name: `dev.cloakroom.internal` stands in line 11 already"]
     );
-    let none = WHOLE.replace("[[trust_domains]]\nname = \"dev.cloakroom.internal\"\nbundle = \"pki/ca.pem\"\ncrls = []\n", "");
+    let none =
+        WHOLE.replace("[[trust_domains]]\nname = \"dev.cloakroom.internal\"\nbundle = \"pki/ca.pem\"\ncrls = []\n", "");
     assert!(mistakes(&none, &[])[0].contains("at least one [[trust_domains]] is needed"));
 }
 

@@ -82,13 +82,19 @@ mod tests {
         let mut offered = BTreeSet::new();
         for file in files.file.iter().filter(|file| file.package() == "cloakroom.v1") {
             for service in &file.service {
-                offered.extend(service.method.iter().map(|method| {
-                    format!("/{}.{}/{}", file.package(), service.name(), method.name())
-                }));
+                offered.extend(
+                    service
+                        .method
+                        .iter()
+                        .map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name())),
+                );
             }
         }
-        let rows: BTreeSet<String> =
-            METHODS.iter().map(|method| method.path.to_owned()).filter(|path| path.starts_with("/cloakroom.")).collect();
+        let rows: BTreeSet<String> = METHODS
+            .iter()
+            .map(|method| method.path.to_owned())
+            .filter(|path| path.starts_with("/cloakroom."))
+            .collect();
         assert_eq!(offered, rows, "add a row to grpc::methods and to the matrix in tests/ for each new rpc");
     }
 

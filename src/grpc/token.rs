@@ -77,11 +77,8 @@ impl v1::token_service_server::TokenService for TokenDoor {
     ) -> Result<Response<v1::InspectTokensResponse>, Status> {
         let call = call_of(&request)?;
         let request = request.into_inner();
-        let request = InspectRequest {
-            scope: request.scope,
-            tokens: convert::secrets(request.tokens),
-            handles: request.handles,
-        };
+        let request =
+            InspectRequest { scope: request.scope, tokens: convert::secrets(request.tokens), handles: request.handles };
         let vault = Arc::clone(&self.vault);
         let work = {
             let call = call.clone();

@@ -115,7 +115,8 @@ fn scope_rows_are_the_frozen_ones() {
     let meta = root.meta_key(&VaultId(array(&frozen["vault_id"])));
     let mut seen = 0;
     for scope in frozen["scopes"].as_array().unwrap() {
-        let (name, id) = (scope["path"].as_str().unwrap(), ScopeId(u32::try_from(scope["id"].as_u64().unwrap()).unwrap()));
+        let (name, id) =
+            (scope["path"].as_str().unwrap(), ScopeId(u32::try_from(scope["id"].as_u64().unwrap()).unwrap()));
         let (row_key, row) = (unhex(&scope["row_key"]), unhex(&scope["row"]));
         assert_eq!(read_scope(&meta, &row_key, &row).unwrap(), (name.to_owned(), id));
         let mut written = Batch::default();
@@ -212,7 +213,10 @@ fn no_bit_of_a_row_can_be_flipped_c_02() {
                 put(&store, table, &row_key, &flipped);
                 let error = open(&store).err().expect("refused");
                 let name = authentic::row_name(table, &row_key);
-                assert!(matches!(&error, KeyringError::WrongRootKey(row) if *row == name), "bit {bit} of {name}: {error}");
+                assert!(
+                    matches!(&error, KeyringError::WrongRootKey(row) if *row == name),
+                    "bit {bit} of {name}: {error}"
+                );
                 tried += 1;
             }
             for length in 0..row.len() {
@@ -289,7 +293,9 @@ fn a_newer_row_is_refused_and_named_c_06() {
         put(&store, table, &row_key, &authentic::seal(&meta(), table, &row_key, &content));
         let before = rows(&store, table);
         let error = open(&store).err().unwrap();
-        assert!(matches!(&error, KeyringError::Newer { row, format: 2 } if row.contains("pan") || row.contains("data/1")));
+        assert!(
+            matches!(&error, KeyringError::Newer { row, format: 2 } if row.contains("pan") || row.contains("data/1"))
+        );
         assert!(rows(&store, table) == before, "nothing is changed");
         put(&store, table, &row_key, &authentic::seal(&meta(), table, &row_key, b""));
         assert!(matches!(open(&store), Err(KeyringError::Damaged(_))));
@@ -315,7 +321,11 @@ fn messages_name_rows_and_hold_no_key() {
 }
 
 fn key_id() -> impl Strategy<Value = String> {
-    prop_oneof![Just("index".to_owned()), Just("request".to_owned()), any::<u32>().prop_map(|id| data_key_id(ScopeId(id)))]
+    prop_oneof![
+        Just("index".to_owned()),
+        Just("request".to_owned()),
+        any::<u32>().prop_map(|id| data_key_id(ScopeId(id)))
+    ]
 }
 
 proptest! {

@@ -4,8 +4,8 @@
 //! whoever can write the database could cut it. The order is: commit, sign, write outside, and with the next commit store
 //! a copy inside. So the checkpoint outside never speaks of events that are not durable.
 
-use super::queue::Queue;
 use super::Shared;
+use super::queue::Queue;
 use crate::merkle::note::{Checkpoint, LogKey, NoteError};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -39,7 +39,9 @@ pub enum CheckpointError {
         error: io::Error,
     },
     /// It is not a checkpoint of this log.
-    #[error("checkpoint {path} is not one of this log, or was changed: {error}. Put back the right file; don't delete it")]
+    #[error(
+        "checkpoint {path} is not one of this log, or was changed: {error}. Put back the right file; don't delete it"
+    )]
     Invalid {
         /// The file.
         path: PathBuf,

@@ -238,7 +238,8 @@ fn check_tiles(dump: &Dump, leaves: &[[u8; 32]]) {
     let (mut level, mut hashes) = (0, leaves.to_vec());
     while hashes.len() >= 256 {
         for (index, tile) in hashes.chunks_exact(256).enumerate() {
-            let place = if index < 1000 { format!("{index:03}") } else { format!("x{:03}/{:03}", index / 1000, index % 1000) };
+            let place =
+                if index < 1000 { format!("{index:03}") } else { format!("x{:03}/{:03}", index / 1000, index % 1000) };
             expected.insert((format!("tile/{level}/{place}").into_bytes(), tile.concat()));
         }
         hashes = hashes.chunks_exact(256).map(root).collect();
@@ -270,7 +271,9 @@ fn check_index(dump: &Dump, events: &[Event]) {
 }
 
 fn rows_of(dump: &Dump, table: Table) -> impl Iterator<Item = (&[u8], &[u8])> {
-    dump.range((table, Vec::new())..).take_while(move |((of, _), _)| *of == table).map(|((_, key), row)| (&key[..], &row[..]))
+    dump.range((table, Vec::new())..)
+        .take_while(move |((of, _), _)| *of == table)
+        .map(|((_, key), row)| (&key[..], &row[..]))
 }
 
 /// RFC 6962, 2.1, as it is written there.

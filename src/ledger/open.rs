@@ -104,7 +104,9 @@ pub enum OpenError {
     #[error("event {0} is missing though later ones are there: acknowledged data is lost. Restore from a backup")]
     Gap(u64),
     /// An event does not hash to what the tree says.
-    #[error("the events from {from} to {to} do not hash to the tree: one was changed or damaged. Restore from a backup")]
+    #[error(
+        "the events from {from} to {to} do not hash to the tree: one was changed or damaged. Restore from a backup"
+    )]
     WrongHash {
         /// First event that may be meant.
         from: u64,
@@ -287,20 +289,14 @@ fn recover(rows: &dyn Rows, settings: &Settings) -> Result<(Frontier, u64), Open
     let width = TILE_WIDTH as u64;
     let from = vouched.size() / width * width;
     let tile = |id: TileId| row(rows, Table::Tree, id.path().as_bytes());
-    let mut frontier =
-        Frontier::rebuild(from, tile, []).map_err(|_| OpenError::WrongHash { from: 0, to: from })?;
+    let mut frontier = Frontier::rebuild(from, tile, []).map_err(|_| OpenError::WrongHash { from: 0, to: from })?;
     if vouched.size() == from {
         check_root(&frontier, vouched.root())?;
     }
     let mut next = from;
     while next < size {
-        let batch = rows.scan(
-            Table::Events,
-            &next.to_be_bytes(),
-            &size.to_be_bytes(),
-            Order::Ascending,
-            EVENTS_A_SCAN,
-        )?;
+        let batch =
+            rows.scan(Table::Events, &next.to_be_bytes(), &size.to_be_bytes(), Order::Ascending, EVENTS_A_SCAN)?;
         for (key, bytes) in &batch {
             if key.as_slice() != next.to_be_bytes() {
                 return Err(OpenError::Gap(next));

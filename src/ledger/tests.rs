@@ -56,11 +56,16 @@ fn hold_one(open: &Open, gate: &Gate, number: u32) -> Answer {
 fn check(site: &Site, acknowledged: &[(u64, String)]) -> Vec<Event> {
     let events = site.check();
     for ((table, key), row) in site.dump() {
-        let written_by = |event: &Event| event.detail.as_bytes() == row && event.handles.iter().any(|named| **named == key);
+        let written_by =
+            |event: &Event| event.detail.as_bytes() == row && event.handles.iter().any(|named| **named == key);
         assert!(table != Table::Tokens || events.iter().any(written_by), "a row without its event");
     }
     for (sequence, detail) in acknowledged {
-        assert_eq!(events[usize::try_from(*sequence).unwrap()].detail, *detail, "what was acknowledged is in its place");
+        assert_eq!(
+            events[usize::try_from(*sequence).unwrap()].detail,
+            *detail,
+            "what was acknowledged is in its place"
+        );
     }
     events
 }

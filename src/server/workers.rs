@@ -142,8 +142,7 @@ where
 }
 
 /// Connections as tonic takes them.
-pub(super) type Incoming =
-    std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<TlsIo, Infallible>> + Send>>;
+pub(super) type Incoming = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<TlsIo, Infallible>> + Send>>;
 
 /// Done when the connections are to drain.
 type Stop = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -227,10 +227,14 @@ fn check_rows(site: &Site, keyring: &Keyring, events: &[Event]) {
         assert_eq!(header.record_version > 1, limited > 0 || revoked, "{story:?}");
         assert_eq!(header.state == State::Revoked, revoked, "{story:?}");
         let after = story.iter().skip_while(|chapter| *chapter != "revoke done");
-        assert!(after.clone().all(|chapter| !chapter.ends_with("released") && !chapter.ends_with("masked")), "{story:?}");
+        assert!(
+            after.clone().all(|chapter| !chapter.ends_with("released") && !chapter.ends_with("masked")),
+            "{story:?}"
+        );
         tokens += 1;
     }
-    let issued = |event: &Event| event.item_outcomes.iter().filter(|outcome| **outcome == ItemOutcome::Issued as i32).count();
+    let issued =
+        |event: &Event| event.item_outcomes.iter().filter(|outcome| **outcome == ItemOutcome::Issued as i32).count();
     assert_eq!(events.iter().map(issued).sum::<usize>(), tokens, "a token for each that was issued");
     assert_eq!(dump.keys().filter(|(table, _)| *table == Table::Expiry).count(), tokens);
 }
@@ -337,8 +341,7 @@ impl Client {
     }
 
     pub async fn inspect(&self, scope: &str, tokens: &[&str], handles: &[String]) -> Result<Inspected, Failure> {
-        let request =
-            InspectRequest { scope: scope.to_owned(), tokens: secrets(tokens), handles: handles.to_vec() };
+        let request = InspectRequest { scope: scope.to_owned(), tokens: secrets(tokens), handles: handles.to_vec() };
         self.vault.inspect(&self.call, request).await
     }
 

@@ -211,10 +211,7 @@ fn info(handle: &Handle, header: &Header, now: Timestamp) -> TokenInfo {
 
 impl Named {
     pub fn parse(format: &Format, tokens: &[Secret<String>], handles: &[String]) -> Self {
-        Self {
-            tokens: parse_all(format, tokens),
-            handles: handles.iter().map(|handle| handle.parse().ok()).collect(),
-        }
+        Self { tokens: parse_all(format, tokens), handles: handles.iter().map(|handle| handle.parse().ok()).collect() }
     }
 
     /// Tokens first, then handles.

@@ -1,7 +1,7 @@
 //! Revoke: tokens are taken back, at once and for ever.
 
-use super::inspect::{Named, describe};
 use super::detokenize::data_key;
+use super::inspect::{Named, describe};
 use super::record::{Asked, decided};
 use super::shape::{check_batch, check_words, scope_path};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault, Violation};

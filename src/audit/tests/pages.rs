@@ -22,7 +22,9 @@ async fn pages_together_are_the_whole_answer_a_14() {
     let filters: [Question<'_>; 3] = [
         (&of_gateway, &|event| event.caller == id("gateway")),
         (&of_detokenize, &|event| event.action() == Action::Detokenize),
-        (&of_token, &|event| event.action == 2 && event.handles.iter().any(|handle| **handle == tokens[0].handle.as_bytes()[..])),
+        (&of_token, &|event| {
+            event.action == 2 && event.handles.iter().any(|handle| **handle == tokens[0].handle.as_bytes()[..])
+        }),
     ];
     let mut answers = 0;
     for (filter, wants) in filters {

@@ -113,7 +113,8 @@ async fn a_token_in_a_question_becomes_its_handle_and_is_forgotten() {
         token: Some(Secret::new(token.token.clone())),
         ..FilterRequest::default()
     };
-    let by_handle = || FilterRequest { scope: "pan".to_owned(), handle: token.handle.to_string(), ..FilterRequest::default() };
+    let by_handle =
+        || FilterRequest { scope: "pan".to_owned(), handle: token.handle.to_string(), ..FilterRequest::default() };
     let (events, _) = all_pages(&auditor, by_token, 0, false).await;
     let question = f.last_event();
     assert!(events.len() >= 4 && events.iter().all(|event| event.scope == "pan"));
@@ -124,7 +125,9 @@ async fn a_token_in_a_question_becomes_its_handle_and_is_forgotten() {
     assert_eq!(question.detail, format!("scope=\"pan\" handle=\"{}\" oldest first", token.handle));
     assert_eq!(question.succeeded as usize, events.len());
     assert_eq!(question.policies, ["auditor-queries-audit"]);
-    let (story, _) = all_pages(&auditor, || FilterRequest { handle: token.handle.to_string(), ..FilterRequest::default() }, 0, true).await;
+    let (story, _) =
+        all_pages(&auditor, || FilterRequest { handle: token.handle.to_string(), ..FilterRequest::default() }, 0, true)
+            .await;
     assert_eq!(story.iter().filter(|event| event.action() == Action::QueryAudit).count(), 2);
     for ((table, _), row) in f.site.dump() {
         let body = &token.token.as_bytes()[4..];
@@ -172,9 +175,16 @@ async fn what_is_not_well_formed_is_refused_and_recorded() {
         (FilterRequest { handle: "AB".repeat(20), ..none() }, "filter.handle FILTER_MALFORMED"),
         (FilterRequest { token: token(), ..none() }, "filter.scope FILTER_MALFORMED"),
         (FilterRequest { token: token(), scope: "nowhere".to_owned(), ..none() }, "filter.scope FILTER_MALFORMED"),
-        (FilterRequest { token: token(), scope: "pan".to_owned(), handle: "0".repeat(40), ..none() }, "filter.token FILTER_MALFORMED"),
         (
-            FilterRequest { token: Some(Secret::new("4111111111111111".to_owned())), scope: "pan".to_owned(), ..none() },
+            FilterRequest { token: token(), scope: "pan".to_owned(), handle: "0".repeat(40), ..none() },
+            "filter.token FILTER_MALFORMED",
+        ),
+        (
+            FilterRequest {
+                token: Some(Secret::new("4111111111111111".to_owned())),
+                scope: "pan".to_owned(),
+                ..none()
+            },
             "filter.token FILTER_MALFORMED",
         ),
         (FilterRequest { action: 99, ..none() }, "filter.action FILTER_MALFORMED"),
@@ -263,7 +273,8 @@ async fn a_damaged_log_is_never_an_incomplete_answer() {
     };
     let told = async |filter| query(&auditor, ask(filter)).await.map(|page| page.events.len()).map_err(|f| name(&f));
     let whole = told(by("payments", "")).await.unwrap();
-    let mut edits: Vec<Option<Vec<u8>>> = vec![None, Some(Vec::new()), Some(b"\x02".to_vec()), Some(good[..good.len() - 1].to_vec())];
+    let mut edits: Vec<Option<Vec<u8>>> =
+        vec![None, Some(Vec::new()), Some(b"\x02".to_vec()), Some(good[..good.len() - 1].to_vec())];
     let mut flipped = good.clone();
     flipped[0] ^= 1;
     edits.push(Some(flipped));

@@ -153,10 +153,11 @@ fn in_one_batch_the_order_decides_l_04() {
     issued.wait().unwrap();
     let held = hold_one(&open, &gate, 2);
     let basis = open.ledger.basis();
-    let queued: Vec<Answer> = [release(basis, 1), rewrite(basis, 1, "revoked"), release(basis, 1), rewrite(basis, 1, "again")]
-        .into_iter()
-        .map(|submission| submit(&open.ledger, submission).unwrap())
-        .collect();
+    let queued: Vec<Answer> =
+        [release(basis, 1), rewrite(basis, 1, "revoked"), release(basis, 1), rewrite(basis, 1, "again")]
+            .into_iter()
+            .map(|submission| submit(&open.ledger, submission).unwrap())
+            .collect();
     gate.go(Fault::NONE);
     held.wait().unwrap();
     gate.pass();

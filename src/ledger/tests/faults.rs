@@ -61,11 +61,13 @@ fn one_failure(fault: Fault, at: u32) {
 
     // On disk: all that was acknowledged, and of the failed commit all or nothing.
     site.restart(None);
-    let expected = 1 + at + match fault {
-        Fault::NONE => 4,
-        Fault::UNKNOWN => 1,
-        _ => 0,
-    };
+    let expected = 1
+        + at
+        + match fault {
+            Fault::NONE => 4,
+            Fault::UNKNOWN => 1,
+            _ => 0,
+        };
     assert_eq!(check(&site, &acknowledged.0).len(), expected as usize, "{fault:?} at {at}");
     go_on(&mut site, acknowledged);
 }

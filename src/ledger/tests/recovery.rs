@@ -199,7 +199,8 @@ fn another_log_key_is_refused() {
     // The same name, and another key.
     site.log_key = (LOG, [9; 32]);
     let error = refusal(&site);
-    let untrusted = matches!(error, OpenError::Checkpoint(CheckpointError::Invalid { error: NoteError::Untrusted, .. }));
+    let untrusted =
+        matches!(error, OpenError::Checkpoint(CheckpointError::Invalid { error: NoteError::Untrusted, .. }));
     assert!(untrusted, "{error}");
 }
 

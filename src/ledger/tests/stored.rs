@@ -113,7 +113,13 @@ fn a_log_of_two_events_is_the_frozen_one_in_every_row() {
     }
     let stored = site.dump();
     for (place, row) in &expected {
-        assert_eq!(stored.get(place).map(hex::encode), Some(hex::encode(row)), "{:?} {}", place.0, hex::encode(&place.1));
+        assert_eq!(
+            stored.get(place).map(hex::encode),
+            Some(hex::encode(row)),
+            "{:?} {}",
+            place.0,
+            hex::encode(&place.1)
+        );
     }
     assert_eq!(stored.len(), expected.len());
     site.check();

@@ -140,11 +140,15 @@ async fn a_row_that_the_disk_can_not_read_fails_alone_s_09() {
         }
         let shown = tester.show("pan", &tokens).await.unwrap();
         for (place, result) in shown.iter().enumerate() {
-            let expected = if place == 5 || place == 77 { Err(ItemFailure::DataLoss) } else { Ok(place.to_string().into_bytes()) };
+            let expected =
+                if place == 5 || place == 77 { Err(ItemFailure::DataLoss) } else { Ok(place.to_string().into_bytes()) };
             assert_eq!(*result, expected, "{place}, cold: {cold}");
         }
         let event = f.last_event();
-        assert_eq!((outcomes(&event)[5], outcomes(&event)[77], event.succeeded), (ItemOutcome::Corrupt, ItemOutcome::Corrupt, 148));
+        assert_eq!(
+            (outcomes(&event)[5], outcomes(&event)[77], event.succeeded),
+            (ItemOutcome::Corrupt, ItemOutcome::Corrupt, 148)
+        );
         let alone = tester.inspect("pan", &[&issued[5].token], &[]).await.unwrap().results;
         assert_eq!(alone, [Err(ItemFailure::DataLoss)]);
         let revoked = tester.revoke("pan", &[], &[issued[77].handle.to_string()]).await.unwrap().results;

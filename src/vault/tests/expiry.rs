@@ -92,7 +92,10 @@ async fn no_lifetime_wraps_into_for_ever_l_01() {
     const LAST: u64 = 253_402_300_799_999;
     let f = Fixture::new();
     f.site.clock.advance(Duration::from_millis(LAST - f.site.clock.wall().millis() - millis(DAY)));
-    let results = f.tester().tokenize("pan", vec![lasting(PAN, DAY), lasting(PAN, DAY + Duration::from_millis(1)), item(PAN)]).await;
+    let results = f
+        .tester()
+        .tokenize("pan", vec![lasting(PAN, DAY), lasting(PAN, DAY + Duration::from_millis(1)), item(PAN)])
+        .await;
     let results = results.unwrap().results;
     assert_eq!(results[0].as_ref().unwrap().expires.millis(), LAST);
     let refused = |place: usize| results[place].as_ref().err() == Some(&ItemFailure::Invalid(Reason::LifetimeTooLong));

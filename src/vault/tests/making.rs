@@ -40,7 +40,8 @@ async fn a_bad_item_does_not_sink_its_neighbours() {
         limited(b"last", u32::MAX),
     ];
     let done = f.client("gateway").tokenize("pan", items).await.unwrap();
-    let results: Vec<_> = done.results.iter().map(|result| result.as_ref().map(|_| ()).map_err(|failure| *failure)).collect();
+    let results: Vec<_> =
+        done.results.iter().map(|result| result.as_ref().map(|_| ()).map_err(|failure| *failure)).collect();
     let expected = [
         Ok(()),
         invalid(Reason::ValueEmpty),
@@ -134,7 +135,8 @@ async fn a_scopes_key_is_made_once_and_before_it_is_used() {
         }
     }
     let keyring = f.vault.keyring();
-    let ids = ["pan", "acme/note", "b/note"].map(|name| keyring.scope(&scope::Path::parse(name).unwrap()).unwrap().id.0);
+    let ids =
+        ["pan", "acme/note", "b/note"].map(|name| keyring.scope(&scope::Path::parse(name).unwrap()).unwrap().id.0);
     assert_eq!(ids, [1, 2, 3]);
     let events = f.check();
     for (scope, id) in ["pan", "acme/note", "b/note"].into_iter().zip(ids) {
@@ -200,7 +202,9 @@ async fn scopes_get_their_ids_once() {
     assert!(events[1..].iter().all(|event| words(event) == "reload allowed" && event.detail.starts_with("scope id ")));
     f.vault.name_scopes(named()).await.unwrap();
     assert_eq!(f.events().len(), 5);
-    let known = |f: &Fixture, name: &str| f.vault.keyring().scope(&scope::Path::parse(name).unwrap()).map(|keys| (keys.id, keys.data.is_some()));
+    let known = |f: &Fixture, name: &str| {
+        f.vault.keyring().scope(&scope::Path::parse(name).unwrap()).map(|keys| (keys.id, keys.data.is_some()))
+    };
     let before = known(&f, "pan").unwrap();
     assert!(!before.1, "a key is for the first Tokenize to make");
     f.tester().issue("pan", item(PAN)).await;

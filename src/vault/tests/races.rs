@@ -175,7 +175,9 @@ async fn after_a_revocation_is_acknowledged_nobody_gets_the_value_l_04() {
     }
     // `check` holds the log's order against it: nothing released after a revocation.
     let events = f.check().len();
-    println!("revocation: {ROUNDS} rounds against {CALLERS} callers, {released} calls before, {events} events, none out of order");
+    println!(
+        "revocation: {ROUNDS} rounds against {CALLERS} callers, {released} calls before, {events} events, none out of order"
+    );
 }
 
 /// Runs every operation once; says by name what became of each.

@@ -60,7 +60,8 @@ async fn the_event_of_a_denial_says_what_was_tried() {
     assert!(event.item_outcomes.is_empty(), "nothing was looked up");
     assert_eq!(event.rulebook, f.policy.rulebook().digest().to_vec());
     assert_eq!((event.scope.as_str(), event.purpose.as_str()), ("pan", "test"));
-    let failure = f.client("payments").inspect("nowhere", &[tokens[0]], &[issued[0].handle.to_string()]).await.err().unwrap();
+    let failure =
+        f.client("payments").inspect("nowhere", &[tokens[0]], &[issued[0].handle.to_string()]).await.err().unwrap();
     let event = f.event(receipt(&failure).unwrap());
     assert_eq!((event.scope.as_str(), event.requested), ("nowhere", 2), "probing for scopes can be found");
     // What a policy forbids or allows only masked is said no more openly than the rest.
@@ -94,7 +95,9 @@ async fn the_shape_comes_first_then_policy_then_the_rest_i_05() {
     assert_eq!(tester.purpose("").show("free", &[&free]).await, values(&[PAN]), "this scope asks for none");
     let tokenized = |scope: &'static str, number: usize| {
         let tester = tester.clone();
-        async move { tester.tokenize(scope, (0..number).map(|_| item(PAN)).collect()).await.err().map(|failure| name(&failure)) }
+        async move {
+            tester.tokenize(scope, (0..number).map(|_| item(PAN)).collect()).await.err().map(|failure| name(&failure))
+        }
     };
     assert_eq!(tokenized("pan", 0).await.as_deref(), Some("items BATCH_EMPTY"));
     assert_eq!(tokenized("pan", 1001).await.as_deref(), Some("items BATCH_TOO_LARGE"));
@@ -161,8 +164,7 @@ async fn options_that_do_not_exist_are_refused_after_policy() {
             reveal: Some(crate::event::Reveal::Full),
             unsupported,
         };
-        let revoke =
-            RevokeRequest { scope, tokens: tokens(), handles: Vec::new(), reason: String::new(), unsupported };
+        let revoke = RevokeRequest { scope, tokens: tokens(), handles: Vec::new(), reason: String::new(), unsupported };
         let failures = [
             f.vault.tokenize(&client.call, tokenize).await.err().unwrap(),
             f.vault.detokenize(&client.call, detokenize).await.err().unwrap(),
@@ -215,7 +217,10 @@ async fn a_reply_that_would_be_too_long_is_refused_before_the_commit() {
     // Three of a mebibyte and one that just fits beside them, with 16 bytes of framing for each.
     let rest = REPLY_BYTES_AT_MOST - 3 * ((1 << 20) + 16) - 16;
     let issued = tester
-        .issue_all("free", vec![item(&mib), item(&mib), item(&mib), item(&vec![b'r'; rest]), item(&vec![b's'; rest + 1])])
+        .issue_all(
+            "free",
+            vec![item(&mib), item(&mib), item(&mib), item(&vec![b'r'; rest]), item(&vec![b's'; rest + 1])],
+        )
         .await;
     let token = |place: usize| issued[place].token.as_str();
     let fits = tester.show("free", &[token(0), token(1), token(2), token(3)]).await.unwrap();
@@ -279,7 +284,8 @@ async fn a_busy_log_loses_no_refusal() {
     let f = Fixture::over(site);
     let held = f.hold(&gate).await;
     let tester = f.tester();
-    let waits = tokio::spawn(async move { tester.tokenize("pan", vec![item(PAN)]).await.map(|_| ()).map_err(|f| name(&f)) });
+    let waits =
+        tokio::spawn(async move { tester.tokenize("pan", vec![item(PAN)]).await.map(|_| ()).map_err(|f| name(&f)) });
     f.until_waiting(1).await;
     // The queue is full now.
     assert_eq!(f.tester().show("pan", &["x"]).await, Err("overloaded".to_owned()));
@@ -293,7 +299,10 @@ async fn a_busy_log_loses_no_refusal() {
         handshakes.count(origin(last), "expired", f.vault.ledger().clock().now());
     }
     assert_eq!(f.vault.record_refusals().await.err().map(|failure| name(&failure)).as_deref(), Some("overloaded"));
-    assert_eq!(f.vault.record_handshakes(&handshakes).await.err().map(|failure| name(&failure)).as_deref(), Some("overloaded"));
+    assert_eq!(
+        f.vault.record_handshakes(&handshakes).await.err().map(|failure| name(&failure)).as_deref(),
+        Some("overloaded")
+    );
     gate.lift();
     gate.go(Fault::NONE);
     held.await.unwrap();
@@ -305,7 +314,9 @@ async fn a_busy_log_loses_no_refusal() {
     assert_eq!((denied.len(), denied[0].count), (1, 5), "they come with the summary");
     let connects: Vec<_> = events.iter().filter(|event| event.action() == Action::Connect).collect();
     assert_eq!(connects.iter().map(|event| event.count).sum::<u64>(), 3);
-    assert!(connects.iter().all(|event| event.peer_address.starts_with("192.0.2.") && event.certificate_sha256.len() == 32));
+    assert!(
+        connects.iter().all(|event| event.peer_address.starts_with("192.0.2.") && event.certificate_sha256.len() == 32)
+    );
     assert!(connects.iter().all(|event| words(event) == "connect denied expired" && event.caller.is_empty()));
 }
 

@@ -124,7 +124,8 @@ async fn inspecting_tells_the_states_apart() {
     let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
     tester.show("pan", &[&lives.token]).await.unwrap();
     let operator = f.client("operator");
-    let handles = [plain.handle.to_string(), "0".repeat(40), "nonsense".to_owned(), plain.handle.to_string().to_uppercase()];
+    let handles =
+        [plain.handle.to_string(), "0".repeat(40), "nonsense".to_owned(), plain.handle.to_string().to_uppercase()];
     let inspected = operator.inspect("pan", &tokens, &handles).await.unwrap();
     let states: Vec<_> = inspected.results.iter().map(|result| result.map(|info| info.state)).collect();
     let malformed = Err(ItemFailure::Invalid(Reason::HandleMalformed));
@@ -234,7 +235,10 @@ async fn a_batch_answers_in_its_order_with_one_event_z_04() {
     }
     assert_eq!(f.events().len(), before + 1);
     let event = f.event(&done.receipt);
-    assert_eq!((event.handles.len(), event.item_outcomes.len(), event.requested, event.succeeded), (1000, 1000, 1000, 999));
+    assert_eq!(
+        (event.handles.len(), event.item_outcomes.len(), event.requested, event.succeeded),
+        (1000, 1000, 1000, 999)
+    );
     // Not permitted is said before anything is looked up, and of the whole.
     let reads = f.reads.load(Ordering::SeqCst);
     assert_eq!(f.client("gateway").show("pan", &tokens).await, Err("denied".to_owned()));
