@@ -62,6 +62,13 @@ struct Scan {
     to: u64,
 }
 
+/// The next rows of a scan.
+struct Step {
+    /// Sequence and encoded event.
+    rows: Vec<(u64, Vec<u8>)>,
+    is_last: bool,
+}
+
 /// What a scan found.
 struct ScanResult {
     events: Vec<Event>,
@@ -140,8 +147,7 @@ impl Scan {
         let mut bytes = 0;
         let mut looked_at = 0;
         loop {
-            let step = self.step(rows)?;
-            let is_last = step.len() < ROWS_A_STEP;
+            let Step { rows: step, is_last } = self.step(rows)?;
             for (sequence, encoded) in step {
                 let mut event = event::decode(&encoded).map_err(|error| damaged(sequence, &error))?;
                 let matches = self.filter.matches(&event);
@@ -175,20 +181,52 @@ impl Scan {
         }
     }
 
-    /// The next rows: sequence and encoded event.
-    fn step(&self, rows: &dyn Rows) -> Result<Vec<(u64, Vec<u8>)>, ReadError> {
+    fn step(&self, rows: &dyn Rows) -> Result<Step, ReadError> {
         let Some(index) = &self.index else {
             let (from, to) = (self.from.to_be_bytes(), self.to.to_be_bytes());
             let found = rows.scan(Table::Events, &from, &to, self.order, ROWS_A_STEP)?;
             let number = |key: &[u8]| key.try_into().map(u64::from_be_bytes).unwrap_or_default();
-            return Ok(found.into_iter().map(|(key, encoded)| (number(&key), encoded)).collect());
+            let is_last = found.len() < ROWS_A_STEP;
+            return Ok(Step {
+                rows: found.into_iter().map(|(key, encoded)| (number(&key), encoded)).collect(),
+                is_last,
+            });
         };
         let found = rows.scan(Table::EventIndex, &index.at(self.from), &index.at(self.to), self.order, ROWS_A_STEP)?;
-        let sequences: Vec<u64> = found.iter().filter_map(|(key, _)| index.sequence(key)).collect();
+        let mut sequences: Vec<u64> = found.iter().filter_map(|(key, _)| index.sequence(key)).collect();
+        let is_last = found.len() < ROWS_A_STEP;
+        // After the scan: then the issue of every token that it met is there to be found.
+        self.insert_issues(rows, sequences.last().copied().filter(|_| !is_last), &mut sequences)?;
         let keys: Vec<[u8; 8]> = sequences.iter().map(|sequence| sequence.to_be_bytes()).collect();
         let keys: Vec<&[u8]> = keys.iter().map(<[u8; 8]>::as_slice).collect();
         let encoded = rows.get(Table::Events, &keys, Tier::Disk)?;
-        sequences.into_iter().zip(encoded).map(|(sequence, found)| Ok((sequence, present(found)?))).collect()
+        let present = |(sequence, found)| Ok((sequence, present(found)?));
+        Ok(Step { rows: sequences.into_iter().zip(encoded).map(present).collect::<Result<_, _>>()?, is_last })
+    }
+
+    /// Puts the events that may have issued the wanted handle in their places among `sequences`, as far as those reach: up
+    /// to `end`, or all that are left if there is none.
+    fn insert_issues(&self, rows: &dyn Rows, end: Option<u64>, sequences: &mut Vec<u64>) -> Result<(), ReadError> {
+        let Some((handle, key)) = self.filter.issue() else { return Ok(()) };
+        let (mut from, to) = match (self.order, end) {
+            (Order::Ascending, Some(end)) => (self.from, end),
+            (Order::Descending, Some(end)) => (end, self.to),
+            (_, None) => (self.from, self.to),
+        };
+        loop {
+            let found = rows.scan(Table::EventIndex, &key.at(from), &key.at(to), Order::Ascending, ROWS_A_STEP)?;
+            let marked = found.iter().filter(|(_, content)| IndexKey::may_have_issued(content, handle.as_bytes()));
+            sequences.extend(marked.filter_map(|(row_key, _)| key.sequence(row_key)));
+            match found.last().and_then(|(row_key, _)| key.sequence(row_key)) {
+                Some(last) if found.len() == ROWS_A_STEP => from = last + 1,
+                _ => break,
+            }
+        }
+        match self.order {
+            Order::Ascending => sequences.sort_unstable(),
+            Order::Descending => sequences.sort_unstable_by_key(|sequence| std::cmp::Reverse(*sequence)),
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The gRPC door: protobuf to the domain and back. It decides nothing.
 //!
-//! What is registered here is listed in [`methods::METHODS`]; a method that is not in the table is refused. Each call runs
-//! in a task of its own, so that it is finished and recorded even if its caller goes away meanwhile.
+//! What is registered here is listed in [`methods::METHODS`]; a method that is not in the table is refused. Each call is
+//! finished and recorded even if its caller goes away meanwhile.
 
 mod audit;
 mod convert;
@@ -18,8 +18,12 @@ use crate::tls::Connection;
 use crate::vault::{Call, Failure, Vault};
 use http::HeaderMap;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
@@ -66,17 +70,51 @@ fn trace_id_of<T>(request: &Request<T>) -> Option<String> {
     (trace_id.len() == 32 && is_hex && !is_zero).then(|| trace_id.to_owned())
 }
 
+/// An operation, on the heap: as part of the futures around it, it would be copied with each of them.
+type Operation<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
+
 /// Runs an operation to its end, whatever becomes of its caller, and puts its failure into the wire's terms.
 async fn finish<T: Send + 'static>(
     vault: Arc<Vault>,
     call: Call,
     method: &'static methods::Method,
-    operation: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    operation: Operation<T>,
 ) -> Result<T, Status> {
-    if let Ok(outcome) = tokio::spawn(operation).await {
+    if let Some(outcome) = Finishing(Some(operation)).await {
         return outcome.map_err(status::of);
     }
     // It panicked: a fault in this program. The panic hook has logged where; the event says that there was one.
-    let recorded = vault.panicked(&call, method.action).await;
+    let recorded = Box::pin(vault.panicked(&call, method.action)).await;
     Err(recorded.map_or_else(status::of, |receipt| status::of_panic(&receipt)))
+}
+
+/// Runs an operation as part of its caller's task; what is left of it when the caller goes away, in a task of its own.
+/// (A task for each call from the start would cost more than sealing its value.) `None` if it panicked.
+struct Finishing<T: Send + 'static>(Option<Operation<T>>);
+
+impl<T: Send + 'static> Future for Finishing<T> {
+    type Output = Option<Result<T, Failure>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(operation) = self.0.as_mut() else { return Poll::Ready(None) };
+        // What it leaves behind when it panics is dropped below and seen by nobody; what it shares has locks that stay
+        // whole. A task of its own would do the same.
+        let polled = catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(context)));
+        if matches!(polled, Ok(Poll::Pending)) {
+            return Poll::Pending;
+        }
+        self.0 = None;
+        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    }
+}
+
+impl<T: Send + 'static> Drop for Finishing<T> {
+    fn drop(&mut self) {
+        // Without a runtime the process is at its end, and tasks are too.
+        if let Some(operation) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(operation);
+        }
+    }
 }

@@ -40,7 +40,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use checkpoint::{CheckpointDirectory, CheckpointError};
-pub use index::IndexKey;
+pub use index::{IndexKey, IndexRow};
 pub use open::{Genesis, OpenError, Running, Settings, create, identify, open};
 pub use time::VaultClock;
 pub use wake::Worker;

@@ -217,6 +217,12 @@ pub enum Change<'a> {
 }
 
 impl Batch {
+    /// Makes room for so many changes more, whose keys and contents have so many bytes together.
+    pub fn reserve(&mut self, changes: usize, bytes: usize) {
+        self.operations.reserve(changes);
+        self.bytes.reserve(bytes);
+    }
+
     /// Adds: write this row.
     pub fn put(&mut self, table: Table, key: &[u8], content: &[u8]) {
         self.push(table, key, Some(content));

@@ -12,6 +12,7 @@
 //! only its event is written. Nothing here knows protobuf, gRPC or RocksDB.
 
 mod detokenize;
+mod expiry;
 mod inspect;
 mod read;
 mod record;

@@ -87,6 +87,12 @@ impl Filter {
         by_handle.or_else(by_caller).or_else(by_scope)
     }
 
+    /// The wanted handle, and where its issue stands if [`Filter::index_key`] does not lead there.
+    pub fn issue(&self) -> Option<(&Handle, IndexKey)> {
+        let handle = self.handle.as_ref()?;
+        Some((handle, IndexKey::issues(handle.as_bytes())?))
+    }
+
     /// Whether `event` is part of the answer.
     pub fn matches(&self, event: &Event) -> bool {
         let time = event.timestamp().unwrap_or_default();

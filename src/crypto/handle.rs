@@ -15,6 +15,9 @@ pub struct Handle([u8; 20]);
 pub struct BadHandle;
 
 impl Handle {
+    /// In bytes.
+    pub const LENGTH: usize = 20;
+
     /// From its two parts: seconds since 2020-01-01T00:00:00Z, and [`super::Located::tail`].
     pub fn new(second: u32, tail: [u8; 16]) -> Self {
         let mut bytes = [0; 20];
@@ -63,7 +66,10 @@ impl FromStr for Handle {
 
 impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        // Onto the stack: this is done for each token of each reply.
+        let mut digits = [0; 2 * 20];
+        hex::encode_to_slice(self.0, &mut digits).expect("40 digits for 20 bytes");
+        f.write_str(str::from_utf8(&digits).expect("hexadecimal digits are UTF-8"))
     }
 }
 

@@ -29,7 +29,7 @@ impl AuditDoor {
             let call = call.clone();
             async move { Err::<(), _>(vault.unbuilt_audit(&call).await) }
         };
-        finish(Arc::clone(&self.vault), call, method, work).await?;
+        finish(Arc::clone(&self.vault), call, method, Box::pin(work)).await?;
         Err(status::internal())
     }
 }
@@ -49,7 +49,7 @@ impl v1::audit_service_server::AuditService for AuditDoor {
             let call = call.clone();
             async move { vault.query_events(&call, request).await }
         };
-        let page = finish(Arc::clone(&self.vault), call, &methods::QUERY_EVENTS, work).await?;
+        let page = finish(Arc::clone(&self.vault), call, &methods::QUERY_EVENTS, Box::pin(work)).await?;
         Ok(Response::new(v1::QueryEventsResponse {
             events: page.events.into_iter().map(convert::event).collect(),
             next_page_token: page.next_page_token,

@@ -46,7 +46,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let call = call.clone();
             async move { vault.tokenize(&call, request).await }
         };
-        let done = finish(Arc::clone(&self.vault), call, &methods::TOKENIZE, work).await?;
+        let done = finish(Arc::clone(&self.vault), call, &methods::TOKENIZE, Box::pin(work)).await?;
         Ok(Response::new(v1::TokenizeResponse {
             results: done.results.into_iter().map(tokenize_result).collect(),
             receipt: Some(convert::receipt(&done.receipt)),
@@ -64,7 +64,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let call = call.clone();
             async move { vault.detokenize(&call, request).await }
         };
-        let done = finish(Arc::clone(&self.vault), call, &methods::DETOKENIZE, work).await?;
+        let done = finish(Arc::clone(&self.vault), call, &methods::DETOKENIZE, Box::pin(work)).await?;
         Ok(Response::new(v1::DetokenizeResponse {
             results: done.results.into_iter().map(detokenize_result).collect(),
             receipt: Some(convert::receipt(&done.receipt)),
@@ -84,7 +84,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let call = call.clone();
             async move { vault.inspect(&call, request).await }
         };
-        let done = finish(Arc::clone(&self.vault), call, &methods::INSPECT_TOKENS, work).await?;
+        let done = finish(Arc::clone(&self.vault), call, &methods::INSPECT_TOKENS, Box::pin(work)).await?;
         Ok(Response::new(v1::InspectTokensResponse {
             results: done.results.into_iter().map(inspect_result).collect(),
             receipt: Some(convert::receipt(&done.receipt)),
@@ -106,7 +106,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
                 Err(vault.unbuilt_on_tokens::<policy::action::Renew>(&call, action, &request.scope, &tokens).await)
             }
         };
-        finish(Arc::clone(&self.vault), call, &methods::RENEW_TOKENS, work).await
+        finish(Arc::clone(&self.vault), call, &methods::RENEW_TOKENS, Box::pin(work)).await
     }
 
     async fn revoke_tokens(
@@ -127,7 +127,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let call = call.clone();
             async move { vault.revoke(&call, request).await }
         };
-        let done = finish(Arc::clone(&self.vault), call, &methods::REVOKE_TOKENS, work).await?;
+        let done = finish(Arc::clone(&self.vault), call, &methods::REVOKE_TOKENS, Box::pin(work)).await?;
         let result = |result: Result<crate::clock::Timestamp, ItemFailure>| v1::RevokeResult {
             outcome: Some(match result {
                 Ok(time) => v1::revoke_result::Outcome::RevokeTime(convert::timestamp(time)),
@@ -153,7 +153,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let call = call.clone();
             async move { vault.tokenize(&call, request).await }
         };
-        finish(Arc::clone(&self.vault), call, &methods::STREAM_TOKENIZE, work).await?;
+        finish(Arc::clone(&self.vault), call, &methods::STREAM_TOKENIZE, Box::pin(work)).await?;
         Err(status::internal())
     }
 
@@ -169,7 +169,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let call = call.clone();
             async move { vault.detokenize(&call, request).await }
         };
-        finish(Arc::clone(&self.vault), call, &methods::STREAM_DETOKENIZE, work).await?;
+        finish(Arc::clone(&self.vault), call, &methods::STREAM_DETOKENIZE, Box::pin(work)).await?;
         Err(status::internal())
     }
 }

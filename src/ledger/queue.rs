@@ -1,6 +1,6 @@
 //! What waits for the writer: bounded in number and bytes, and closed for good when the writer stops.
 
-use super::index::IndexKey;
+use super::index::IndexRow;
 use super::wake::Waiter;
 use super::{Basis, Head, Limits, Refused, Submission};
 use crate::clock::Timestamp;
@@ -16,7 +16,7 @@ pub(super) struct Entry {
     pub rewritten: Vec<Handle>,
     pub changes: Batch,
     pub body: Vec<u8>,
-    pub index: Vec<IndexKey>,
+    pub index: Vec<IndexRow>,
     pub valid_until: Option<Timestamp>,
     pub waiter: Waiter,
 }
@@ -57,7 +57,7 @@ impl Entry {
     pub fn new(submission: Submission, waiter: Waiter) -> Self {
         Self {
             body: submission.event.encode_body(),
-            index: IndexKey::of(&submission.event),
+            index: IndexRow::of(&submission.event),
             basis: submission.basis,
             touched: submission.touched,
             rewritten: submission.rewritten,

@@ -124,9 +124,9 @@ impl Writer {
         let bytes = event::finish(&entry.body, time);
         self.batch.append(&entry.changes);
         self.batch.put(Table::Events, &sequence.to_be_bytes(), &bytes);
-        for key in &entry.index {
-            key.write_at(sequence, &mut self.index_key);
-            self.batch.put(Table::EventIndex, &self.index_key, &[]);
+        for row in &entry.index {
+            row.key.write_at(sequence, &mut self.index_key);
+            self.batch.put(Table::EventIndex, &self.index_key, &row.content);
         }
         for tile in self.frontier.append(merkle::leaf_hash(&bytes)) {
             self.batch.put(Table::Tree, tile.id().path().as_bytes(), tile.bytes());

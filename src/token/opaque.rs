@@ -58,9 +58,9 @@ pub fn assemble(prefix: &Prefix, masked: [u8; 4], random: &[u8; RANDOM_BYTES]) -
     let mut text = String::with_capacity(LONGEST_PREFIX + 1 + BODY_CHARS + CHECKSUM_CHARS);
     text.push_str(prefix.as_str());
     text.push('_');
-    text.extend(base62::encode(&body).map(char::from));
+    push_digits(&mut text, &base62::encode(&body));
     let checksum = checksum(text.as_bytes());
-    text.extend(checksum.map(char::from));
+    push_digits(&mut text, &checksum);
     Text::new(text)
 }
 
@@ -68,6 +68,11 @@ pub fn assemble(prefix: &Prefix, masked: [u8; 4], random: &[u8; RANDOM_BYTES]) -
 /// bytes. The masked second is not part of it, since the mask follows from these.
 pub(super) fn canonical(prefix: &Prefix, random: &[u8; RANDOM_BYTES]) -> Canonical {
     Canonical::new(prefix.as_str().as_bytes(), random)
+}
+
+/// All at once: one character at a time takes as long as the token's HMAC.
+fn push_digits(text: &mut String, digits: &[u8]) {
+    text.push_str(str::from_utf8(digits).expect("base62 digits are UTF-8"));
 }
 
 fn checksum(text: &[u8]) -> [u8; CHECKSUM_CHARS] {

@@ -79,8 +79,24 @@ pub(crate) fn decided<A: policy::Action>(event: &mut Event, permit: &Permit<A>) 
 impl Vault {
     /// The event's beginning. Handles, outcomes and policies come later.
     pub(crate) fn event(&self, asked: &Asked<'_>) -> Result<Event, Failure> {
+        Ok(self.event_salted(asked, entropy::bytes()?))
+    }
+
+    /// As [`Vault::event`], with what decided.
+    pub(super) fn decided_event<A: policy::Action>(
+        &self,
+        asked: &Asked<'_>,
+        permit: &Permit<A>,
+    ) -> Result<Event, Failure> {
+        let mut event = self.event(asked)?;
+        decided(&mut event, permit);
+        Ok(event)
+    }
+
+    /// As [`Vault::event`], for who has randomness already.
+    pub(super) fn event_salted(&self, asked: &Asked<'_>, salt: [u8; event::SALT_BYTES]) -> Event {
         let caller: &Caller = &asked.call.caller;
-        Ok(Event {
+        Event {
             action: asked.action.into(),
             caller: caller.id.as_str().to_owned(),
             certificate_sha256: Bytes::copy_from_slice(&caller.certificate_sha256),
@@ -89,9 +105,9 @@ impl Vault {
             trace_id: asked.call.trace_id.clone(),
             peer_address: caller.peer.clone(),
             node: self.node.to_string(),
-            salt: salt()?,
+            salt: Bytes::copy_from_slice(&salt),
             ..Event::default()
-        })
+        }
     }
 
     /// Records that policy said no, and says so.
@@ -155,7 +171,8 @@ impl Vault {
         if self.refusals.note(Arc::clone(&caller), kind, self.now()) == Verdict::Count {
             return Ok(None);
         }
-        match self.record_event(event).await {
+        // On the heap: refusals are rare, and the future of every call would have to have room for one.
+        match Box::pin(self.record_event(event)).await {
             Ok(receipt) => Ok(Some(receipt)),
             // Nothing of it was written, and nobody is to probe unseen because the log is busy.
             Err(Failure::Overloaded | Failure::Conflict(_)) => {

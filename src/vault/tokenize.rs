@@ -1,5 +1,6 @@
 //! Tokenize: values in, tokens out.
 
+use super::expiry::Expiries;
 use super::record::{Asked, decided};
 use super::shape::{check_batch, scope_path};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, REPLY_BYTES_AT_MOST, Reason, Vault, VaultEvent, Violation};
@@ -75,8 +76,8 @@ struct Mint<'a> {
 /// Randomness for one item: the token's 128 bits and the two salts.
 const RANDOM_BYTES_AN_ITEM: usize = 16 + 16 + 16;
 
-/// Tokens that expire in the same hour lie together, so that purging is a range scan.
-const EXPIRY_BUCKET_MILLIS: u64 = 3_600_000;
+/// What is stored of a token besides its value, which padding makes longer by an eighth at the most.
+const ROW_BYTES_BESIDE_VALUE: usize = 224;
 
 /// A token, its handle in hexadecimal, its expiry and what frames them, or an error, in a reply.
 const REPLY_BYTES_AN_ITEM: usize = 256;
@@ -107,26 +108,28 @@ impl Vault {
         path: &scope::Path,
         request: &TokenizeRequest,
     ) -> Result<Option<Tokenized>, Failure> {
-        let mut event = self.event(asked)?;
         let basis = self.ledger.basis();
         let now = self.now();
         let context = asked.context(now);
         let resource = Resource::Scope(path);
         let permit = match self.policy.permit::<policy::action::Tokenize>(&asked.call.caller, resource, &context) {
             Ok(permit) => permit,
-            Err(denied) => return Err(self.denied(event, &denied, &[]).await),
+            Err(denied) => return Err(self.denied(self.event(asked)?, &denied, &[]).await),
         };
-        decided(&mut event, &permit);
         if let Some(option) = request.unsupported {
-            return Err(self.unimplemented(event, option).await);
+            return Err(self.unimplemented(self.decided_event(asked, &permit)?, option).await);
         }
         if asked.call.is_late() {
-            return Err(self.late(event).await);
+            return Err(self.late(self.decided_event(asked, &permit)?).await);
         }
+        // For the event's salt too: a system call costs as much as sealing a value.
+        let mut random = entropy::Supply::of(event::SALT_BYTES + request.items.len() * RANDOM_BYTES_AN_ITEM)?;
+        let mut event = self.event_salted(asked, random.take());
+        decided(&mut event, &permit);
         let scope = permit.scope().ok_or(Failure::Internal)?;
         let keys = self.keys_for_tokenize(path, now).await?;
         let mint = Mint { vault: self, scope, keys: &keys, now, second: token::second(now) };
-        let made = mint.make(&request.items)?;
+        let made = mint.make(&request.items, random)?;
         made.describe(&mut event);
         let names = made.names();
         let basis = basis.decided_by(permit.generation());
@@ -174,6 +177,11 @@ impl Vault {
         if let Some(keys) = self.keyring.scope(path).filter(|keys| keys.data.is_some()) {
             return Ok(keys);
         }
+        // On the heap: it happens once in a scope's life.
+        Box::pin(self.make_keys(path, now)).await
+    }
+
+    async fn make_keys(&self, path: &scope::Path, now: Timestamp) -> Result<ScopeKeys, Failure> {
         let _only_one = self.making_keys.lock().await;
         let Some(mut new) = self.prepare_keys(path, true, now)? else {
             // Somebody else made it while this call waited.
@@ -195,17 +203,25 @@ fn check_shape(request: &TokenizeRequest) -> Result<scope::Path, Violation> {
 
 impl Mint<'_> {
     /// Tokens and rows for all items. What is wrong with one item does not touch its neighbours.
-    fn make(&self, items: &[TokenizeItem]) -> Result<Made, Failure> {
-        let mut random = entropy::Supply::of(items.len() * RANDOM_BYTES_AN_ITEM)?;
+    fn make(&self, items: &[TokenizeItem], mut random: entropy::Supply) -> Result<Made, Failure> {
         let mut made = Made::default();
         made.results.reserve_exact(items.len());
+        // A buffer that grows is copied and wiped each time.
+        let row_bytes = |item: &TokenizeItem| ROW_BYTES_BESIDE_VALUE + item.value.len() + item.value.len() / 8;
+        made.rows.reserve(items.len() + 1, items.iter().map(row_bytes).sum());
+        let mut expiries = Expiries::default();
         for item in items {
             let result = match check_item(self.scope, item, self.now) {
-                Ok(expires) => Ok(self.issue(item, expires, &mut random, &mut made.rows)?),
+                Ok(expires) => {
+                    let issued = self.issue(item, expires, &mut random, &mut made.rows)?;
+                    expiries.add(expires, &issued.handle);
+                    Ok(issued)
+                }
                 Err(reason) => Err(ItemFailure::Invalid(reason)),
             };
             made.results.push(result);
         }
+        expiries.write(&mut made.rows);
         Ok(made)
     }
 
@@ -236,7 +252,6 @@ impl Mint<'_> {
         let (canonical, value) = (issued.canonical.expose(), item.value.expose());
         let row = record::seal(keyring.vault(), &issued.handle, canonical, data_key, &header, value, &salts);
         rows.put(Table::Tokens, issued.handle.as_bytes(), &row);
-        rows.put(Table::Expiry, &expiry_row_key(expires, &issued.handle), &[]);
         Ok(IssuedToken { token: issued.text, expires, handle: issued.handle })
     }
 }
@@ -280,13 +295,4 @@ fn check_item(scope: &Scope, item: &TokenizeItem, now: Timestamp) -> Result<Time
         return Err(Reason::LifetimeTooLong);
     }
     now.checked_add(ttl).ok_or(Reason::LifetimeTooLong)
-}
-
-/// Expiry bucket (hours since the epoch, 4 bytes) and handle.
-pub(super) fn expiry_row_key(expires: Timestamp, handle: &Handle) -> [u8; 24] {
-    let bucket = u32::try_from(expires.millis() / EXPIRY_BUCKET_MILLIS).unwrap_or(u32::MAX);
-    let mut key = [0; 24];
-    key[..4].copy_from_slice(&bucket.to_be_bytes());
-    key[4..].copy_from_slice(handle.as_bytes());
-    key
 }

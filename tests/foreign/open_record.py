@@ -475,16 +475,32 @@ def expiry_key(expires, handle):
     return u32(expires // 3600000) + handle
 
 
+def handles_of_expiry(key, rest):
+    return [key[4:], *(rest[at : at + 20] for at in range(0, len(rest), 20))]
+
+
+TOKENIZE = 1
+
+
 def index_key_of(kind, subject):
     if kind == "handle":
         return b"h" + subject
+    if kind == "issue":
+        return b"i" + subject[:4]
     return {"caller": b"c", "scope": b"s"}[kind] + hashlib.sha256(subject).digest()[:16]
 
 
-def subjects_of(event):
-    _time, caller, scope, handles = event
-    named = [("caller", caller), ("scope", scope), *(("handle", handle) for handle in handles)]
-    return {index_key_of(kind, subject) for kind, subject in named if subject}
+def index_of(event):
+    """The rows that lead to an event: key without the sequence, and content."""
+    _time, action, caller, scope, handles = event
+    rows = {index_key_of(kind, subject): b"" for kind, subject in [("caller", caller), ("scope", scope)] if subject}
+    for handle in sorted(set(handles) - {b""}):
+        if action == TOKENIZE and handle[:4] != bytes(4):
+            key = index_key_of("issue", handle)
+            rows[key] = rows.get(key, b"") + handle[4:6]
+        else:
+            rows[index_key_of("handle", handle)] = b""
+    return rows
 
 
 class RowCheck:
@@ -542,8 +558,8 @@ class RowCheck:
             self.buckets.add(expiry_key(record.expires, handle))
 
     def expiry(self, rows):
-        self.expect({key for key, _ in rows} == self.buckets, "expiry and tokens do not fit")
-        self.expect(all(row == b"" for _, row in rows), "a row of expiry has content")
+        named = [key[:4] + handle for key, row in rows for handle in handles_of_expiry(key, row)]
+        self.expect(len(named) == len(self.buckets) and set(named) == self.buckets, "expiry and tokens do not fit")
 
     def fingerprints(self, rows):
         self.expect(rows == [], "rows in a table that has none in this version")
@@ -552,18 +568,17 @@ class RowCheck:
     default = fingerprints
 
     def events(self, rows):
-        self.leaves, self.index, last = [], set(), 0
+        self.leaves, self.index, last = [], {}, 0
         for sequence, (key, row) in enumerate(rows):
             self.expect(key == u64(sequence), "a gap between events")
             self.leaves.append(hashlib.sha256(b"\0" + row).digest())
             event = read_event(row)
             self.expect(event[0] >= last, "the log's time decreases")
             last = event[0]
-            self.index |= {subject + key for subject in subjects_of(event)}
+            self.index |= {subject + key: content for subject, content in index_of(event).items()}
 
     def event_index(self, rows):
-        self.expect({key for key, _ in rows} == self.index, "event_index and events do not fit")
-        self.expect(all(row == b"" for _, row in rows), "a row of event_index has content")
+        self.expect(dict(rows) == self.index, "event_index and events do not fit")
 
     def tree(self, rows):
         expected = {}
@@ -618,7 +633,7 @@ REPEATED = {11, 18}
 
 
 def read_event(row):
-    """Time in milliseconds, caller, scope and handles of an event in its one form."""
+    """Time in milliseconds, action, caller, scope and handles of an event in its one form."""
     if row[:1] != b"\x01":
         raise Refused("event format")
     fields = {}
@@ -647,7 +662,8 @@ def read_event(row):
     if time.get(2, 0) % 1_000_000:
         raise Refused("an event's time is not in whole milliseconds")
     millis = time.get(1, 0) * 1000 + time.get(2, 0) // 1_000_000
-    return millis, fields.get(7, [b""])[0], fields.get(10, [b""])[0], fields.get(11, [])
+    action = fields.get(4, [0])[0]
+    return millis, action, fields.get(7, [b""])[0], fields.get(10, [b""])[0], fields.get(11, [])
 
 
 def protobuf(data):
@@ -876,19 +892,22 @@ class Vectors:
             self.same("key of a row of scopes", case["path"].encode(), case["row_key"])
             row("scopes", case, b"\x01" + u32(case["id"]))
         for case in file["expiry"]:
-            handle = bytes.fromhex(case["handle"])
-            self.same("key of a row of expiry", expiry_key(case["expires_millis"], handle), case["row_key"])
+            first, *rest = map(bytes.fromhex, case["handles"])
+            self.same("key of a row of expiry", expiry_key(case["expires_millis"], first), case["row_key"])
+            self.same("row of expiry", b"".join(rest), case["row"])
         for case in file["event_index"]:
-            subject = bytes.fromhex(case["subject"]) if case["kind"] == "handle" else case["subject"].encode()
+            is_handle = case["kind"] in ("handle", "issue")
+            subject = bytes.fromhex(case["subject"]) if is_handle else case["subject"].encode()
             key = index_key_of(case["kind"], subject) + u64(case["sequence"])
             self.same("key of a row of event_index", key, case["row_key"])
-        leaves, index = [], set()
+        leaves, index = [], {}
         for sequence, case in enumerate(file["log"]["rows"]):
             row_key, event = bytes.fromhex(case["row_key"]), bytes.fromhex(case["row"])
             self.same("key of an event", u64(sequence), case["row_key"])
             leaves.append(hashlib.sha256(b"\0" + event).digest())
-            index |= {subject + row_key for subject in subjects_of(read_event(event))}
-        self.same("the events' index", sorted(key.hex() for key in index), sorted(file["log"]["event_index"]))
+            index |= {subject + row_key: content for subject, content in index_of(read_event(event)).items()}
+        stored = {row["row_key"]: row["row"] for row in file["log"]["event_index"]}
+        self.same("the events' index", {key.hex(): content.hex() for key, content in index.items()}, stored)
         for name, size in (("checkpoint_after_one", 1), ("checkpoint_after_two", 2)):
             origin, its_size, its_root = parse_checkpoint(file["log"][name])
             self.same("checkpoint", [origin, its_size, its_root], [file["log_id"], size, root_of(leaves[:size])])

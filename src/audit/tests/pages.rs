@@ -219,3 +219,46 @@ async fn what_an_auditor_is_told_names_outcomes_and_holds_no_value() {
     }
     f.check();
 }
+
+/// A handle's issue is found by another index than what came of it later, and a scan has steps: neither may show.
+#[tokio::test]
+async fn a_long_story_of_a_token_begins_with_its_issue_a_14() {
+    let f = Fixture::new();
+    let gateway = f.client("gateway");
+    // More calls of the same second than a step of a scan has rows, the wanted one in the middle.
+    for _ in 0..ROWS_A_STEP {
+        gateway.issue("pan", item(PAN)).await;
+    }
+    let token = gateway.issue_all("pan", vec![item(PAN), item(PAN)]).await.swap_remove(1);
+    for _ in 0..ROWS_A_STEP {
+        gateway.issue("pan", item(PAN)).await;
+    }
+    let of_token = || FilterRequest { handle: token.handle.to_string(), ..FilterRequest::default() };
+    let auditor = f.client("auditor");
+    let mut seen = Vec::new();
+    // Answers without a later event, with a few, with exactly a step of them, and with more than one step.
+    for shown in [0, 3, ROWS_A_STEP, ROWS_A_STEP + 3] {
+        while seen.len() < shown {
+            f.client("payments").show("pan", &[&token.token]).await.unwrap();
+            seen.push(());
+        }
+        let mut expected: Vec<Event> = whole_log(&f)
+            .into_iter()
+            .filter(|event| event.action() != Action::QueryAudit)
+            .filter(|event| event.handles.iter().any(|handle| **handle == token.handle.as_bytes()[..]))
+            .collect();
+        assert_eq!((expected.len(), expected[0].action()), (shown + 1, Action::Tokenize));
+        for newest_first in [false, true] {
+            for page_size in [97, 400, 1000] {
+                let (mut events, _) = all_pages(&auditor, of_token, page_size, newest_first).await;
+                events.retain(|event| event.action() != Action::QueryAudit);
+                assert_eq!(
+                    events, expected,
+                    "{shown} later events, pages of {page_size}, newest first: {newest_first}"
+                );
+            }
+            expected.reverse();
+        }
+    }
+    f.check();
+}

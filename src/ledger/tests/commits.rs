@@ -215,7 +215,7 @@ fn what_has_expired_by_the_commit_is_not_released_l_01() {
 #[test]
 fn what_does_not_fit_is_refused_at_once() {
     let bytes = |filler: &Submission| filler.changes.size() + filler.event.encode_body().len();
-    let rows = |filler: &Submission| filler.changes.len() + 1 + IndexKey::of(&filler.event).len();
+    let rows = |filler: &Submission| filler.changes.len() + 1 + IndexRow::of(&filler.event).len();
     let mut site = Site::new();
     let room = site.limits.clone();
     let open = site.open().unwrap();

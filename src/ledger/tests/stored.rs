@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::crypto::VaultId;
+use crate::event::{self, Action};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -50,6 +51,7 @@ fn index_keys_are_the_frozen_ones() {
             "caller" => IndexKey::caller(subject),
             "scope" => IndexKey::scope(subject),
             "handle" => IndexKey::handle(&hex::decode(subject).unwrap()),
+            "issue" => IndexKey::issues(&hex::decode(subject).unwrap()).unwrap(),
             other => panic!("{other}"),
         };
         let sequence = number(&frozen["sequence"]);
@@ -108,8 +110,8 @@ fn a_log_of_two_events_is_the_frozen_one_in_every_row() {
             expected.insert((table, unhex(&row["row_key"])), unhex(&row["row"]));
         }
     }
-    for row_key in log["event_index"].as_array().unwrap() {
-        expected.insert((Table::EventIndex, unhex(row_key)), Vec::new());
+    for row in log["event_index"].as_array().unwrap() {
+        expected.insert((Table::EventIndex, unhex(&row["row_key"])), unhex(&row["row"]));
     }
     let stored = site.dump();
     for (place, row) in &expected {
@@ -131,12 +133,19 @@ enum Subject {
     Caller(String),
     Scope(String),
     Handle([u8; 20]),
+    /// The second of a handle that has one.
+    Issues([u8; 4]),
 }
 
 fn subject() -> impl Strategy<Value = Subject> {
     let text = || prop_oneof!["[a-b/.]{1,4}", "[ -~]{1,40}", Just("pan/../ssn\0".to_owned())];
     let handle = prop_oneof![any::<[u8; 20]>(), (0..4_u8).prop_map(|byte| [byte; 20])];
-    prop_oneof![text().prop_map(Subject::Caller), text().prop_map(Subject::Scope), handle.prop_map(Subject::Handle)]
+    prop_oneof![
+        text().prop_map(Subject::Caller),
+        text().prop_map(Subject::Scope),
+        handle.prop_map(Subject::Handle),
+        (1..u32::MAX).prop_map(|second| Subject::Issues(second.to_be_bytes())),
+    ]
 }
 
 fn index_key(subject: &Subject) -> IndexKey {
@@ -144,6 +153,7 @@ fn index_key(subject: &Subject) -> IndexKey {
         Subject::Caller(caller) => IndexKey::caller(caller),
         Subject::Scope(scope) => IndexKey::scope(scope),
         Subject::Handle(handle) => IndexKey::handle(handle),
+        Subject::Issues(second) => IndexKey::issues(&[&second[..], &[7; 16]].concat()).unwrap(),
     }
 }
 
@@ -162,4 +172,28 @@ proptest! {
         // In the log's order.
         prop_assert_eq!(one_key.at(first).cmp(&one_key.at(second)), first.cmp(&second));
     }
+}
+
+#[test]
+fn a_batch_that_is_issued_has_one_row_for_each_second_and_all_else_one_for_each_handle() {
+    let handle =
+        |second: u8, tail: u8| -> [u8; 20] { [&[0, 0, 0, second][..], &[tail; 16]].concat().try_into().unwrap() };
+    let handles = [handle(9, 3), handle(8, 1), handle(9, 2), handle(9, 3), handle(0, 5)];
+    let named = || event::handles(handles.iter().map(Some));
+    let event = |action: Action| Event { action: action.into(), handles: named(), ..Event::default() };
+    let row = |key: IndexKey, content: &[u8]| IndexRow { key, content: content.to_vec() };
+    let bare = |handle: &[u8; 20]| row(IndexKey::handle(handle), &[]);
+
+    let issues = |handle: &[u8; 20], content: &[u8]| row(IndexKey::issues(handle).unwrap(), content);
+    let of_tokenize = [bare(&handles[4]), issues(&handles[1], &[1, 1]), issues(&handles[0], &[2, 2, 3, 3])];
+    assert_eq!(IndexRow::of(&event(Action::Tokenize)), of_tokenize);
+    let of_detokenize = [4, 1, 2, 0].map(|place| bare(&handles[place]));
+    assert_eq!(IndexRow::of(&event(Action::Detokenize)), of_detokenize);
+
+    assert!(
+        IndexKey::may_have_issued(&[2, 2, 3, 3], &handles[0]) && IndexKey::may_have_issued(&[2, 2, 3, 3], &handles[2])
+    );
+    // Not across two marks, and not where there is none.
+    assert!(!IndexKey::may_have_issued(&[1, 3, 3, 1], &handles[0]) && !IndexKey::may_have_issued(&[], &handles[0]));
+    assert_eq!((IndexKey::issues(&handles[4]), IndexKey::issues(&[1; 19]), IndexKey::issues(&[])), (None, None, None));
 }

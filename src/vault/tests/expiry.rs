@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::clock::Clock;
-use crate::vault::tokenize::expiry_row_key;
+use crate::crypto::Handle;
+use crate::store::{Batch, Change, Table};
+use crate::vault::expiry::Expiries;
 use proptest::prelude::*;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -163,29 +165,60 @@ fn vectors() -> serde_json::Value {
     serde_json::from_str(include_str!("../../../tests/vectors/rows_v1.json")).unwrap()
 }
 
+/// The rows of one call: key and content.
+fn expiry_rows(expiries: &[(u64, Handle)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let (mut made, mut batch) = (Expiries::default(), Batch::default());
+    for (millis, handle) in expiries {
+        made.add(Timestamp::from_millis(*millis), handle);
+    }
+    made.write(&mut batch);
+    let row = |change: Change<'_>| match change {
+        Change::Put { table: Table::Expiry, key, content } => (key.to_vec(), content.to_vec()),
+        _ => panic!("expiries only put rows of expiry"),
+    };
+    batch.changes().map(row).collect()
+}
+
 #[test]
 fn expiry_rows_are_the_frozen_ones() {
     let frozen = vectors();
     let frozen = frozen["expiry"].as_array().unwrap();
-    assert_eq!(frozen.len(), 5);
+    assert_eq!(frozen.len(), 6);
     for row in frozen {
-        let handle = row["handle"].as_str().unwrap().parse().unwrap();
-        let expires = Timestamp::from_millis(row["expires_millis"].as_u64().unwrap());
-        assert_eq!(hex::encode(expiry_row_key(expires, &handle)), row["row_key"].as_str().unwrap());
+        let handles = row["handles"].as_array().unwrap();
+        let millis = row["expires_millis"].as_u64().unwrap();
+        let expiries: Vec<_> =
+            handles.iter().map(|handle| (millis, handle.as_str().unwrap().parse().unwrap())).collect();
+        let stored = [&row["row_key"], &row["row"]].map(|part| hex::decode(part.as_str().unwrap()).unwrap());
+        assert_eq!(expiry_rows(&expiries), [stored.into()]);
     }
 }
 
 proptest! {
     #[test]
-    fn expiry_rows_are_injective_and_in_the_order_of_time_i_07(
-        one in (0..253_402_300_799_999_u64, any::<[u8; 20]>()),
-        other in (0..253_402_300_799_999_u64, any::<[u8; 20]>()),
+    fn expiry_rows_name_every_token_in_its_hour_and_lie_in_the_order_of_time_i_07(
+        expiries in proptest::collection::vec((0..253_402_300_799_999_u64, any::<[u8; 20]>()), 0..40),
+        spread in 1..1_000_000_000_u64,
     ) {
-        let key = |(millis, handle): (u64, [u8; 20])| {
-            expiry_row_key(Timestamp::from_millis(millis), &crate::crypto::Handle::from_bytes(handle))
-        };
-        let hour = |(millis, handle): (u64, [u8; 20])| (millis / 3_600_000, handle);
-        prop_assert_eq!(key(one) == key(other), hour(one) == hour(other));
-        prop_assert_eq!(key(one).cmp(&key(other)), hour(one).cmp(&hour(other)));
+        // Narrow, so that hours are shared.
+        let expiries: Vec<_> =
+            expiries.into_iter().map(|(millis, handle)| (millis % spread, Handle::from_bytes(handle))).collect();
+        let mut rows = expiry_rows(&expiries);
+        let mut named: Vec<(u32, Vec<u8>)> = Vec::new();
+        for (key, rest) in &rows {
+            let hour = u32::from_be_bytes(*key.first_chunk().unwrap());
+            named.extend([&key[4..]].into_iter().chain(rest.chunks(20)).map(|handle| (hour, handle.to_vec())));
+        }
+        let hour = |millis: u64| u32::try_from(millis / 3_600_000).unwrap();
+        let mut expected: Vec<_> =
+            expiries.iter().map(|(millis, handle)| (hour(*millis), handle.as_bytes().to_vec())).collect();
+        named.sort();
+        expected.sort();
+        prop_assert_eq!(named, expected);
+        rows.sort();
+        prop_assert!(rows.is_sorted_by_key(|(key, _)| u32::from_be_bytes(*key.first_chunk().unwrap())));
+        rows.dedup_by_key(|(key, _)| key[..4].to_vec());
+        let hours: std::collections::BTreeSet<_> = expiries.iter().map(|(millis, _)| hour(*millis)).collect();
+        prop_assert_eq!(rows.len(), hours.len(), "an hour has one row");
     }
 }
