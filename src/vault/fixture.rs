@@ -17,7 +17,7 @@ use crate::policy::{Policy, PolicySource, Rulebook, sample};
 use crate::scope::{MaskSettings, Path, Scopes, Settings};
 use crate::secret::{Secret, SecretBytes};
 use crate::store::{Batch, Found, MemoryStore, Order, ReadError, Row, Rows, Store, Table, Tier};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -208,7 +208,7 @@ fn check_rows(site: &Site, keyring: &Keyring, events: &[Event]) {
         .filter_map(|scope| Some((scope.id.0, scope.data?)))
         .collect();
     let mut expiries = expiries(&dump);
-    let mut tokens = 0;
+    let (mut tokens, stories) = (0, stories(events));
     for ((_, key), row) in dump.iter().filter(|((table, _), _)| *table == Table::Tokens) {
         let handle = Handle::try_from(&key[..]).unwrap();
         let record = Record::parse(row).unwrap();
@@ -216,7 +216,7 @@ fn check_rows(site: &Site, keyring: &Keyring, events: &[Event]) {
         record.unlock_outer(keyring.vault(), &handle, &keys[&header.scope.0]).unwrap();
         let hour = u32::try_from(header.expires.millis() / 3_600_000).unwrap();
         assert!(expiries.remove(&(hour, key.clone())), "a token that is never purged");
-        let story = story(events, &handle);
+        let story = &stories[key];
         let count = |wanted: &str| story.iter().filter(|chapter| *chapter == wanted).count();
         assert_eq!((count("tokenize issued"), &*story[0]), (1, "tokenize issued"), "{story:?}");
         let used = count("detokenize released") + count("detokenize masked");
@@ -252,17 +252,17 @@ fn expiries(dump: &crate::ledger::fixture::Dump) -> BTreeSet<(u32, Vec<u8>)> {
     all
 }
 
-/// What the log says of a token, in order: `detokenize released`, once for each item.
-fn story(events: &[Event], handle: &Handle) -> Vec<String> {
-    let chapter = |event: &Event, place: usize| {
-        let outcome = event.item_outcomes.get(place).copied().unwrap_or_default();
-        format!("{} {}", event.action().word(), ItemOutcome::try_from(outcome).unwrap().word())
-    };
-    let of = |event: &Event| {
-        let places = (0..event.handles.len()).filter(|place| *event.handles[*place] == handle.as_bytes()[..]);
-        places.map(|place| chapter(event, place)).collect::<Vec<_>>()
-    };
-    events.iter().flat_map(of).collect()
+/// What the log says of each token, in order: `detokenize released`, once for each item.
+fn stories(events: &[Event]) -> HashMap<Vec<u8>, Vec<String>> {
+    let mut stories: HashMap<Vec<u8>, Vec<String>> = HashMap::new();
+    for event in events {
+        for (place, handle) in event.handles.iter().enumerate() {
+            let outcome = event.item_outcomes.get(place).copied().unwrap_or_default();
+            let outcome = ItemOutcome::try_from(outcome).unwrap().word();
+            stories.entry(handle.to_vec()).or_default().push(format!("{} {outcome}", event.action().word()));
+        }
+    }
+    stories
 }
 
 pub(crate) fn caller(name: &str) -> Caller {
