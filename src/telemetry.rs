@@ -1,12 +1,15 @@
 //! Set-up of the process's own log and of metrics. It knows nothing of the domain.
 //!
-//! The process's log is for operators and is not the audit log. Whatever level is asked for, the libraries that see
-//! requests in clear (HTTP/2, gRPC, TLS) are held at `warn`: at lower levels they would print frames.
+//! The process's log is for operators and is not the audit log. Whatever level is asked for, also for a module of theirs by
+//! name, the libraries that see requests in clear (HTTP/2, gRPC, TLS) are held at `warn`: at lower levels they would print
+//! frames.
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::Directive;
+use tracing::Level;
+use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Names the level, and levels of modules: `info`, `debug,cloakroom::ledger=trace`.
 pub const LOG_VARIABLE: &str = "CLOAKROOM_LOG";
@@ -34,15 +37,21 @@ pub enum TelemetryError {
 /// # Errors
 /// If `levels` can't be understood.
 pub fn log_to_stderr(levels: &str) -> Result<(), TelemetryError> {
-    let mut filter = EnvFilter::builder().parse(levels)?;
-    for library in HELD_AT_WARN {
-        let directive: Directive = format!("{library}=warn").parse()?;
-        filter = filter.add_directive(directive);
-    }
+    let filter = EnvFilter::builder().parse(levels)?;
+    let most = filter.max_level_hint().unwrap_or(LevelFilter::TRACE);
+    // Beside the levels that were asked for, not among them: of those the one that names a module more exactly wins.
+    let harmless = filter_fn(|event| *event.level() <= Level::WARN || !is_held(event.target()));
+    let filter = filter.and(harmless.with_max_level_hint(most));
+    let lines =
+        tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     // Already set: a test started two servers in one process, which then share it.
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal());
-    let _ = logs.with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
     Ok(())
+}
+
+/// Whether a module, by its path, belongs to a library that handles bytes of requests.
+fn is_held(module: &str) -> bool {
+    HELD_AT_WARN.contains(&module.split("::").next().unwrap_or(module))
 }
 
 /// Starts counting. The handle renders what was counted.
