@@ -14,6 +14,8 @@ mod door;
 mod durability;
 mod harness;
 mod matrix;
+mod memory;
+mod million;
 mod needs;
 mod power;
 mod promises;
