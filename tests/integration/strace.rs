@@ -9,9 +9,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Everything that moves bytes to a file or a socket, takes them from a socket, or makes a file durable.
 const CALLS: &str = "write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,sendmmsg,sendfile,splice,copy_file_range,\
@@ -25,6 +25,11 @@ pub struct Traced {
     pub server: Option<Server>,
     vault: Pid,
     trace: PathBuf,
+}
+
+/// `strace` that came to a running vault. It ends with it, or when this is dropped.
+pub struct Attached {
+    strace: Child,
 }
 
 /// One system call.
@@ -109,6 +114,36 @@ impl Drop for Traced {
             let _ = kill_process(self.vault, Signal::KILL);
         }
     }
+}
+
+impl Attached {
+    /// From the return of this function on, each thread of the vault is under `strace` with these options.
+    pub fn to(server: &Server, options: &[&str]) -> Self {
+        let pid = server.pid();
+        let mut command = Command::new("strace");
+        command.args(["-f", "--quiet=all", "-o", "/dev/null", "-p", &pid.to_string()]).args(options);
+        let strace = command.stdin(Stdio::null()).spawn().unwrap();
+        let begin = Instant::now();
+        while !is_traced(pid) {
+            assert!(begin.elapsed() < END_AT_MOST, "strace does not come");
+            std::thread::yield_now();
+        }
+        Self { strace }
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let _ = self.strace.kill();
+        let _ = self.strace.wait();
+    }
+}
+
+/// Whether all threads of a process have a tracer.
+fn is_traced(pid: i32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let traced = |status: String| status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"));
+    threads.map(|thread| std::fs::read_to_string(thread.path().join("status"))).all(|status| status.is_ok_and(traced))
 }
 
 /// The one child of a process.
