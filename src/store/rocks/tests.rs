@@ -427,6 +427,15 @@ fn pages_that_never_reached_the_disk_cost_no_acknowledged_commit_s_03_s_07() {
             assert_eq!(opened, Opened::WithFirst(3), "{part} zeros from {page}");
         }
     }
+    // What was cut off is gone for good, and the next commits stand where it stood.
+    let copy = log.place.copy();
+    copy.edit(&log.file, |bytes| bytes[last.end - 1000..].fill(0));
+    let store = copy.open().unwrap();
+    for number in 3..6 {
+        commit(&store, Table::Events, number, &noise(200, number.into())).unwrap();
+    }
+    drop(store);
+    assert_eq!(opened(&copy), Opened::WithFirst(6));
 }
 
 #[test]
