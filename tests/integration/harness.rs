@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -180,6 +180,14 @@ impl Home {
     pub fn serve(&self) -> Server {
         Server::launch(self, self.serve_command()).unwrap_or_else(|log| panic!("the vault did not start:\n{log}"))
     }
+
+    /// A command of the program, as the client `name`, against `server`.
+    pub fn cli(&self, server: &Server, name: &str, words: &[&str]) -> Command {
+        let mut command = program();
+        command.args(words).env("CLOAKROOM_PROFILE", self.file(&format!("profiles/{name}.toml")));
+        command.env("CLOAKROOM_ADDRESS", server.address.to_string());
+        command
+    }
 }
 
 /// The program, in an environment in which no variable of its own is set.
@@ -208,6 +216,7 @@ pub struct Server {
     /// Where it answers probes.
     pub operations: SocketAddr,
     log: PathBuf,
+    output: Mutex<Receiver<String>>,
 }
 
 impl Server {
@@ -237,7 +246,7 @@ impl Server {
             return Err(format!("{first:?}, {status:?}{hung}\n{}", text()));
         };
         let operations = operations_address(&text()).expect("the log says where probes are answered");
-        Ok(Self { child, address, operations, log })
+        Ok(Self { child, address, operations, log, output: Mutex::new(lines) })
     }
 
     pub fn pid(&self) -> i32 {
@@ -247,6 +256,11 @@ impl Server {
     /// What it has written to standard error so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// What it has written to standard output after the line that says where it listens, up to its end.
+    pub fn rest_of_output(&self) -> Vec<String> {
+        self.output.lock().iter().collect()
     }
 
     /// Sends SIGTERM.
