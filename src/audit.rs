@@ -11,6 +11,7 @@ mod filter;
 mod tests;
 
 use crate::event::{self, Action, Event, Outcome};
+use crate::keys::Keyring;
 use crate::ledger::{IndexKey, Refused, Submission};
 use crate::policy::{self, Resource};
 use crate::store::{Found, Order, ReadError, Rows, Table, Tier};
@@ -99,9 +100,9 @@ impl Vault {
             };
             scan.filter.describe(&mut event, request.newest_first);
             let binding = scan.filter.binding(request.newest_first);
-            let rows = Arc::clone(self.rows());
+            let (rows, keyring) = (Arc::clone(self.rows()), Arc::clone(self.keyring()));
             let log_id = Arc::clone(self.ledger().log_id());
-            let found = tokio::task::spawn_blocking(move || scan.run(&*rows, &log_id)).await;
+            let found = tokio::task::spawn_blocking(move || scan.run(&*rows, &keyring, &log_id)).await;
             let found = found.map_err(|_| Failure::Internal)??;
             event.outcome = Outcome::Allowed.into();
             event.succeeded = u32::try_from(found.events.len()).unwrap_or(u32::MAX);
@@ -142,7 +143,7 @@ impl Vault {
 }
 
 impl Scan {
-    fn run(mut self, rows: &dyn Rows, log_id: &str) -> Result<ScanResult, ReadError> {
+    fn run(mut self, rows: &dyn Rows, keyring: &Keyring, log_id: &str) -> Result<ScanResult, ReadError> {
         let mut result = ScanResult { events: Vec::new(), next: None };
         let mut bytes = 0;
         let mut looked_at = 0;
@@ -150,7 +151,7 @@ impl Scan {
             let Step { rows: step, is_last } = self.step(rows)?;
             for (sequence, encoded) in step {
                 let mut event = event::decode(&encoded).map_err(|error| damaged(sequence, &error))?;
-                let matches = self.filter.matches(&event);
+                let matches = self.filter.matches(&event, keyring);
                 // Full is full only when there is one more to come: no page is empty but where the budget ended it. One
                 // event alone always fits, or there would be no way past it.
                 let too_long = bytes > 0 && bytes + encoded.len() > PAGE_BYTES_AT_MOST;

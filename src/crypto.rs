@@ -10,6 +10,9 @@
 //!
 //! token's canonical bytes, which the vault does not keep
 //! └─ HKDF "inner", vault, scope, handle, created, salt ──▶ inner lock, once
+//!
+//! request id, which the vault does not keep
+//! └─ HKDF "answer", vault, name, payload's hash, salt ──▶ lock of a remembered answer, once
 //! ```
 //!
 //! Invariants: every field under an HMAC or in HKDF's info has its length in front, so no two lists of fields are the
@@ -21,6 +24,7 @@ use std::fmt;
 use crate::secret::SecretKey;
 
 mod aead;
+pub mod answer;
 mod field;
 mod handle;
 mod kdf;
@@ -39,6 +43,8 @@ const INNER: &[u8] = b"cloakroom/v1/inner";
 const WRAP: &[u8] = b"cloakroom/v1/wrap";
 /// In HKDF's info where the root key becomes the meta key.
 const META: &[u8] = b"cloakroom/v1/meta";
+/// In HKDF's info where a request id becomes the lock of its remembered answer.
+const ANSWER: &[u8] = b"cloakroom/v1/answer";
 /// First field under the request key's HMAC.
 const REQUEST: &[u8] = b"cloakroom/v1/request";
 

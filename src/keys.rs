@@ -12,7 +12,9 @@ pub mod entropy;
 pub mod provider;
 
 use crate::clock::Timestamp;
-use crate::crypto::{DataKey, IndexKey, KeyVersion, MetaKey, RootKey, ScopeId, VaultId, WRAPPED_KEY_LENGTH};
+use crate::crypto::{
+    DataKey, IndexKey, KeyVersion, MetaKey, RequestKey, RootKey, ScopeId, VaultId, WRAPPED_KEY_LENGTH,
+};
 use crate::scope;
 use crate::secret::SecretKey;
 use crate::store::{Batch, Order, ReadError, Row, Rows, Table};
@@ -41,6 +43,7 @@ pub struct Keyring {
     root: RootKey,
     meta: Arc<MetaKey>,
     index: IndexKey,
+    request: RequestKey,
     /// Scope path → id and data key. Replaced as a whole; readers never wait.
     scopes: ArcSwap<HashMap<String, ScopeKeys>>,
     given: Mutex<Given>,
@@ -146,7 +149,8 @@ impl Keyring {
             let (id, key) = read_key(&root, &vault, &meta, &row_key, &content)?;
             unwrapped.insert(id, key);
         }
-        let index = unwrapped.remove(INDEX_KEY_ID).ok_or_else(|| KeyringError::Damaged("keys/index".into()))?;
+        let mut own = |id: &str| unwrapped.remove(id).ok_or_else(|| KeyringError::Damaged(format!("keys/{id}")));
+        let (index, request) = (IndexKey::new(own(INDEX_KEY_ID)?), RequestKey::new(own(REQUEST_KEY_ID)?));
         let mut scopes = HashMap::new();
         let mut highest = 0;
         let mut ids = HashSet::new();
@@ -164,7 +168,7 @@ impl Keyring {
             return Err(KeyringError::Damaged(format!("of the scope that belongs to keys/{orphan}")));
         }
         let given = Mutex::new(Given { next: highest.saturating_add(1), waiting: HashMap::new() });
-        Ok(Self { vault, root, meta, index: IndexKey::new(index), scopes: ArcSwap::from_pointee(scopes), given })
+        Ok(Self { vault, root, meta, index, request, scopes: ArcSwap::from_pointee(scopes), given })
     }
 
     /// The vault's id, bound into every record and key.
@@ -175,6 +179,11 @@ impl Keyring {
     /// The key under which handles are made.
     pub fn index(&self) -> &IndexKey {
         &self.index
+    }
+
+    /// The key under which remembered requests are named.
+    pub fn request(&self) -> &RequestKey {
+        &self.request
     }
 
     /// The scope's id and data key, if it ever was named or used.

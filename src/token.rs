@@ -106,6 +106,11 @@ impl Text {
         Self(Secret::new(text))
     }
 
+    /// A token that was issued before.
+    pub fn remembered(token: Secret<String>) -> Self {
+        Self(token)
+    }
+
     /// The token. Named so that each use can be found and asked why.
     pub fn expose(&self) -> &str {
         self.0.expose()

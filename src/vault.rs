@@ -11,11 +11,14 @@
 //! times. Once permitted, an operation is finished and recorded even if its caller has gone; past the caller's deadline
 //! only its event is written. Nothing here knows protobuf, gRPC or RocksDB.
 
+mod attempt;
 mod detokenize;
 mod expiry;
 mod inspect;
 mod read;
 mod record;
+mod renew;
+pub(crate) mod requests;
 mod revoke;
 mod shape;
 mod tokenize;
@@ -43,6 +46,7 @@ pub use detokenize::{DetokenizeRequest, Detokenized};
 pub use inspect::{InspectRequest, Inspected, TokenInfo, TokenState};
 pub(crate) use record::{Asked, decided};
 pub use record::{HandshakeOrigin, Handshakes, VaultEvent, own_event};
+pub use renew::{RenewRequest, Renewed};
 pub use revoke::{RevokeRequest, Revoked};
 pub use shape::{BATCH_AT_MOST, check_words};
 pub use tokenize::{IssuedToken, TokenizeItem, TokenizeRequest, Tokenized};
@@ -56,7 +60,7 @@ const REPLY_BYTES_AT_MOST: usize = 4 * 1024 * 1024 - 4096;
 /// Tokens: issued, exchanged, looked at, taken back.
 pub struct Vault {
     policy: Arc<Policy>,
-    keyring: Keyring,
+    keyring: Arc<Keyring>,
     rows: Arc<dyn Rows>,
     ledger: Ledger,
     /// Held while a scope's id or key is being made, so that it is made once.
@@ -89,6 +93,10 @@ pub enum Failure {
     Denied(Option<Receipt>),
     /// The request itself is wrong.
     Invalid(Violation, Option<Receipt>),
+    /// Items are wrong, by their places, and the call wanted all or nothing.
+    AllOrNothing(Vec<(usize, Reason)>, Option<Receipt>),
+    /// The request id was used for another request.
+    RequestIdUsed(Option<Receipt>),
     /// It asks for something that does not exist yet.
     Unimplemented(&'static str, Option<Receipt>),
     /// Too much waits to be written.
@@ -142,6 +150,9 @@ pub enum Reason {
     LifetimeNotPositive,
     LifetimeTooLong,
     SubjectUnsupported,
+    AllOrNothing,
+    RequestIdMalformed,
+    RequestIdUsed,
     TokenMalformed,
     HandleMalformed,
     TokenNotFound,
@@ -181,7 +192,7 @@ impl Vault {
     pub fn new(parts: Parts) -> Self {
         Self {
             policy: parts.policy,
-            keyring: parts.keyring,
+            keyring: Arc::new(parts.keyring),
             rows: parts.rows,
             ledger: parts.ledger,
             making_keys: tokio::sync::Mutex::new(()),
@@ -209,7 +220,7 @@ impl Vault {
     }
 
     /// The keys, to derive handles with.
-    pub fn keyring(&self) -> &Keyring {
+    pub fn keyring(&self) -> &Arc<Keyring> {
         &self.keyring
     }
 
@@ -260,6 +271,14 @@ impl Reason {
             Self::LifetimeNotPositive => ("LIFETIME_NOT_POSITIVE", "a lifetime is at least one millisecond"),
             Self::LifetimeTooLong => ("LIFETIME_TOO_LONG", "the lifetime is above the scope's ceiling"),
             Self::SubjectUnsupported => ("SUBJECT_UNSUPPORTED", "erasure by subject does not exist yet; leave it out"),
+            Self::AllOrNothing => {
+                ("ALL_OR_NOTHING", "an item is wrong and the call wanted all or nothing; nothing was issued")
+            }
+            Self::RequestIdMalformed => ("REQUEST_ID_MALFORMED", "a request id is a UUID of version 4"),
+            Self::RequestIdUsed => (
+                "REQUEST_ID_USED",
+                "this request id was used for another request within a day; draw a new one for each request",
+            ),
             Self::TokenMalformed => ("TOKEN_MALFORMED", "not a token of this scope's format (shape or checksum)"),
             Self::HandleMalformed => ("HANDLE_MALFORMED", "a handle is 40 hexadecimal digits"),
             Self::TokenNotFound => ("TOKEN_NOT_FOUND", "not found"),

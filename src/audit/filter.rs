@@ -8,7 +8,7 @@ use crate::ledger::IndexKey;
 use crate::scope;
 use crate::secret::Secret;
 use crate::token;
-use crate::vault::{Reason, Violation};
+use crate::vault::{Reason, Violation, check_words, requests};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
@@ -36,8 +36,12 @@ pub struct FilterRequest {
     pub start: Option<Result<Timestamp, Reason>>,
     /// Before this time.
     pub end: Option<Result<Timestamp, Reason>>,
-    /// A filter that was given and does not exist yet.
-    pub unsupported: Option<&'static str>,
+    /// What for, exactly.
+    pub purpose: String,
+    /// The trace, 32 hexadecimal digits.
+    pub trace_id: String,
+    /// A request id; the events of every caller that used it.
+    pub request_id: Option<Secret<String>>,
 }
 
 /// A filter that is well-formed.
@@ -50,6 +54,16 @@ pub struct Filter {
     outcome: Option<Outcome>,
     start: Option<Timestamp>,
     end: Option<Timestamp>,
+    purpose: Option<String>,
+    trace_id: Option<String>,
+    request: Option<RequestId>,
+}
+
+/// A request id: as such to compare with, and as its hash to speak of.
+struct RequestId {
+    bytes: Secret<[u8; 16]>,
+    /// Of the id without a caller: names the question, leads to no event.
+    hash: [u8; 32],
 }
 
 impl Filter {
@@ -59,9 +73,6 @@ impl Filter {
     /// Which field is not well-formed.
     pub fn new(request: &FilterRequest, keyring: &Keyring, scopes: &scope::Scopes) -> Result<Self, Violation> {
         let malformed = |field| Violation { field, reason: Reason::FilterMalformed };
-        if let Some(field) = request.unsupported {
-            return Err(Violation { field, reason: Reason::NotImplemented });
-        }
         let text = |text: &str, length_at_most, field| match text.len() {
             0 => Ok(None),
             length if length <= length_at_most => Ok(Some(text.to_owned())),
@@ -76,6 +87,9 @@ impl Filter {
             outcome: number(request.outcome, Outcome::try_from).map_err(|()| malformed("filter.outcome"))?,
             start: time(request.start, "filter.start_time")?,
             end: time(request.end, "filter.end_time")?,
+            purpose: words(&request.purpose).map_err(|()| malformed("filter.purpose"))?,
+            trace_id: trace_id(&request.trace_id).map_err(|()| malformed("filter.trace_id"))?,
+            request: request_id(request.request_id.as_ref(), keyring).map_err(|()| malformed("filter.request_id"))?,
         })
     }
 
@@ -94,7 +108,7 @@ impl Filter {
     }
 
     /// Whether `event` is part of the answer.
-    pub fn matches(&self, event: &Event) -> bool {
+    pub fn matches(&self, event: &Event, keyring: &Keyring) -> bool {
         let time = event.timestamp().unwrap_or_default();
         self.caller.as_ref().is_none_or(|caller| *caller == event.caller)
             && self.scope.as_ref().is_none_or(|scope| *scope == event.scope)
@@ -103,6 +117,9 @@ impl Filter {
             && self.outcome.is_none_or(|outcome| event.outcome == i32::from(outcome))
             && self.start.is_none_or(|start| time >= start)
             && self.end.is_none_or(|end| time < end)
+            && self.purpose.as_ref().is_none_or(|purpose| *purpose == event.purpose)
+            && self.trace_id.as_ref().is_none_or(|trace_id| *trace_id == event.trace_id)
+            && self.request.as_ref().is_none_or(|request| request.is_of(event, keyring))
     }
 
     /// What a cursor is bound to: the question without its page.
@@ -131,6 +148,9 @@ impl Filter {
         add("outcome", self.outcome.map(|outcome| outcome.word().to_owned()));
         add("start", self.start.map(|time| time.millis().to_string()));
         add("end", self.end.map(|time| time.millis().to_string()));
+        add("purpose", self.purpose.clone());
+        add("trace_id", self.trace_id.clone());
+        add("request", self.request.as_ref().map(|request| hex::encode(request.hash)));
         words.push_str(if newest_first { "newest first" } else { "oldest first" });
         words
     }
@@ -152,6 +172,36 @@ fn handle(request: &FilterRequest, keyring: &Keyring, scopes: &scope::Scopes) ->
         "" => Ok(None),
         handle => handle.parse().map(Some).map_err(|_| malformed("filter.handle")),
     }
+}
+
+impl RequestId {
+    /// Events hold a hash under a key, of caller and id together.
+    fn is_of(&self, event: &Event, keyring: &Keyring) -> bool {
+        !event.request_hash.is_empty()
+            && keyring.request().locate(&event.caller, self.bytes.expose())[..] == event.request_hash[..]
+    }
+}
+
+/// A purpose, as calls may have it.
+fn words(words: &str) -> Result<Option<String>, ()> {
+    if check_words(words) { Ok(Some(words.to_owned()).filter(|words| !words.is_empty())) } else { Err(()) }
+}
+
+fn trace_id(text: &str) -> Result<Option<String>, ()> {
+    let is_trace = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    match text {
+        "" => Ok(None),
+        _ if is_trace => Ok(Some(text.to_owned())),
+        _ => Err(()),
+    }
+}
+
+/// The question stands in the log, and there a request id stands as a keyed hash only.
+fn request_id(text: Option<&Secret<String>>, keyring: &Keyring) -> Result<Option<RequestId>, ()> {
+    let Some(text) = text else { return Ok(None) };
+    let bytes = requests::parse(text.expose()).ok_or(())?;
+    let hash = keyring.request().locate("", bytes.expose());
+    Ok(Some(RequestId { bytes, hash }))
 }
 
 fn number<T, E>(number: i32, known: impl Fn(i32) -> Result<T, E>) -> Result<Option<T>, ()> {

@@ -87,11 +87,6 @@ impl v1::audit_service_server::AuditService for AuditDoor {
 
 fn query_request(request: v1::QueryEventsRequest) -> QueryRequest {
     let filter = request.filter.unwrap_or_default();
-    let unbuilt = [
-        ("filter.purpose", !filter.purpose.is_empty()),
-        ("filter.trace_id", !filter.trace_id.is_empty()),
-        ("filter.request_id", !filter.request_id.is_empty()),
-    ];
     QueryRequest {
         filter: FilterRequest {
             caller: filter.caller,
@@ -102,7 +97,9 @@ fn query_request(request: v1::QueryEventsRequest) -> QueryRequest {
             outcome: filter.outcome,
             start: filter.start_time.map(convert::time),
             end: filter.end_time.map(convert::time),
-            unsupported: unbuilt.iter().find(|(_, given)| *given).map(|(name, _)| *name),
+            purpose: filter.purpose,
+            trace_id: filter.trace_id,
+            request_id: (!filter.request_id.is_empty()).then(|| Secret::new(filter.request_id)),
         },
         page_size: request.page_size,
         page_token: request.page_token,

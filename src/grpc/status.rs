@@ -17,6 +17,9 @@ pub const DOMAIN: &str = "cloakroom";
 /// When to come back after too much.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
+/// Wrong items that one status names.
+const VIOLATIONS_AT_MOST: usize = 20;
+
 /// Marks a status as made here, for [`sanitize`]; taken off before it leaves.
 const MARK: &str = "cloakroom-made";
 
@@ -25,6 +28,10 @@ pub fn of(failure: Failure) -> Status {
     match failure {
         Failure::Denied(receipt) => made(Code::PermissionDenied, Reason::PolicyDenied, receipt.as_ref(), |_| {}),
         Failure::Invalid(violation, receipt) => invalid(&violation, receipt.as_ref()),
+        Failure::AllOrNothing(wrong, receipt) => all_or_nothing(&wrong, receipt.as_ref()),
+        Failure::RequestIdUsed(receipt) => {
+            made(Code::FailedPrecondition, Reason::RequestIdUsed, receipt.as_ref(), |_| {})
+        }
         Failure::Unimplemented(field, receipt) => {
             invalid(&Violation { field, reason: Reason::NotImplemented }, receipt.as_ref())
         }
@@ -110,6 +117,15 @@ pub fn sanitize(headers: &mut HeaderMap) {
     // Encoding a status of constants does not fail; if it did, a status without details is left by the transport.
     let _ = status.add_header(headers);
     headers.remove(MARK);
+}
+
+/// Names the items, as many as fit into the headers that a status travels in.
+fn all_or_nothing(wrong: &[(usize, Reason)], receipt: Option<&Receipt>) -> Status {
+    made(Code::InvalidArgument, Reason::AllOrNothing, receipt, |details| {
+        for (place, reason) in wrong.iter().take(VIOLATIONS_AT_MOST) {
+            details.add_bad_request_violation(format!("items[{place}]"), reason.description());
+        }
+    })
 }
 
 fn invalid(violation: &Violation, receipt: Option<&Receipt>) -> Status {

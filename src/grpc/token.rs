@@ -2,13 +2,13 @@
 
 use super::methods;
 use super::{call_of, convert, finish, status};
+use crate::clock::Timestamp;
 use crate::event::Reveal;
-use crate::policy;
 use crate::proto::v1;
-use crate::secret::SecretBytes;
+use crate::secret::{Secret, SecretBytes};
 use crate::vault::{
-    DetokenizeRequest, InspectRequest, IssuedToken, ItemFailure, RevokeRequest, TokenInfo, TokenState, TokenizeItem,
-    TokenizeRequest, Vault,
+    DetokenizeRequest, InspectRequest, IssuedToken, ItemFailure, RenewRequest, RevokeRequest, TokenInfo, TokenState,
+    TokenizeItem, TokenizeRequest, Vault,
 };
 use std::pin::Pin;
 use std::sync::Arc;
@@ -97,16 +97,28 @@ impl v1::token_service_server::TokenService for TokenDoor {
     ) -> Result<Response<v1::RenewTokensResponse>, Status> {
         let call = call_of(&request)?;
         let request = request.into_inner();
-        let tokens = convert::secrets(request.tokens);
+        let request = RenewRequest {
+            scope: request.scope,
+            tokens: convert::secrets(request.tokens),
+            ttl: request.ttl.map(convert::lifetime),
+            request_id: Secret::new(request.request_id),
+        };
         let vault = Arc::clone(&self.vault);
         let work = {
             let call = call.clone();
-            async move {
-                let action = methods::RENEW_TOKENS.action;
-                Err(vault.unbuilt_on_tokens::<policy::action::Renew>(&call, action, &request.scope, &tokens).await)
-            }
+            async move { vault.renew(&call, request).await }
         };
-        finish(Arc::clone(&self.vault), call, &methods::RENEW_TOKENS, Box::pin(work)).await
+        let done = finish(Arc::clone(&self.vault), call, &methods::RENEW_TOKENS, Box::pin(work)).await?;
+        let result = |result: Result<Timestamp, ItemFailure>| v1::RenewResult {
+            outcome: Some(match result {
+                Ok(time) => v1::renew_result::Outcome::ExpireTime(convert::timestamp(time)),
+                Err(failure) => v1::renew_result::Outcome::Error(status::of_item(failure)),
+            }),
+        };
+        Ok(Response::new(v1::RenewTokensResponse {
+            results: done.results.into_iter().map(result).collect(),
+            receipt: Some(convert::receipt(&done.receipt)),
+        }))
     }
 
     async fn revoke_tokens(
@@ -116,11 +128,11 @@ impl v1::token_service_server::TokenService for TokenDoor {
         let call = call_of(&request)?;
         let request = request.into_inner();
         let request = RevokeRequest {
-            unsupported: (!request.request_id.is_empty()).then_some("request_id"),
             scope: request.scope,
             tokens: convert::secrets(request.tokens),
             handles: request.handles,
             reason: request.reason,
+            request_id: Secret::new(request.request_id),
         };
         let vault = Arc::clone(&self.vault);
         let work = {
@@ -128,7 +140,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
             async move { vault.revoke(&call, request).await }
         };
         let done = finish(Arc::clone(&self.vault), call, &methods::REVOKE_TOKENS, Box::pin(work)).await?;
-        let result = |result: Result<crate::clock::Timestamp, ItemFailure>| v1::RevokeResult {
+        let result = |result: Result<Timestamp, ItemFailure>| v1::RevokeResult {
             outcome: Some(match result {
                 Ok(time) => v1::revoke_result::Outcome::RevokeTime(convert::timestamp(time)),
                 Err(failure) => v1::revoke_result::Outcome::Error(status::of_item(failure)),
@@ -183,26 +195,24 @@ fn tokenize_request(request: v1::TokenizeRequest) -> TokenizeRequest {
         max_uses: item.max_uses,
         has_subject: !item.subject.is_empty(),
     };
-    let options = [("request_id", !request.request_id.is_empty()), ("all_or_nothing", request.all_or_nothing)];
     TokenizeRequest {
         scope: request.scope,
         items: request.items.into_iter().map(item).collect(),
-        unsupported: given(&options),
+        all_or_nothing: request.all_or_nothing,
+        request_id: Secret::new(request.request_id),
+        unsupported: None,
     }
 }
 
 fn detokenize_request(request: v1::DetokenizeRequest) -> DetokenizeRequest {
-    let options = [
-        ("request_id", !request.request_id.is_empty()),
-        ("nonce", !request.nonce.is_empty()),
-        ("send_time", request.send_time.is_some()),
-    ];
+    let options = [("nonce", !request.nonce.is_empty()), ("send_time", request.send_time.is_some())];
     DetokenizeRequest {
         unsupported: given(&options),
         reveal: Reveal::try_from(request.reveal).ok(),
         scope: request.scope,
         tokens: convert::secrets(request.tokens),
         purpose: request.purpose,
+        request_id: Secret::new(request.request_id),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Detokenize: tokens in, values out, in full or masked.
 
-use super::record::{Asked, HANDLES_OF_DENIED, decided};
+use super::attempt::{Effects, Wanted};
+use super::record::{Asked, HANDLES_OF_DENIED};
+use super::requests::{self, Payload, REPEATED, Recalled, Remembered, Request};
 use super::shape::{check_batch, check_words, scope_path};
 use super::uses::Turn;
 use super::{ATTEMPTS, Call, Failure, ItemFailure, REPLY_BYTES_AT_MOST, Reason, Vault, Violation};
@@ -9,11 +11,11 @@ use crate::crypto::record::{Header, Record, State, Unlocked, dummy_open};
 use crate::crypto::{DataKey, Handle};
 use crate::event::{Action, Event, ItemOutcome, Outcome, Reveal};
 use crate::keys::{ScopeKeys, entropy};
-use crate::ledger::{Basis, Held, Receipt, Refused, Submission};
-use crate::policy::{self, Context, Permit, Resource};
+use crate::ledger::{Held, Receipt};
+use crate::policy;
 use crate::scope::{self, Scope};
 use crate::secret::{Secret, SecretBytes};
-use crate::store::{Batch, Table};
+use crate::store::Table;
 use crate::token::{self, Format, Malformed, Parsed};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +30,8 @@ pub struct DetokenizeRequest {
     pub purpose: String,
     /// In full or masked; `None` if the caller's number is neither.
     pub reveal: Option<Reveal>,
+    /// A UUID of version 4, or empty: the call may be made again under it.
+    pub request_id: Secret<String>,
     /// Not available yet: an option that was given.
     pub unsupported: Option<&'static str>,
 }
@@ -40,17 +44,8 @@ pub struct Detokenized {
     pub receipt: Receipt,
 }
 
-/// A request whose shape is right.
-struct Wanted<'a> {
-    call: &'a Call,
-    path: scope::Path,
-    request: &'a DetokenizeRequest,
-    reveal: Reveal,
-    asked: Asked<'a>,
-}
-
 /// How an attempt ended.
-enum Attempt {
+enum Attempted {
     Done(Detokenized),
     /// Its basis changed: again from the policy check.
     Stale,
@@ -79,6 +74,8 @@ struct Opening<'a> {
     scope: &'a Scope,
     reveal: Reveal,
     now: Timestamp,
+    /// What became of the items when the call was made before.
+    before: Option<Vec<Remembered>>,
 }
 
 /// Framing of one value in a reply.
@@ -93,100 +90,97 @@ impl Vault {
     /// [`Failure`]: nothing was released.
     pub async fn detokenize(&self, call: &Call, request: DetokenizeRequest) -> Result<Detokenized, Failure> {
         let asked = Asked::of(call, Action::Detokenize, &request.scope, request.tokens.len());
-        let (path, reveal) = match check_shape(&request) {
+        let (path, reveal, named) = match self.check_detokenize(call, &request) {
             Ok(shape) => shape,
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
         };
-        let wanted = Wanted { call, path, request: &request, reveal, asked };
+        let wanted = Wanted {
+            asked,
+            path,
+            purpose: &request.purpose,
+            reveal,
+            detail: "",
+            tokens: &request.tokens,
+            handles: &[],
+            unsupported: request.unsupported,
+            request: named,
+        };
         let mut turn: Option<Turn> = None;
         for _ in 0..ATTEMPTS {
             match self.attempt_detokenize(&wanted, turn.as_ref()).await? {
-                Attempt::Done(done) => return Ok(done),
-                Attempt::Stale => {}
-                Attempt::Queue(handles) => {
+                Attempted::Done(done) => return Ok(done),
+                Attempted::Stale => {}
+                Attempted::Queue(handles) => {
                     // The old turn goes first, or two callers could wait for each other.
                     drop(turn.take());
                     turn = Some(self.uses.turn(handles).await);
                 }
             }
         }
-        Err(self.conflict(wanted.event(self)?).await)
+        Err(self.overtaken(&wanted).await)
     }
 
-    async fn attempt_detokenize(&self, wanted: &Wanted<'_>, turn: Option<&Turn>) -> Result<Attempt, Failure> {
-        let mut event = wanted.event(self)?;
-        let basis = self.ledger.basis();
-        let now = self.now();
-        let permit = match self.permit_detokenize(wanted, now) {
-            Ok(permit) => permit,
-            Err(denied) => {
-                let handles = self.handles_of_denied(&wanted.path, &wanted.request.tokens);
-                return Err(self.denied(event, &denied, &handles).await);
-            }
-        };
-        decided(&mut event, &permit);
-        let scope = permit.scope().ok_or(Failure::Internal)?;
-        if scope.purpose_required() && wanted.request.purpose.is_empty() {
+    async fn attempt_detokenize(&self, wanted: &Wanted<'_>, turn: Option<&Turn>) -> Result<Attempted, Failure> {
+        let mut attempt = self.attempt::<policy::action::Detokenize>(wanted, requests::RANDOM_BYTES).await?;
+        if attempt.scope.purpose_required() && wanted.purpose.is_empty() {
             let violation = Violation { field: "purpose", reason: Reason::PurposeRequired };
-            return Err(self.invalid(event, violation).await);
+            return Err(self.invalid(attempt.event, violation).await);
         }
-        if let Some(option) = wanted.request.unsupported {
-            return Err(self.unimplemented(event, option).await);
-        }
-        let keys = self.keyring.scope(&wanted.path).unwrap_or_else(ScopeKeys::stand_in);
-        let parsed = parse_all(scope.format(), &wanted.request.tokens);
+        let before = match self.recall(wanted.request.as_ref(), attempt.now).await? {
+            Recalled::Nothing => None,
+            Recalled::Another => return Err(self.request_id_used(attempt.event).await),
+            Recalled::Outcome(items) => Some(items),
+        };
+        let keys = self.keys_of(&wanted.path);
+        let parsed = parse_all(attempt.scope.format(), wanted.tokens);
         let handles: Vec<_> = parsed.iter().map(|parsed| self.handle_of(parsed, &keys)).collect();
         let rows = self.read_tokens(&handles).await?;
-        let limited = limited_uses(&handles, &rows, now);
+        let opening = Opening {
+            vault: self,
+            scope_id: keys.id,
+            data_key: data_key(self, &keys),
+            scope: &attempt.scope,
+            reveal: wanted.reveal,
+            now: attempt.now,
+            before,
+        };
+        let limited = opening.limited_uses(&handles, &rows);
         if !limited.is_empty() && !turn.is_some_and(|turn| turn.covers(&limited)) {
-            return Ok(Attempt::Queue(limited));
+            return Ok(Attempted::Queue(limited));
         }
-        let data_key = data_key(self, &keys);
-        let opening = Opening { vault: self, scope_id: keys.id, data_key, scope, reveal: wanted.reveal, now };
         let opened = opening.open_all(&parsed, &handles, &rows);
         if opened.reply_bytes() > REPLY_BYTES_AT_MOST {
             let violation = Violation { field: "tokens", reason: Reason::ReplyTooLarge };
-            return Err(self.invalid(event, violation).await);
+            return Err(self.invalid(attempt.event, violation).await);
         }
-        if wanted.call.is_late() {
-            return Err(self.late(event).await);
+        opened.describe(&mut attempt.event, &handles);
+        let mut effects = opening.spend(&opened)?;
+        effects.touched = opened.names.iter().map(|(_, handle)| *handle).collect();
+        effects.valid_until = opened.valid_until;
+        match (&wanted.request, &opening.before) {
+            (None, _) => {}
+            (Some(_), Some(_)) => REPEATED.clone_into(&mut attempt.event.detail),
+            (Some(request), None) => {
+                let items = opened.results.iter().map(to_be_remembered);
+                request.remember(self, attempt.now, attempt.random.take(), items, &mut effects);
+            }
         }
-        opened.describe(&mut event, &handles);
-        let changes = opening.spend(&opened)?;
-        self.release(basis.decided_by(permit.generation()), event, opened, changes).await
+        let held = Held::new(opened.results, opened.names);
+        let done = self.conclude(wanted, attempt, effects, held).await?;
+        Ok(done.map_or(Attempted::Stale, |(results, receipt)| Attempted::Done(Detokenized { results, receipt })))
     }
 
-    fn permit_detokenize(
+    fn check_detokenize(
         &self,
-        wanted: &Wanted<'_>,
-        now: Timestamp,
-    ) -> Result<Permit<policy::action::Detokenize>, policy::Denied> {
-        let context = Context {
-            purpose: &wanted.request.purpose,
-            reveal: if wanted.reveal == Reveal::Masked { policy::Reveal::Masked } else { policy::Reveal::Full },
-            requested: wanted.asked.requested_count(),
-            now,
+        call: &Call,
+        request: &DetokenizeRequest,
+    ) -> Result<(scope::Path, Reveal, Option<Request>), Violation> {
+        let (path, reveal) = check_shape(request)?;
+        let payload = || {
+            let payload = Payload::new(Action::Detokenize, &request.scope).field(request.purpose.as_bytes());
+            payload.field(reveal.word().as_bytes()).tokens(&request.tokens)
         };
-        self.policy.permit(&wanted.call.caller, Resource::Scope(&wanted.path), &context)
-    }
-
-    async fn release(
-        &self,
-        basis: Basis,
-        event: Event,
-        opened: Opened,
-        (rewritten, changes): (Vec<Handle>, Batch),
-    ) -> Result<Attempt, Failure> {
-        let touched = opened.names.iter().map(|(_, handle)| *handle).collect();
-        let submission = Submission::new(basis, event)
-            .with_changes(changes)
-            .resting_on(touched, rewritten)
-            .valid_until(opened.valid_until);
-        match self.ledger.commit(submission, Held::new(opened.results, opened.names)).await {
-            Ok((results, receipt)) => Ok(Attempt::Done(Detokenized { results, receipt })),
-            Err(Refused::Stale) => Ok(Attempt::Stale),
-            Err(refused) => Err(refused.into()),
-        }
+        Ok((path, reveal, self.request(call.caller.id.as_str(), request.request_id.expose(), payload)?))
     }
 
     /// Where the record of a token would be, from its bytes alone.
@@ -224,31 +218,38 @@ fn check_shape(request: &DetokenizeRequest) -> Result<(scope::Path, Reveal), Vio
     }
 }
 
-/// The tokens that may lose a use. Dead ones stay dead, so they need no turn: a second attempt would tell them from
-/// unknown ones by the time that it takes. The header is only claimed here; if it lies, the record will not open.
-fn limited_uses(handles: &[Option<Handle>], rows: &[Option<Vec<u8>>], now: Timestamp) -> Vec<Handle> {
-    let limited = |row: &[u8]| {
-        Record::parse(row).is_ok_and(|record| {
-            let header = record.claimed_header();
-            header.uses_left.is_some() && why_dead(header, now).is_none()
-        })
-    };
-    let rows = handles.iter().zip(rows);
-    rows.filter_map(|(handle, row)| handle.filter(|_| row.as_deref().is_some_and(limited))).collect()
-}
-
-impl Wanted<'_> {
-    fn event(&self, vault: &Vault) -> Result<Event, Failure> {
-        let mut event = vault.event(&self.asked)?;
-        event.purpose.clone_from(&self.request.purpose);
-        event.reveal = self.reveal.into();
-        Ok(event)
+fn to_be_remembered(result: &Result<SecretBytes, ItemFailure>) -> requests::Outcome<'_> {
+    match result {
+        Ok(_) => requests::Outcome::Released,
+        Err(failure) => requests::Outcome::Failed(*failure),
     }
 }
 
 // === opening ===
 
 impl Opening<'_> {
+    /// The tokens that may lose a use. Dead ones stay dead, so they need no turn: a second attempt would tell them from
+    /// unknown ones by the time that it takes. The header is only claimed here; if it lies, the record will not open.
+    fn limited_uses(&self, handles: &[Option<Handle>], rows: &[Option<Vec<u8>>]) -> Vec<Handle> {
+        if self.before.is_some() {
+            // The uses were spent the first time.
+            return Vec::new();
+        }
+        let limited = |row: &[u8]| {
+            Record::parse(row).is_ok_and(|record| {
+                let header = record.claimed_header();
+                header.uses_left.is_some() && why_dead(header, self.now).is_none()
+            })
+        };
+        let rows = handles.iter().zip(rows);
+        rows.filter_map(|(handle, row)| handle.filter(|_| row.as_deref().is_some_and(limited))).collect()
+    }
+
+    /// Whether the item's value left when the call was made before; `None` if it was not.
+    fn released_before(&self, place: usize) -> Option<bool> {
+        self.before.as_ref().map(|before| matches!(before.get(place), Some(Remembered::Released)))
+    }
+
     fn open_all(
         &self,
         parsed: &[Result<Parsed, Malformed>],
@@ -262,7 +263,7 @@ impl Opening<'_> {
                 opened.push(Err(failure), ItemOutcome::Malformed);
                 continue;
             };
-            match self.open(parsed, handle, row.as_deref(), &mut opened) {
+            match self.open(place, parsed, handle, row.as_deref(), &mut opened) {
                 Ok((value, expires)) => {
                     opened.names.push((place, *handle));
                     opened.valid_until = Some(opened.valid_until.map_or(expires, |until| until.min(expires)));
@@ -279,6 +280,7 @@ impl Opening<'_> {
     /// becomes of it: two derivations and two decryptions, on the record or on a stand-in.
     fn open(
         &self,
+        place: usize,
         parsed: &Parsed,
         handle: &Handle,
         row: Option<&[u8]>,
@@ -296,8 +298,13 @@ impl Opening<'_> {
         if header.scope != self.scope_id {
             return Err(ItemOutcome::Corrupt);
         }
-        if let Some(dead) = why_dead(&header, self.now) {
-            return Err(dead);
+        match (why_dead(&header, self.now), self.released_before(place)) {
+            // It may have been the call itself that used it up.
+            (None | Some(ItemOutcome::UsedUp), Some(true)) => return Ok((value, header.expires)),
+            (Some(dead), _) => return Err(dead),
+            // The same outcome as the first time, whatever may have changed.
+            (None, Some(false)) => return Err(ItemOutcome::Refused),
+            (None, None) => {}
         }
         if let Some(left) = header.uses_left {
             // Not zero: that is dead.
@@ -308,19 +315,20 @@ impl Opening<'_> {
     }
 
     /// The rows of tokens that lost uses.
-    fn spend(&self, opened: &Opened) -> Result<(Vec<Handle>, Batch), Failure> {
-        let mut rows = Batch::default();
+    fn spend(&self, opened: &Opened) -> Result<Effects, Failure> {
+        let mut effects = Effects::default();
         if opened.spent.is_empty() {
-            return Ok((Vec::new(), rows));
+            return Ok(effects);
         }
         let mut random = entropy::Supply::of(opened.spent.len() * 16)?;
         for (handle, (unlocked, header)) in &opened.spent {
             let record_version = header.record_version.wrapping_add(1);
             let header = Header { changed: self.now, record_version, ..*header };
             let row = unlocked.relock(self.vault.keyring.vault(), handle, self.data_key, &header, random.take());
-            rows.put(Table::Tokens, handle.as_bytes(), &row);
+            effects.rows.put(Table::Tokens, handle.as_bytes(), &row);
+            effects.rewritten.push(*handle);
         }
-        Ok((opened.spent.keys().copied().collect(), rows))
+        Ok(effects)
     }
 }
 

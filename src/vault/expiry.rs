@@ -37,9 +37,21 @@ impl Expiries {
             rows.put(Table::Expiry, &key, rest);
         }
     }
+
+    /// Adds the row of a token that was given another lifetime. The version of its record makes the key another than that
+    /// of any row before: a token may return to an hour in which it is the first of many.
+    pub fn write_renewed(expires: Timestamp, handle: &Handle, record_version: u32, rows: &mut Batch) {
+        let key = [&hour(expires).to_be_bytes()[..], handle.as_bytes(), &record_version.to_be_bytes()].concat();
+        rows.put(Table::Expiry, &key, &[]);
+    }
+
+    /// Adds the row of a remembered request.
+    pub fn write_request(until: Timestamp, name: &[u8; 32], rows: &mut Batch) {
+        rows.put(Table::Expiry, &[&hour(until).to_be_bytes()[..], name].concat(), &[]);
+    }
 }
 
 /// Hours since the epoch.
-fn hour(expires: Timestamp) -> u32 {
+pub(super) fn hour(expires: Timestamp) -> u32 {
     u32::try_from(expires.millis() / BUCKET_MILLIS).unwrap_or(u32::MAX)
 }

@@ -1,9 +1,10 @@
 //! A whole vault in memory, for tests: the sample policies and scopes, callers of every kind, and one that may do
 //! everything, over a [`Site`] whose disk can be held back, broken, edited and computed anew.
 
+use super::requests::REPEATED;
 use super::{
-    Call, DetokenizeRequest, Detokenized, Failure, InspectRequest, Inspected, ItemFailure, Parts, Reason,
-    RevokeRequest, Revoked, TokenizeItem, TokenizeRequest, Tokenized, Vault,
+    Call, DetokenizeRequest, Detokenized, Failure, InspectRequest, Inspected, ItemFailure, Parts, Reason, RenewRequest,
+    Renewed, RevokeRequest, Revoked, TokenizeItem, TokenizeRequest, Tokenized, Vault,
 };
 use crate::caller::{Caller, SpiffeId};
 use crate::clock::Timestamp;
@@ -48,6 +49,9 @@ pub(crate) struct Client {
     pub call: Call,
     pub purpose: String,
     pub reveal: Reveal,
+    /// Under which it makes its calls; empty for none.
+    pub request_id: String,
+    pub all_or_nothing: bool,
 }
 
 /// A token and what belongs to it.
@@ -130,7 +134,8 @@ impl Fixture {
 
     pub fn client(&self, name: &str) -> Client {
         let call = Call { caller: Arc::new(caller(name)), deadline: None, trace_id: String::new() };
-        Client { vault: Arc::clone(&self.vault), call, purpose: "test".to_owned(), reveal: Reveal::Full }
+        let (vault, purpose, request_id) = (Arc::clone(&self.vault), "test".to_owned(), String::new());
+        Client { vault, call, purpose, reveal: Reveal::Full, request_id, all_or_nothing: false }
     }
 
     /// The one that may do everything.
@@ -207,7 +212,13 @@ fn check_rows(site: &Site, keyring: &Keyring, events: &[Event]) {
         .filter_map(|(_, path)| keyring.scope(&Path::parse(std::str::from_utf8(path).unwrap()).unwrap()))
         .filter_map(|scope| Some((scope.id.0, scope.data?)))
         .collect();
-    let mut expiries = expiries(&dump);
+    let (mut expiries, remembered) = expiries(&dump);
+    let requests: BTreeSet<&[u8]> =
+        dump.keys().filter(|(table, _)| *table == Table::Requests).map(|(_, name)| &name[..]).collect();
+    let named: BTreeSet<&[u8]> = remembered.iter().map(Vec::as_slice).collect();
+    assert!(requests == named, "a remembered request that is never purged, or none that is");
+    let hashes: BTreeSet<&[u8]> = events.iter().map(|event| &event.request_hash[..]).collect();
+    assert!(requests.is_subset(&hashes), "no event says of a request that it was remembered");
     let (mut tokens, stories) = (0, stories(events));
     for ((_, key), row) in dump.iter().filter(|((table, _), _)| *table == Table::Tokens) {
         let handle = Handle::try_from(&key[..]).unwrap();
@@ -220,11 +231,15 @@ fn check_rows(site: &Site, keyring: &Keyring, events: &[Event]) {
         let count = |wanted: &str| story.iter().filter(|chapter| *chapter == wanted).count();
         assert_eq!((count("tokenize issued"), &*story[0]), (1, "tokenize issued"), "{story:?}");
         let used = count("detokenize released") + count("detokenize masked");
-        let revoked = count("revoke done") > 0;
+        let (revoked, renewed) = (count("revoke done") > 0, count("renew done"));
         let limited = if header.uses_left.is_some() { used } else { 0 };
         // One event can use up several uses, and is one change of the row.
-        assert!(header.record_version as usize <= 1 + limited + usize::from(revoked), "{story:?}");
-        assert_eq!(header.record_version > 1, limited > 0 || revoked, "{story:?}");
+        assert!(header.record_version as usize <= 1 + limited + usize::from(revoked) + renewed, "{story:?}");
+        assert_eq!(header.record_version > 1, limited > 0 || revoked || renewed > 0, "{story:?}");
+        // A token that was renewed may still be named in the hours before.
+        if renewed > 0 {
+            expiries.retain(|(_, named)| named != key);
+        }
         assert_eq!(header.state == State::Revoked, revoked, "{story:?}");
         let after = story.iter().skip_while(|chapter| *chapter != "revoke done");
         assert!(
@@ -235,21 +250,33 @@ fn check_rows(site: &Site, keyring: &Keyring, events: &[Event]) {
     }
     let issued =
         |event: &Event| event.item_outcomes.iter().filter(|outcome| **outcome == ItemOutcome::Issued as i32).count();
-    assert_eq!(events.iter().map(issued).sum::<usize>(), tokens, "a token for each that was issued");
+    let issued = events.iter().filter(|event| event.detail != REPEATED).map(issued).sum::<usize>();
+    assert_eq!(issued, tokens, "a token for each that was issued");
     assert!(expiries.is_empty(), "expiries without tokens");
 }
 
-/// Hour and handle of all that is to expire, each named once.
-fn expiries(dump: &crate::ledger::fixture::Dump) -> BTreeSet<(u32, Vec<u8>)> {
-    let mut all = BTreeSet::new();
+/// Hours and handles.
+type Expiring = BTreeSet<(u32, Vec<u8>)>;
+
+/// Hour and handle of all tokens that are to expire, each named once in an hour; and the names of remembered requests.
+fn expiries(dump: &crate::ledger::fixture::Dump) -> (Expiring, Vec<Vec<u8>>) {
+    let (mut all, mut requests) = (BTreeSet::new(), Vec::new());
     for ((_, key), rest) in dump.iter().filter(|((table, _), _)| *table == Table::Expiry) {
-        let (hour, first) = key.split_at(4);
-        assert_eq!((first.len(), rest.len() % 20), (20, 0));
-        for handle in [first].into_iter().chain(rest.chunks(20)) {
-            assert!(all.insert((u32::from_be_bytes(hour.try_into().unwrap()), handle.to_vec())), "named twice");
+        let (hour, named) = key.split_at(4);
+        let hour = u32::from_be_bytes(hour.try_into().unwrap());
+        match (named.len(), rest.len()) {
+            (20, rest_bytes) if rest_bytes % 20 == 0 => {
+                for handle in [named].into_iter().chain(rest.chunks(20)) {
+                    assert!(all.insert((hour, handle.to_vec())), "named twice");
+                }
+            }
+            // Renewed: once more in the same hour after it had been elsewhere.
+            (24, 0) => _ = all.insert((hour, named[..20].to_vec())),
+            (32, 0) => requests.push(named.to_vec()),
+            other => panic!("a row of expiry of {other:?} bytes"),
         }
     }
-    all
+    (all, requests)
 }
 
 /// What the log says of each token, in order: `detokenize released`, once for each item.
@@ -259,7 +286,9 @@ fn stories(events: &[Event]) -> HashMap<Vec<u8>, Vec<String>> {
         for (place, handle) in event.handles.iter().enumerate() {
             let outcome = event.item_outcomes.get(place).copied().unwrap_or_default();
             let outcome = ItemOutcome::try_from(outcome).unwrap().word();
-            stories.entry(handle.to_vec()).or_default().push(format!("{} {outcome}", event.action().word()));
+            let again = if event.detail == REPEATED { "again " } else { "" };
+            let chapter = format!("{again}{} {outcome}", event.action().word());
+            stories.entry(handle.to_vec()).or_default().push(chapter);
         }
     }
     stories
@@ -317,8 +346,24 @@ impl Client {
         Self { reveal: Reveal::Masked, ..self.clone() }
     }
 
+    /// The same caller, who makes its calls under a request id: the one of this number.
+    pub fn request(&self, number: u8) -> Self {
+        Self { request_id: format!("00000000-0000-4000-8000-0000000000{number:02x}"), ..self.clone() }
+    }
+
+    /// The same caller, who wants all or nothing.
+    pub fn all_or_nothing(&self) -> Self {
+        Self { all_or_nothing: true, ..self.clone() }
+    }
+
     pub async fn tokenize(&self, scope: &str, items: Vec<TokenizeItem>) -> Result<Tokenized, Failure> {
-        let request = TokenizeRequest { scope: scope.to_owned(), items, unsupported: None };
+        let request = TokenizeRequest {
+            scope: scope.to_owned(),
+            items,
+            all_or_nothing: self.all_or_nothing,
+            request_id: Secret::new(self.request_id.clone()),
+            unsupported: None,
+        };
         self.vault.tokenize(&self.call, request).await
     }
 
@@ -342,6 +387,7 @@ impl Client {
             tokens: secrets(tokens),
             purpose: self.purpose.clone(),
             reveal: Some(self.reveal),
+            request_id: Secret::new(self.request_id.clone()),
             unsupported: None,
         };
         self.vault.detokenize(&self.call, request).await
@@ -364,9 +410,19 @@ impl Client {
             tokens: secrets(tokens),
             handles: handles.to_vec(),
             reason: "lost".to_owned(),
-            unsupported: None,
+            request_id: Secret::new(self.request_id.clone()),
         };
         self.vault.revoke(&self.call, request).await
+    }
+
+    pub async fn renew(&self, scope: &str, tokens: &[&str], ttl: Option<Duration>) -> Result<Renewed, Failure> {
+        let request = RenewRequest {
+            scope: scope.to_owned(),
+            tokens: secrets(tokens),
+            ttl: ttl.map(Ok),
+            request_id: Secret::new(self.request_id.clone()),
+        };
+        self.vault.renew(&self.call, request).await
     }
 }
 
@@ -394,6 +450,11 @@ pub(crate) fn name(failure: &Failure) -> String {
     match failure {
         Failure::Denied(_) => "denied".to_owned(),
         Failure::Invalid(violation, _) => format!("{} {}", violation.field, violation.reason.as_str()),
+        Failure::AllOrNothing(wrong, _) => {
+            let wrong = wrong.iter().map(|(place, reason)| format!(" {place} {}", reason.as_str()));
+            format!("all or nothing:{}", wrong.collect::<String>())
+        }
+        Failure::RequestIdUsed(_) => "request id used".to_owned(),
         Failure::Unimplemented(what, _) => format!("{what} {}", Reason::NotImplemented.as_str()),
         Failure::Overloaded => "overloaded".to_owned(),
         Failure::Unavailable => "unavailable".to_owned(),
@@ -408,6 +469,8 @@ pub(crate) fn receipt(failure: &Failure) -> Option<&Receipt> {
     match failure {
         Failure::Denied(receipt)
         | Failure::Invalid(_, receipt)
+        | Failure::AllOrNothing(_, receipt)
+        | Failure::RequestIdUsed(receipt)
         | Failure::Unimplemented(_, receipt)
         | Failure::Conflict(receipt)
         | Failure::DeadlineExceeded(receipt) => receipt.as_ref(),

@@ -1,17 +1,17 @@
 //! Inspect: what is known of tokens, never their values. A right of its own, since it alone tells the states apart.
 
+use super::attempt::{Effects, Wanted};
 use super::detokenize::{data_key, parse_all, why_dead};
-use super::record::{Asked, decided};
+use super::record::Asked;
 use super::shape::{check_batch, scope_path};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault};
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
 use crate::crypto::record::{Header, Record, Unlocked};
-use crate::event::{self, Action, Event, ItemOutcome, Outcome};
+use crate::event::{self, Action, Event, ItemOutcome, Outcome, Reveal};
 use crate::keys::ScopeKeys;
-use crate::ledger::{Held, Receipt, Refused, Submission};
-use crate::policy::{self, Resource};
-use crate::scope;
+use crate::ledger::{Held, Receipt};
+use crate::policy;
 use crate::secret::Secret;
 use crate::token::{Format, Malformed, Parsed};
 
@@ -74,14 +74,6 @@ pub(super) struct Named {
 /// What a record's authentic header says, or why there is none.
 pub(super) type Looked = Result<Unlocked, ItemOutcome>;
 
-/// A request whose shape is right.
-struct Wanted<'a> {
-    asked: Asked<'a>,
-    path: scope::Path,
-    tokens: &'a [Secret<String>],
-    handles: &'a [String],
-}
-
 impl Vault {
     /// Looks at tokens.
     ///
@@ -95,66 +87,44 @@ impl Vault {
             Ok(path) => path,
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
         };
-        let wanted = Wanted { asked, path, tokens: &request.tokens, handles: &request.handles };
+        let wanted = Wanted {
+            asked,
+            path,
+            purpose: "",
+            reveal: Reveal::Unspecified,
+            detail: "",
+            tokens: &request.tokens,
+            handles: &request.handles,
+            unsupported: None,
+            request: None,
+        };
         for _ in 0..ATTEMPTS {
-            if let Some(done) = self.attempt_inspect(&wanted).await? {
-                return Ok(done);
+            if let Some((results, receipt)) = self.attempt_inspect(&wanted).await? {
+                return Ok(Inspected { results, receipt });
             }
         }
-        Err(self.conflict(self.event(&wanted.asked)?).await)
+        Err(self.overtaken(&wanted).await)
     }
 
-    /// One attempt; `None` if its basis changed.
-    async fn attempt_inspect(&self, wanted: &Wanted<'_>) -> Result<Option<Inspected>, Failure> {
-        let mut event = self.event(&wanted.asked)?;
-        let basis = self.ledger.basis();
-        let now = self.now();
-        let (resource, context) = (Resource::Scope(&wanted.path), wanted.asked.context(now));
-        let caller = &wanted.asked.call.caller;
-        let permit = match self.policy.permit::<policy::action::Inspect>(caller, resource, &context) {
-            Ok(permit) => permit,
-            Err(denied) => {
-                let handles = self.named_of_denied(&wanted.path, wanted.tokens, wanted.handles);
-                return Err(self.denied(event, &denied, &handles).await);
-            }
-        };
-        decided(&mut event, &permit);
-        if wanted.asked.call.is_late() {
-            return Err(self.late(event).await);
-        }
-        let scope = permit.scope().ok_or(Failure::Internal)?;
-        let keys = self.keyring.scope(&wanted.path).unwrap_or_else(ScopeKeys::stand_in);
-        let named = Named::parse(scope.format(), wanted.tokens, wanted.handles);
+    async fn attempt_inspect(
+        &self,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<(Vec<Result<TokenInfo, ItemFailure>>, Receipt)>, Failure> {
+        let mut attempt = self.attempt::<policy::action::Inspect>(wanted, 0).await?;
+        let keys = self.keys_of(&wanted.path);
+        let named = Named::parse(attempt.scope.format(), wanted.tokens, wanted.handles);
         let handles = named.locate(self, &keys);
         let looked = self.look_up(&named, &handles, &keys).await?;
         let items = handles.iter().zip(&looked).enumerate();
         let result = |(place, (handle, looked)): (usize, (&Option<Handle>, &Looked))| match (handle, looked) {
-            (Some(handle), Ok(unlocked)) => Ok(info(handle, unlocked.header(), now)),
+            (Some(handle), Ok(unlocked)) => Ok(info(handle, unlocked.header(), attempt.now)),
             _ => Err(named.failure(place, looked)),
         };
         let results: Vec<_> = items.map(result).collect();
         let outcome = |looked: &Looked| looked.as_ref().map_or_else(|outcome| *outcome, |_| ItemOutcome::Done);
-        describe(&mut event, &handles, looked.iter().map(outcome));
-        let touched = handles.iter().flatten().copied().collect();
-        let basis = basis.decided_by(permit.generation());
-        let submission = Submission::new(basis, event).resting_on(touched, Vec::new());
-        match self.ledger.commit(submission, Held::new(results, Vec::new())).await {
-            Ok((results, receipt)) => Ok(Some(Inspected { results, receipt })),
-            Err(Refused::Stale) => Ok(None),
-            Err(refused) => Err(refused.into()),
-        }
-    }
-
-    /// The handles that a denied caller named, by token or as such.
-    pub(super) fn named_of_denied(
-        &self,
-        path: &scope::Path,
-        tokens: &[Secret<String>],
-        handles: &[String],
-    ) -> Vec<Option<Handle>> {
-        let mut named = self.handles_of_denied(path, tokens);
-        named.extend(handles.iter().map(|handle| handle.parse().ok()));
-        named
+        describe(&mut attempt.event, &handles, looked.iter().map(outcome));
+        let effects = Effects { touched: handles.iter().flatten().copied().collect(), ..Effects::default() };
+        self.conclude(wanted, attempt, effects, Held::new(results, Vec::new())).await
     }
 
     /// The authentic headers of records, by handle. No token is needed: only the outer lock is opened.

@@ -10,7 +10,6 @@ use crate::keys::entropy;
 use crate::ledger::{Receipt, Submission};
 use crate::limits::{Refusals, Summary, Verdict};
 use crate::policy::{self, Context, Denied, Permit, Resource};
-use crate::secret::Secret;
 use crate::store::Batch;
 use prost::bytes::Bytes;
 use std::hash::Hash;
@@ -82,17 +81,6 @@ impl Vault {
         Ok(self.event_salted(asked, entropy::bytes()?))
     }
 
-    /// As [`Vault::event`], with what decided.
-    pub(super) fn decided_event<A: policy::Action>(
-        &self,
-        asked: &Asked<'_>,
-        permit: &Permit<A>,
-    ) -> Result<Event, Failure> {
-        let mut event = self.event(asked)?;
-        decided(&mut event, permit);
-        Ok(event)
-    }
-
     /// As [`Vault::event`], for who has randomness already.
     pub(super) fn event_salted(&self, asked: &Asked<'_>, salt: [u8; event::SALT_BYTES]) -> Event {
         let caller: &Caller = &asked.call.caller;
@@ -136,6 +124,23 @@ impl Vault {
     pub(super) async fn unimplemented(&self, event: Event, what: &'static str) -> Failure {
         match self.refuse(event, Outcome::Failed, Reason::NotImplemented).await {
             Ok(receipt) => Failure::Unimplemented(what, receipt),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Records that items were wrong, and that nothing was issued for it.
+    pub(super) async fn all_or_nothing(&self, mut event: Event, wrong: Vec<(usize, Reason)>) -> Failure {
+        event.detail = format!("{} of {} items refused", wrong.len(), event.requested);
+        match self.refuse(event, Outcome::Failed, Reason::AllOrNothing).await {
+            Ok(receipt) => Failure::AllOrNothing(wrong, receipt),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Records that a request id stands for another request, and says so.
+    pub(super) async fn request_id_used(&self, event: Event) -> Failure {
+        match self.refuse(event, Outcome::Failed, Reason::RequestIdUsed).await {
+            Ok(receipt) => Failure::RequestIdUsed(receipt),
             Err(failure) => failure,
         }
     }
@@ -306,46 +311,16 @@ impl Vault {
         self.record_event(event).await
     }
 
-    /// Answers a call of a method on tokens that this version does not have: after policy, and recorded.
-    pub async fn unbuilt_on_tokens<A: policy::Action>(
-        &self,
-        call: &Call,
-        action: Action,
-        scope: &str,
-        tokens: &[Secret<String>],
-    ) -> Failure {
-        let asked = Asked::of(call, action, scope, tokens.len());
-        match scope_path(scope) {
-            Ok(path) => {
-                let named = self.handles_of_denied(&path, tokens);
-                self.unbuilt::<A>(&asked, Resource::Scope(&path), &named).await
-            }
-            Err(violation) => match self.event(&asked) {
-                Ok(event) => self.invalid(event, violation).await,
-                Err(failure) => failure,
-            },
-        }
-    }
-
-    /// As [`Vault::unbuilt_on_tokens`], for methods on the log.
+    /// Answers a call of a method on the log that this version does not have: after policy, and recorded.
     pub async fn unbuilt_audit(&self, call: &Call) -> Failure {
         let asked = Asked::of(call, Action::QueryAudit, "", 0);
-        self.unbuilt::<policy::action::QueryAudit>(&asked, Resource::Vault, &[]).await
-    }
-
-    async fn unbuilt<A: policy::Action>(
-        &self,
-        asked: &Asked<'_>,
-        resource: Resource<'_>,
-        named: &[Option<Handle>],
-    ) -> Failure {
-        let mut event = match self.event(asked) {
+        let mut event = match self.event(&asked) {
             Ok(event) => event,
             Err(failure) => return failure,
         };
         let context = asked.context(self.now());
-        match self.policy.permit::<A>(&asked.call.caller, resource, &context) {
-            Err(denied) => self.denied(event, &denied, named).await,
+        match self.policy.permit::<policy::action::QueryAudit>(&call.caller, Resource::Vault, &context) {
+            Err(denied) => self.denied(event, &denied, &[]).await,
             Ok(permit) => {
                 decided(&mut event, &permit);
                 self.unimplemented(event, "method").await

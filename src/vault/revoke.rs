@@ -1,20 +1,22 @@
 //! Revoke: tokens are taken back, at once and for ever.
 
+use super::attempt::{Effects, Wanted};
 use super::detokenize::data_key;
 use super::inspect::{Named, describe};
-use super::record::{Asked, decided};
+use super::record::Asked;
+use super::requests::{self, Payload, Recalled, Request};
 use super::shape::{check_batch, check_words, scope_path};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault, Violation};
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
 use crate::crypto::record::{Header, State};
-use crate::event::{Action, ItemOutcome};
+use crate::event::{Action, ItemOutcome, Reveal};
 use crate::keys::{ScopeKeys, entropy};
-use crate::ledger::{Held, Receipt, Refused, Submission};
-use crate::policy::{self, Resource};
+use crate::ledger::{Held, Receipt};
+use crate::policy;
 use crate::scope;
 use crate::secret::Secret;
-use crate::store::{Batch, Table};
+use crate::store::Table;
 use std::collections::HashMap;
 
 /// Tokens and handles to take back.
@@ -27,8 +29,8 @@ pub struct RevokeRequest {
     pub handles: Vec<String>,
     /// Why, for the log. May be empty.
     pub reason: String,
-    /// Not available yet: an option that was given.
-    pub unsupported: Option<&'static str>,
+    /// A UUID of version 4, or empty: the call may be made again under it.
+    pub request_id: Secret<String>,
 }
 
 /// One result for each token, then for each handle, in order.
@@ -47,59 +49,65 @@ impl Vault {
     pub async fn revoke(&self, call: &Call, request: RevokeRequest) -> Result<Revoked, Failure> {
         let requested = request.tokens.len() + request.handles.len();
         let asked = Asked::of(call, Action::Revoke, &request.scope, requested);
-        let path = match check_shape(&request, requested) {
-            Ok(path) => path,
+        let (path, named) = match self.check_revoke(call, &request, requested) {
+            Ok(shape) => shape,
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
         };
+        let wanted = Wanted {
+            asked,
+            path,
+            purpose: "",
+            reveal: Reveal::Unspecified,
+            detail: &request.reason,
+            tokens: &request.tokens,
+            handles: &request.handles,
+            unsupported: None,
+            request: named,
+        };
         for _ in 0..ATTEMPTS {
-            if let Some(done) = self.attempt_revoke(&asked, &path, &request).await? {
-                return Ok(done);
+            if let Some((results, receipt)) = self.attempt_revoke(&wanted).await? {
+                return Ok(Revoked { results, receipt });
             }
         }
-        Err(self.conflict(self.event(&asked)?).await)
+        Err(self.overtaken(&wanted).await)
     }
 
-    /// One attempt; `None` if its basis changed.
-    async fn attempt_revoke(
-        &self,
-        asked: &Asked<'_>,
-        path: &scope::Path,
-        request: &RevokeRequest,
-    ) -> Result<Option<Revoked>, Failure> {
-        let mut event = self.event(asked)?;
-        event.detail.clone_from(&request.reason);
-        let basis = self.ledger.basis();
-        let now = self.now();
-        let (resource, context) = (Resource::Scope(path), asked.context(now));
-        let permit = match self.policy.permit::<policy::action::Revoke>(&asked.call.caller, resource, &context) {
-            Ok(permit) => permit,
-            Err(denied) => {
-                let handles = self.named_of_denied(path, &request.tokens, &request.handles);
-                return Err(self.denied(event, &denied, &handles).await);
-            }
-        };
-        decided(&mut event, &permit);
-        if let Some(option) = request.unsupported {
-            return Err(self.unimplemented(event, option).await);
+    async fn attempt_revoke(&self, wanted: &Wanted<'_>) -> Result<Option<(Times, Receipt)>, Failure> {
+        let mut attempt = self.attempt::<policy::action::Revoke>(wanted, requests::RANDOM_BYTES).await?;
+        // Revoking again changes nothing and answers the same, so what is remembered is only that it was this request.
+        let before = self.recall(wanted.request.as_ref(), attempt.now).await?;
+        if let Recalled::Another = before {
+            return Err(self.request_id_used(attempt.event).await);
         }
-        if asked.call.is_late() {
-            return Err(self.late(event).await);
-        }
-        let scope = permit.scope().ok_or(Failure::Internal)?;
-        let keys = self.keyring.scope(path).unwrap_or_else(ScopeKeys::stand_in);
-        let named = Named::parse(scope.format(), &request.tokens, &request.handles);
+        let keys = self.keys_of(&wanted.path);
+        let named = Named::parse(attempt.scope.format(), wanted.tokens, wanted.handles);
         let handles = named.locate(self, &keys);
-        let revoking = self.revoke_all(&named, &handles, &keys, now).await?;
-        describe(&mut event, &handles, revoking.outcomes.iter().copied());
-        let touched = handles.iter().flatten().copied().collect();
-        let basis = basis.decided_by(permit.generation());
-        let submission =
-            Submission::new(basis, event).with_changes(revoking.rows).resting_on(touched, revoking.rewritten);
-        match self.ledger.commit(submission, Held::new(revoking.results, Vec::new())).await {
-            Ok((results, receipt)) => Ok(Some(Revoked { results, receipt })),
-            Err(Refused::Stale) => Ok(None),
-            Err(refused) => Err(refused.into()),
+        let mut revoking = self.revoke_all(&named, &handles, &keys, attempt.now).await?;
+        describe(&mut attempt.event, &handles, revoking.outcomes.iter().copied());
+        revoking.effects.touched.extend(handles.iter().flatten());
+        if let (Some(request), Recalled::Nothing) = (&wanted.request, before) {
+            let items = revoking.results.iter().map(requests::Outcome::of_time);
+            request.remember(self, attempt.now, attempt.random.take(), items, &mut revoking.effects);
         }
+        self.conclude(wanted, attempt, revoking.effects, Held::new(revoking.results, Vec::new())).await
+    }
+
+    fn check_revoke(
+        &self,
+        call: &Call,
+        request: &RevokeRequest,
+        requested: usize,
+    ) -> Result<(scope::Path, Option<Request>), Violation> {
+        let path = scope_path(&request.scope)?;
+        check_batch("tokens", requested)?;
+        if !check_words(&request.reason) {
+            return Err(Violation { field: "reason", reason: Reason::ReasonMalformed });
+        }
+        let payload = || {
+            let payload = Payload::new(Action::Revoke, &request.scope).field(request.reason.as_bytes());
+            payload.tokens(&request.tokens).list(&request.handles, |payload, handle| payload.field(handle.as_bytes()))
+        };
+        Ok((path, self.request(call.caller.id.as_str(), request.request_id.expose(), payload)?))
     }
 
     async fn revoke_all(
@@ -128,8 +136,8 @@ impl Vault {
                     let version = header.record_version.wrapping_add(1);
                     let header = Header { state: State::Revoked, changed: now, record_version: version, ..*header };
                     let row = unlocked.relock(self.keyring.vault(), handle, data_key, &header, random.take());
-                    revoking.rows.put(Table::Tokens, handle.as_bytes(), &row);
-                    revoking.rewritten.push(*handle);
+                    revoking.effects.rows.put(Table::Tokens, handle.as_bytes(), &row);
+                    revoking.effects.rewritten.push(*handle);
                     revoked.insert(*handle, now);
                     now
                 }
@@ -141,20 +149,13 @@ impl Vault {
     }
 }
 
-fn check_shape(request: &RevokeRequest, requested: usize) -> Result<scope::Path, Violation> {
-    let path = scope_path(&request.scope)?;
-    check_batch("tokens", requested)?;
-    if !check_words(&request.reason) {
-        return Err(Violation { field: "reason", reason: Reason::ReasonMalformed });
-    }
-    Ok(path)
-}
+/// A time for each item.
+pub(super) type Times = Vec<Result<Timestamp, ItemFailure>>;
 
 /// What one attempt would change, before anything is durable.
 #[derive(Default)]
 struct Revoking {
-    results: Vec<Result<Timestamp, ItemFailure>>,
+    results: Times,
     outcomes: Vec<ItemOutcome>,
-    rows: Batch,
-    rewritten: Vec<Handle>,
+    effects: Effects,
 }

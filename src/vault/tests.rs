@@ -13,6 +13,8 @@ mod expiry;
 mod making;
 mod races;
 mod refusals;
+mod renewing;
+mod requests;
 mod states;
 mod uses;
 

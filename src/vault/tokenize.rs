@@ -1,7 +1,9 @@
 //! Tokenize: values in, tokens out.
 
+use super::attempt::{Attempt, Effects, Wanted};
 use super::expiry::Expiries;
-use super::record::{Asked, decided};
+use super::record::Asked;
+use super::requests::{self, Payload, REPEATED, Recalled, Remembered, Request};
 use super::shape::{check_batch, scope_path};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, REPLY_BYTES_AT_MOST, Reason, Vault, VaultEvent, Violation};
 use crate::clock::Timestamp;
@@ -9,10 +11,10 @@ use crate::crypto::Handle;
 use crate::crypto::record::{self, Header, Salts, State};
 use crate::event::{self, Action, Event, ItemOutcome, Outcome};
 use crate::keys::{FIRST_VERSION, NewScopeKeys, ScopeKeys, entropy};
-use crate::ledger::{Held, Receipt, Refused, Submission};
-use crate::policy::{self, Resource};
+use crate::ledger::{Held, Receipt};
+use crate::policy;
 use crate::scope::{self, Scope};
-use crate::secret::SecretBytes;
+use crate::secret::{Secret, SecretBytes};
 use crate::store::{Batch, Table};
 use crate::token;
 use std::time::Duration;
@@ -23,6 +25,10 @@ pub struct TokenizeRequest {
     pub scope: String,
     /// 1 to 1,000.
     pub items: Vec<TokenizeItem>,
+    /// Whether nothing is to be issued if one item is wrong.
+    pub all_or_nothing: bool,
+    /// A UUID of version 4, or empty: the call may be made again under it.
+    pub request_id: Secret<String>,
     /// Not available yet: an option that was given.
     pub unsupported: Option<&'static str>,
 }
@@ -57,11 +63,14 @@ pub struct Tokenized {
     pub receipt: Receipt,
 }
 
+/// A result for each item.
+type Issues = Vec<Result<IssuedToken, ItemFailure>>;
+
 /// What one attempt has made, before anything is durable.
 #[derive(Default)]
 struct Made {
-    results: Vec<Result<IssuedToken, ItemFailure>>,
-    rows: Batch,
+    results: Issues,
+    effects: Effects,
 }
 
 /// What it takes to make this call's tokens.
@@ -89,56 +98,78 @@ impl Vault {
     /// [`Failure`]: nothing was issued.
     pub async fn tokenize(&self, call: &Call, request: TokenizeRequest) -> Result<Tokenized, Failure> {
         let asked = Asked::of(call, Action::Tokenize, &request.scope, request.items.len());
-        let path = match check_shape(&request) {
-            Ok(path) => path,
+        let (path, named) = match self.check_tokenize(call, &request) {
+            Ok(shape) => shape,
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
         };
+        let wanted = Wanted {
+            asked,
+            path,
+            purpose: "",
+            reveal: event::Reveal::Unspecified,
+            detail: "",
+            tokens: &[],
+            handles: &[],
+            unsupported: request.unsupported,
+            request: named,
+        };
         for _ in 0..ATTEMPTS {
-            if let Some(done) = self.attempt_tokenize(&asked, &path, &request).await? {
-                return Ok(done);
+            if let Some((results, receipt)) = self.attempt_tokenize(&wanted, &request).await? {
+                return Ok(Tokenized { results, receipt });
             }
         }
-        Err(self.conflict(self.event(&asked)?).await)
+        Err(self.overtaken(&wanted).await)
     }
 
-    /// One attempt; `None` if its basis changed.
     async fn attempt_tokenize(
         &self,
-        asked: &Asked<'_>,
-        path: &scope::Path,
+        wanted: &Wanted<'_>,
         request: &TokenizeRequest,
-    ) -> Result<Option<Tokenized>, Failure> {
-        let basis = self.ledger.basis();
-        let now = self.now();
-        let context = asked.context(now);
-        let resource = Resource::Scope(path);
-        let permit = match self.policy.permit::<policy::action::Tokenize>(&asked.call.caller, resource, &context) {
-            Ok(permit) => permit,
-            Err(denied) => return Err(self.denied(self.event(asked)?, &denied, &[]).await),
+    ) -> Result<Option<(Issues, Receipt)>, Failure> {
+        let random = requests::RANDOM_BYTES + request.items.len() * RANDOM_BYTES_AN_ITEM;
+        let mut attempt = self.attempt::<policy::action::Tokenize>(wanted, random).await?;
+        match self.recall(wanted.request.as_ref(), attempt.now).await? {
+            Recalled::Nothing => {}
+            Recalled::Another => return Err(self.request_id_used(attempt.event).await),
+            Recalled::Outcome(items) => {
+                let made = Made::again(items);
+                REPEATED.clone_into(&mut attempt.event.detail);
+                return made.conclude(self, wanted, attempt).await;
+            }
+        }
+        let keys = self.keys_for_tokenize(&wanted.path, attempt.now).await?;
+        let second = token::second(attempt.now);
+        let mint = Mint { vault: self, scope: &attempt.scope, keys: &keys, now: attempt.now, second };
+        let mut made = mint.make(&request.items, &mut attempt.random)?;
+        if request.all_or_nothing {
+            let wrong = made.wrong();
+            if !wrong.is_empty() {
+                return Err(self.all_or_nothing(attempt.event, wrong).await);
+            }
+        }
+        if let Some(request) = &wanted.request {
+            let items = made.results.iter().map(to_be_remembered);
+            request.remember(self, attempt.now, attempt.random.take(), items, &mut made.effects);
+        }
+        made.conclude(self, wanted, attempt).await
+    }
+
+    fn check_tokenize(
+        &self,
+        call: &Call,
+        request: &TokenizeRequest,
+    ) -> Result<(scope::Path, Option<Request>), Violation> {
+        let path = scope_path(&request.scope)?;
+        check_batch("items", request.items.len())?;
+        let payload = || {
+            let item = |payload: Payload, item: &TokenizeItem| {
+                let payload = payload.field(item.value.expose()).lifetime(item.ttl).number(item.max_uses.into());
+                payload.number(item.has_subject.into())
+            };
+            let payload = Payload::new(Action::Tokenize, &request.scope).number(request.all_or_nothing.into());
+            payload.list(&request.items, item)
         };
-        if let Some(option) = request.unsupported {
-            return Err(self.unimplemented(self.decided_event(asked, &permit)?, option).await);
-        }
-        if asked.call.is_late() {
-            return Err(self.late(self.decided_event(asked, &permit)?).await);
-        }
-        // For the event's salt too: a system call costs as much as sealing a value.
-        let mut random = entropy::Supply::of(event::SALT_BYTES + request.items.len() * RANDOM_BYTES_AN_ITEM)?;
-        let mut event = self.event_salted(asked, random.take());
-        decided(&mut event, &permit);
-        let scope = permit.scope().ok_or(Failure::Internal)?;
-        let keys = self.keys_for_tokenize(path, now).await?;
-        let mint = Mint { vault: self, scope, keys: &keys, now, second: token::second(now) };
-        let made = mint.make(&request.items, random)?;
-        made.describe(&mut event);
-        let names = made.names();
-        let basis = basis.decided_by(permit.generation());
-        let submission = Submission::new(basis, event).with_changes(made.rows);
-        match self.ledger.commit(submission, Held::new(made.results, names)).await {
-            Ok((results, receipt)) => Ok(Some(Tokenized { results, receipt })),
-            Err(Refused::Stale) => Ok(None),
-            Err(refused) => Err(refused.into()),
-        }
+        Ok((path, self.request(call.caller.id.as_str(), request.request_id.expose(), payload)?))
     }
 
     /// Gives each scope that the rulebook names its id, so that events of a start or reload come with them.
@@ -195,25 +226,26 @@ impl Vault {
     }
 }
 
-fn check_shape(request: &TokenizeRequest) -> Result<scope::Path, Violation> {
-    let path = scope_path(&request.scope)?;
-    check_batch("items", request.items.len())?;
-    Ok(path)
+fn to_be_remembered(result: &Result<IssuedToken, ItemFailure>) -> requests::Outcome<'_> {
+    match result {
+        Ok(issued) => requests::Outcome::Issued(issued.token.expose(), &issued.handle, issued.expires),
+        Err(failure) => requests::Outcome::Failed(*failure),
+    }
 }
 
 impl Mint<'_> {
     /// Tokens and rows for all items. What is wrong with one item does not touch its neighbours.
-    fn make(&self, items: &[TokenizeItem], mut random: entropy::Supply) -> Result<Made, Failure> {
+    fn make(&self, items: &[TokenizeItem], random: &mut entropy::Supply) -> Result<Made, Failure> {
         let mut made = Made::default();
         made.results.reserve_exact(items.len());
         // A buffer that grows is copied and wiped each time.
         let row_bytes = |item: &TokenizeItem| ROW_BYTES_BESIDE_VALUE + item.value.len() + item.value.len() / 8;
-        made.rows.reserve(items.len() + 1, items.iter().map(row_bytes).sum());
+        made.effects.rows.reserve(items.len() + 1, items.iter().map(row_bytes).sum());
         let mut expiries = Expiries::default();
         for item in items {
             let result = match check_item(self.scope, item, self.now) {
                 Ok(expires) => {
-                    let issued = self.issue(item, expires, &mut random, &mut made.rows)?;
+                    let issued = self.issue(item, expires, random, &mut made.effects.rows)?;
                     expiries.add(expires, &issued.handle);
                     Ok(issued)
                 }
@@ -221,7 +253,7 @@ impl Mint<'_> {
             };
             made.results.push(result);
         }
-        expiries.write(&mut made.rows);
+        expiries.write(&mut made.effects.rows);
         Ok(made)
     }
 
@@ -257,6 +289,39 @@ impl Mint<'_> {
 }
 
 impl Made {
+    /// What was made the first time, to be handed out once more.
+    fn again(items: Vec<Remembered>) -> Self {
+        let result = |item| match item {
+            Remembered::Issued { token, handle, expires } => {
+                Ok(IssuedToken { token: token::Text::remembered(token), expires, handle })
+            }
+            Remembered::Failed(failure) => Err(failure),
+            // Nothing else is remembered of this action, whose name is part of what opens the row.
+            Remembered::Time(_) | Remembered::Released => Err(ItemFailure::DataLoss),
+        };
+        Self { results: items.into_iter().map(result).collect(), effects: Effects::default() }
+    }
+
+    /// The items that are wrong, by their places.
+    fn wrong(&self) -> Vec<(usize, Reason)> {
+        let wrong = |(place, result): (usize, &Result<IssuedToken, ItemFailure>)| match result {
+            Err(ItemFailure::Invalid(reason)) => Some((place, *reason)),
+            _ => None,
+        };
+        self.results.iter().enumerate().filter_map(wrong).collect()
+    }
+
+    async fn conclude(
+        self,
+        vault: &Vault,
+        wanted: &Wanted<'_>,
+        mut attempt: Attempt<policy::action::Tokenize>,
+    ) -> Result<Option<(Issues, Receipt)>, Failure> {
+        self.describe(&mut attempt.event);
+        let names = self.names();
+        vault.conclude(wanted, attempt, self.effects, Held::new(self.results, names)).await
+    }
+
     fn describe(&self, event: &mut Event) {
         let names = self.results.iter().map(|result| result.as_ref().ok().map(|issued| issued.handle.as_bytes()));
         event.handles = event::handles(names);

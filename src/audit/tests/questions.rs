@@ -194,7 +194,16 @@ async fn what_is_not_well_formed_is_refused_and_recorded() {
         (FilterRequest { outcome: 4, ..none() }, "filter.outcome FILTER_MALFORMED"),
         (FilterRequest { start: Some(Err(Reason::FilterMalformed)), ..none() }, "filter.start_time FILTER_MALFORMED"),
         (FilterRequest { end: Some(Err(Reason::FilterMalformed)), ..none() }, "filter.end_time FILTER_MALFORMED"),
-        (FilterRequest { unsupported: Some("filter.purpose"), ..none() }, "filter.purpose NOT_IMPLEMENTED"),
+        (FilterRequest { purpose: "4111 1111 1".to_owned(), ..none() }, "filter.purpose FILTER_MALFORMED"),
+        (FilterRequest { trace_id: "A".repeat(32), ..none() }, "filter.trace_id FILTER_MALFORMED"),
+        (FilterRequest { trace_id: "a".repeat(31), ..none() }, "filter.trace_id FILTER_MALFORMED"),
+        (
+            FilterRequest {
+                request_id: Some(Secret::new("00000000-0000-1000-8000-000000000000".to_owned())),
+                ..none()
+            },
+            "filter.request_id FILTER_MALFORMED",
+        ),
         (FilterRequest { caller: "x".repeat(2049), ..none() }, "filter.caller FILTER_MALFORMED"),
         (FilterRequest { scope: "x".repeat(256), ..none() }, "filter.scope FILTER_MALFORMED"),
     ];

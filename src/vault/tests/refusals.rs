@@ -123,6 +123,7 @@ async fn words_and_reveal_are_checked_and_never_logged_wrong() {
             tokens: vec![crate::secret::Secret::new("x".to_owned())],
             purpose: purpose.to_owned(),
             reveal,
+            request_id: crate::secret::Secret::new(String::new()),
             unsupported: None,
         };
         tester.vault.detokenize(&tester.call, request)
@@ -140,7 +141,7 @@ async fn words_and_reveal_are_checked_and_never_logged_wrong() {
         tokens: vec![crate::secret::Secret::new("x".to_owned())],
         handles: Vec::new(),
         reason: "card 4111111111111111".to_owned(),
-        unsupported: None,
+        request_id: crate::secret::Secret::new(String::new()),
     };
     let failure = tester.vault.revoke(&tester.call, revoke).await.err().unwrap();
     assert_eq!(name(&failure), "reason REASON_MALFORMED");
@@ -151,24 +152,29 @@ async fn words_and_reveal_are_checked_and_never_logged_wrong() {
 #[tokio::test]
 async fn options_that_do_not_exist_are_refused_after_policy() {
     let f = Fixture::new();
-    for (caller, expected) in [("tester", "request_id NOT_IMPLEMENTED"), ("stranger", "denied")] {
+    for (caller, expected) in [("tester", "nonce NOT_IMPLEMENTED"), ("stranger", "denied")] {
         let client = f.client(caller);
-        let unsupported = Some("request_id");
-        let tokens = || vec![crate::secret::Secret::new("x".to_owned())];
+        let unsupported = Some("nonce");
+        let secret = |text: &str| crate::secret::Secret::new(text.to_owned());
         let scope = "pan".to_owned();
-        let tokenize = TokenizeRequest { scope: scope.clone(), items: vec![item(PAN)], unsupported };
-        let detokenize = DetokenizeRequest {
+        let tokenize = TokenizeRequest {
             scope: scope.clone(),
-            tokens: tokens(),
-            purpose: "p".to_owned(),
-            reveal: Some(crate::event::Reveal::Full),
+            items: vec![item(PAN)],
+            all_or_nothing: false,
+            request_id: secret(""),
             unsupported,
         };
-        let revoke = RevokeRequest { scope, tokens: tokens(), handles: Vec::new(), reason: String::new(), unsupported };
+        let detokenize = DetokenizeRequest {
+            scope: scope.clone(),
+            tokens: vec![secret("x")],
+            purpose: "p".to_owned(),
+            reveal: Some(crate::event::Reveal::Full),
+            request_id: secret(""),
+            unsupported,
+        };
         let failures = [
             f.vault.tokenize(&client.call, tokenize).await.err().unwrap(),
             f.vault.detokenize(&client.call, detokenize).await.err().unwrap(),
-            f.vault.revoke(&client.call, revoke).await.err().unwrap(),
         ];
         for failure in failures {
             assert_eq!(name(&failure), expected);
