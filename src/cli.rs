@@ -14,13 +14,16 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::client::{self, Client, Profile};
 use crate::config::{self, Config};
+use crate::server;
 
 mod audit;
 mod batches;
 mod bench;
 mod init;
 mod input;
+mod columns;
 mod moment;
+mod policy;
 mod tokens;
 
 /// A tokenization vault: hand on a random token instead of the card number, and prove who saw what.
@@ -42,6 +45,8 @@ enum Command {
     Revoke(tokens::RevokeOptions),
     #[command(subcommand)]
     Audit(audit::Command),
+    #[command(subcommand)]
+    Policy(policy::Command),
     Health(HealthOptions),
     Bench(Box<bench::Options>),
 }
@@ -125,6 +130,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Inspect(options) => tokens::inspect(options, &mut output)?,
         Command::Revoke(options) => tokens::revoke(options, &mut output)?,
         Command::Audit(command) => audit::run(command, &mut output)?,
+        Command::Policy(command) => policy::run(command, &mut output)?,
         Command::Health(options) => health(&options, &mut output)?,
         Command::Bench(options) => bench::run(&options, &mut output)?,
     };
@@ -134,7 +140,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
 
 fn serve(options: &ServeOptions) -> anyhow::Result<Exit> {
     let config = Config::load(&options.config, variables())?;
-    crate::server::run(config)?;
+    server::run(config)?;
     Ok(Exit::Done)
 }
 
@@ -162,6 +168,9 @@ impl Exit {
     /// The status that says best what `error` is.
     fn after(error: &anyhow::Error) -> Self {
         if error.is::<Usage>() || error.is::<config::Error>() || error.is::<client::ProfileError>() {
+            return Self::Usage;
+        }
+        if let Some(server::Error::Rulebook(_)) = error.downcast_ref() {
             return Self::Usage;
         }
         match error.downcast_ref::<client::Error>() {

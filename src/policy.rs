@@ -38,10 +38,18 @@
 //! configured. A decision is made before anything is looked up, so this module knows nothing of tokens or storage, and
 //! it records nothing: what it hands out says what an audit event must.
 
+mod access;
 pub mod action;
+mod call;
 mod check;
+mod classes;
+mod condition;
 mod decisions;
+mod expectations;
+mod explain;
+mod findings;
 mod mistake;
+mod replay;
 mod roles;
 mod rulebook;
 pub mod sample;
@@ -49,6 +57,7 @@ pub mod schema;
 mod slice;
 mod source;
 mod statement;
+mod written;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -57,12 +66,19 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+pub use access::{Access, Cell};
 use action::sealed::Named;
 pub use action::{Action, Verb};
+pub use call::{Call, CallWords, WordMistake};
+pub use classes::{CallerClass, PlaceClass, TooManyClasses};
 use decisions::{Decisions, Question};
+pub use expectations::{Expectation, Seen};
+pub use explain::{Explanation, Near, Reference, Why};
+pub use findings::{Finding, Rule};
 pub use mistake::{Mistake, Place, RulebookErrors, Warning};
+pub use replay::{Change, Replay, Tally, Undecided};
 pub use rulebook::Rulebook;
-pub use source::{PolicySource, read_directory};
+pub use source::{PolicySource, read_directory, scan_directory};
 
 use crate::caller::{Caller, SpiffeId};
 use crate::clock::Timestamp;

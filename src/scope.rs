@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use mask::Mask;
 pub use path::{Path, PathError, Pattern};
-pub use settings::{MaskSettings, Mistake, Settings, VALUE_BYTES_CEILING};
+pub use settings::{MaskSettings, Mistake, Settings, VALUE_BYTES_CEILING, key_of};
 
 use crate::token;
 

@@ -43,7 +43,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 use tower::Service;
 use workers::Doors;
 
-pub use rulebook::load as load_rulebook;
+pub use rulebook::{load as load_rulebook, locate};
 
 /// How often refusals and failed handshakes that were only counted are written to the log.
 const SUMMARY_PERIOD: Duration = Duration::from_secs(1);
@@ -61,9 +61,6 @@ pub enum Error {
     /// Scopes, roles or policies have mistakes.
     #[error(transparent)]
     Rulebook(#[from] RulebookErrors),
-    /// Scopes or other settings have mistakes.
-    #[error(transparent)]
-    Config(#[from] config::Error),
     /// No root key.
     #[error(transparent)]
     RootKey(#[from] ProviderError),

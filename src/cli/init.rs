@@ -60,6 +60,8 @@ fn write_all(folder: &Folder) -> anyhow::Result<()> {
     for (name, text) in policy::sample::FILES {
         folder.public(&format!("policies/{name}"), text.as_bytes())?;
     }
+    let (name, text) = policy::sample::TESTS;
+    folder.public(&format!("policies/{name}"), text.as_bytes())?;
     provider::File::create(&folder.path("root.key")).context("cannot write root.key")?;
     let log_key = log_key()?;
     folder.private("log.key", &log_key.to_text())?;
@@ -88,7 +90,7 @@ fn describe(dir: &Path, output: &mut impl Write) -> std::io::Result<()> {
   cloakroom.toml             the configuration
   pki/                       a development CA (ca.key: never for production), certificates for 90 days
   profiles/*.toml            one for each client: {clients}
-  policies/*.cedar           who may do what
+  policies/*.cedar           who may do what; policies/tests.toml: what they must decide
   root.key                   wraps all other keys; keep a copy elsewhere
   log.key, log.vkey          sign and check the audit log's checkpoints
   data/, checkpoints/        the vault itself, and the log's signed checkpoints
@@ -98,7 +100,10 @@ Start it:
 Then, in another terminal:
   echo 4111111111111111 | cloakroom tokenize --profile {dir}/profiles/gateway.toml --scope pan
   echo pan_... | cloakroom detokenize --profile {dir}/profiles/payments.toml --scope pan --purpose refund
-  cloakroom audit query --profile {dir}/profiles/auditor.toml",
+  cloakroom audit query --profile {dir}/profiles/auditor.toml
+After a change of policies, before the vault reads it:
+  cloakroom policy check --config {dir}/cloakroom.toml
+  cloakroom policy test {dir}/policies/tests.toml --config {dir}/cloakroom.toml",
         clients = sample::CLIENTS.join(", "),
     )
 }

@@ -37,7 +37,8 @@ pub enum Verb {
 }
 
 impl Verb {
-    pub(super) const ALL: [Self; 7] = [
+    /// Every right there is.
+    pub const ALL: [Self; 7] = [
         Self::Tokenize,
         Self::Detokenize,
         Self::Inspect,
@@ -60,8 +61,13 @@ impl Verb {
         }
     }
 
+    /// The right of this name in policies.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|verb| verb.name() == name)
+    }
+
     /// Whether it is about the vault, not about a scope.
-    pub(super) const fn concerns_vault(self) -> bool {
+    pub const fn concerns_vault(self) -> bool {
         matches!(self, Self::QueryAudit | Self::Administer)
     }
 }

@@ -16,7 +16,8 @@ use super::action::Verb;
 use super::mistake::{Mistake, Place, Warning, choose, nearest};
 use super::roles::Roles;
 use super::schema::{self, Noun, VALIDATOR};
-use super::statement::{self, Reads, Statement};
+use super::statement::{self, Statement};
+use super::written::{Clause, Written};
 use crate::caller::SpiffeId;
 use crate::scope::{Path, Scopes};
 
@@ -26,8 +27,8 @@ const MAX_ID_BYTES: usize = 64;
 /// What a check finds.
 #[derive(Default)]
 pub(super) struct Checked {
-    /// Each policy under its `@id`, with what it reads. Of use only if there are no mistakes.
-    pub policies: Vec<(Policy, Reads)>,
+    /// Each policy under its `@id`. Of use only if there are no mistakes.
+    pub policies: Vec<Written>,
     pub warnings: Vec<Warning>,
     pub mistakes: Vec<Mistake>,
     /// Statements, by number, in which something is wrong.
@@ -136,7 +137,7 @@ impl Checked {
             let place = site.place(0);
             match id_of(policy, &taken) {
                 Ok(id) => {
-                    self.policies.push((policy.new_id(PolicyId::new(&id)), site.statement.reads()));
+                    self.policies.push(site.written(policy.new_id(PolicyId::new(&id))));
                     taken.insert(id, place);
                 }
                 Err((what, hint)) => self.mistakes.push(Mistake { place, what, hint }),
@@ -212,6 +213,15 @@ impl Known<'_> {
 impl Site<'_> {
     fn place(&self, at: usize) -> Place {
         Place::within(&self.source.file, &self.source.text, self.statement.start + at)
+    }
+
+    fn written(&self, policy: Policy) -> Written {
+        let clause = |span: Range<usize>| Clause {
+            place: self.place(span.start),
+            text: self.statement.text[span].split_whitespace().collect::<Vec<_>>().join(" "),
+        };
+        let clauses = self.statement.clauses().into_iter().map(clause).collect();
+        Written { policy, reads: self.statement.reads(), place: self.place(0), clauses }
     }
 
     /// What is wrong in Cedar's eyes.

@@ -18,6 +18,15 @@ pub struct Mistake {
 pub enum Place {
     /// A setting, as a dotted path: `roles.payments[0]`.
     Setting(String),
+    /// The same, where the file and the line that it comes from are known.
+    Configured {
+        /// The file.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+        /// The setting.
+        key: String,
+    },
     /// A file or directory as a whole.
     File(String),
     /// A line and column of a file, both from 1; columns count characters.
@@ -54,12 +63,8 @@ impl RulebookErrors {
         &self.0
     }
 
-    pub(super) fn one(mistake: Mistake) -> Self {
-        Self(vec![mistake])
-    }
-
     /// Nothing to complain about, or all complaints once each and in order.
-    pub(super) fn check(mut mistakes: Vec<Mistake>) -> Result<(), Self> {
+    pub fn check(mut mistakes: Vec<Mistake>) -> Result<(), Self> {
         mistakes.sort();
         mistakes.dedup();
         if mistakes.is_empty() { Ok(()) } else { Err(Self(mistakes)) }
@@ -67,6 +72,34 @@ impl RulebookErrors {
 }
 
 impl Place {
+    /// The file, where it is known.
+    pub fn file(&self) -> Option<&str> {
+        match self {
+            Self::Setting(_) => None,
+            Self::File(file) | Self::Configured { file, .. } | Self::Line { file, .. } => Some(file),
+        }
+    }
+
+    /// The line, where it is known.
+    pub fn line(&self) -> Option<usize> {
+        match self {
+            Self::Setting(_) | Self::File(_) => None,
+            Self::Configured { line, .. } | Self::Line { line, .. } => Some(*line),
+        }
+    }
+
+    /// The same place with its line, if it is a setting that `line_of` knows.
+    #[must_use]
+    pub fn in_file(self, file: &str, line_of: impl Fn(&str) -> Option<usize>) -> Self {
+        match self {
+            Self::Setting(key) => match line_of(&key) {
+                Some(line) => Self::Configured { file: file.into(), line, key },
+                None => Self::Setting(key),
+            },
+            place => place,
+        }
+    }
+
     /// The line and column of byte `offset` of `text`.
     pub(super) fn within(file: &str, text: &str, offset: usize) -> Self {
         let mut offset = offset.min(text.len());
@@ -107,6 +140,7 @@ impl fmt::Display for Place {
         match self {
             Self::Setting(key) => f.write_str(key),
             Self::File(file) => f.write_str(file),
+            Self::Configured { file, line, key } => write!(f, "{file}:{line}: {key}"),
             Self::Line { file, line, column } => write!(f, "{file}:{line}:{column}"),
         }
     }

@@ -58,7 +58,7 @@ impl Roles {
         self.0.iter().filter(move |(_, members)| member(members)).map(|(name, _)| name.as_str())
     }
 
-    /// Each role with its patterns' text, sorted, for the digest.
+    /// Each role with its patterns' text, sorted, for the digest and for whoever wants to know who its members can be.
     pub fn texts(&self) -> impl ExactSizeIterator<Item = (&str, BTreeSet<&str>)> {
         self.0.iter().map(|(name, members)| (name.as_str(), members.iter().map(|pattern| pattern.0.as_str()).collect()))
     }

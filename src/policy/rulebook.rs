@@ -20,9 +20,11 @@ const DIGEST_DOMAIN: &[u8] = b"cloakroom rulebook v1";
 
 /// Scopes, roles and policies that fit together.
 pub struct Rulebook {
-    scopes: Scopes,
-    roles: Roles,
-    index: Index,
+    pub(super) scopes: Scopes,
+    pub(super) roles: Roles,
+    pub(super) index: Index,
+    /// Whose certificates are believed, sorted.
+    pub(super) trust_domains: Vec<String>,
     warnings: Vec<Warning>,
     digest: [u8; 32],
 }
@@ -42,7 +44,9 @@ impl Rulebook {
         mistakes.extend(found);
         RulebookErrors::check(mistakes)?;
         let digest = digest(&scopes, &roles, &policies);
-        Ok(Self { scopes, roles, index: Index::new(checked), warnings, digest })
+        let mut trust_domains = trust_domains.to_vec();
+        trust_domains.sort();
+        Ok(Self { scopes, roles, index: Index::new(checked), trust_domains, warnings, digest })
     }
 
     /// The scopes.

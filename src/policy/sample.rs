@@ -1,4 +1,4 @@
-//! The policies that `cloakroom init` writes.
+//! The policies that `cloakroom init` writes, and the test of them.
 
 /// Each file's name and text.
 pub const FILES: &[(&str, &str)] = &[
@@ -7,3 +7,6 @@ pub const FILES: &[(&str, &str)] = &[
     ("operator.cedar", include_str!("sample/operator.cedar")),
     ("payments.cedar", include_str!("sample/payments.cedar")),
 ];
+
+/// The file of expected decisions that is written beside them, and its text.
+pub const TESTS: (&str, &str) = ("tests.toml", include_str!("sample/tests.toml"));

@@ -33,6 +33,7 @@ pub(super) enum Noun {
 }
 
 /// An entity and everything that it is `in`.
+#[derive(Clone)]
 pub(super) struct Kin {
     pub uid: EntityUid,
     pub above: HashSet<EntityUid>,

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use super::action::Verb;
 use super::schema::{self, Kin, Noun};
 use super::statement::Reads;
+use super::written::Written;
 use super::{Context, Refusal};
 
 /// How many different selections are kept; there are as many as there are kinds of callers and scopes.
@@ -43,11 +44,11 @@ pub(super) struct Verdict {
     pub policies: Vec<String>,
 }
 
-struct Line {
-    policy: Policy,
-    principal: Head,
-    resource: Head,
-    reads: Reads,
+/// One policy with its head taken apart.
+pub(super) struct Line {
+    pub written: Written,
+    pub principal: Head,
+    pub resource: Head,
 }
 
 /// Policies of one action by what they say of the resource. Indices into `lines`.
@@ -58,20 +59,28 @@ struct Heads {
     reads: Reads,
 }
 
-enum Head {
+/// Whom, or what, a policy is about.
+pub(super) enum Head {
     Any,
+    /// Every entity of one kind.
+    Kind(Noun),
     Is(EntityUid),
     In(EntityUid),
     Never,
 }
 
 impl Index {
-    pub fn new(policies: impl IntoIterator<Item = (Policy, Reads)>) -> Self {
+    pub fn new(policies: impl IntoIterator<Item = Written>) -> Self {
         let mut index = Self { lines: Vec::new(), by_verb: Default::default(), slices: Mutex::default() };
-        for (policy, reads) in policies {
-            index.add(policy, reads);
+        for policy in policies {
+            index.add(policy);
         }
         index
+    }
+
+    /// Every policy, in the order of files and lines.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
     }
 
     /// What the answers to any question about `verb` can depend on.
@@ -81,14 +90,7 @@ impl Index {
 
     /// The policies whose heads fit.
     pub fn slice(&self, who: &Kin, verb: Verb, on: &Kin) -> Arc<Slice> {
-        let heads = &self.by_verb[verb as usize];
-        let named = on.above.iter().chain([&on.uid]).filter_map(|uid| heads.by_resource.get(uid)).flatten();
-        let fits = |line: &&u32| {
-            let line = &self.lines[**line as usize];
-            line.resource.fits(on) && line.principal.fits(who)
-        };
-        let mut picked: Vec<u32> = heads.any.iter().chain(named).filter(fits).copied().collect();
-        picked.sort_unstable();
+        let picked = self.fitting(who, verb, on);
         let mut slices = self.slices.lock();
         if let Some(slice) = slices.get(&picked) {
             return slice.clone();
@@ -108,26 +110,42 @@ impl Index {
         self.cut(&every).policies
     }
 
-    fn add(&mut self, policy: Policy, reads: Reads) {
+    /// Which of [`Index::lines`] have heads that fit, in order.
+    pub fn fitting(&self, who: &Kin, verb: Verb, on: &Kin) -> Vec<u32> {
+        let heads = &self.by_verb[verb as usize];
+        let named = on.above.iter().chain([&on.uid]).filter_map(|uid| heads.by_resource.get(uid)).flatten();
+        let fits = |line: &&u32| {
+            let line = &self.lines[**line as usize];
+            line.resource.fits(on) && line.principal.fits(who)
+        };
+        let mut picked: Vec<u32> = heads.any.iter().chain(named).filter(fits).copied().collect();
+        picked.sort_unstable();
+        picked
+    }
+
+    fn add(&mut self, written: Written) {
         let line = u32::try_from(self.lines.len()).expect("files are bounded, and so are the policies in them");
-        let resource = Head::of_resource(&policy);
-        for verb in Verb::ALL.into_iter().filter(|verb| concerns(&policy, *verb)) {
+        let resource = Head::of_resource(&written.policy);
+        for verb in Verb::ALL.into_iter().filter(|verb| concerns(&written.policy, *verb)) {
             let heads = &mut self.by_verb[verb as usize];
             match &resource {
-                Head::Any => heads.any.push(line),
+                Head::Any | Head::Kind(_) => heads.any.push(line),
                 Head::Is(uid) | Head::In(uid) => heads.by_resource.entry(uid.clone()).or_default().push(line),
                 Head::Never => continue,
             }
-            heads.reads = heads.reads.and(reads);
+            heads.reads = heads.reads.and(written.reads);
         }
-        self.lines.push(Line { principal: Head::of_principal(&policy), resource, policy, reads });
+        self.lines.push(Line { principal: Head::of_principal(&written.policy), resource, written });
     }
 
     fn cut(&self, picked: &[u32]) -> Slice {
         let mut slice = Slice { policies: PolicySet::new(), reads: Reads::default() };
         for line in picked.iter().map(|line| &self.lines[*line as usize]) {
-            slice.policies.add(line.policy.clone()).expect("ids were checked to be unique when they were loaded");
-            slice.reads = slice.reads.and(line.reads);
+            slice
+                .policies
+                .add(line.written.policy.clone())
+                .expect("ids were checked to be unique when they were loaded");
+            slice.reads = slice.reads.and(line.written.reads);
         }
         slice
     }
@@ -152,7 +170,7 @@ impl Head {
             PrincipalConstraint::Any => Self::Any,
             PrincipalConstraint::Eq(uid) => Self::Is(uid),
             PrincipalConstraint::In(uid) => Self::In(uid),
-            PrincipalConstraint::Is(kind) => Self::if_any(&[Noun::Workload], &kind, Self::Any),
+            PrincipalConstraint::Is(kind) => Self::of_kind(&[Noun::Workload], &kind),
             PrincipalConstraint::IsIn(kind, uid) => Self::if_any(&[Noun::Workload], &kind, Self::In(uid)),
         }
     }
@@ -163,18 +181,24 @@ impl Head {
             ResourceConstraint::Any => Self::Any,
             ResourceConstraint::Eq(uid) => Self::Is(uid),
             ResourceConstraint::In(uid) => Self::In(uid),
-            ResourceConstraint::Is(kind) => Self::if_any(NOUNS, &kind, Self::Any),
+            ResourceConstraint::Is(kind) => Self::of_kind(NOUNS, &kind),
             ResourceConstraint::IsIn(kind, uid) => Self::if_any(NOUNS, &kind, Self::In(uid)),
         }
+    }
+
+    fn of_kind(nouns: &[Noun], kind: &EntityTypeName) -> Self {
+        let noun = nouns.iter().find(|noun| noun.type_name() == kind);
+        noun.map_or(Self::Never, |noun| Self::Kind(*noun))
     }
 
     fn if_any(nouns: &[Noun], kind: &EntityTypeName, head: Self) -> Self {
         if nouns.iter().any(|noun| noun.type_name() == kind) { head } else { Self::Never }
     }
 
-    fn fits(&self, kin: &Kin) -> bool {
+    pub fn fits(&self, kin: &Kin) -> bool {
         match self {
             Self::Any => true,
+            Self::Kind(noun) => Noun::of(&kin.uid) == Some(*noun),
             Self::Is(uid) => *uid == kin.uid,
             Self::In(uid) => *uid == kin.uid || kin.above.contains(uid),
             Self::Never => false,
@@ -215,7 +239,8 @@ fn failed_policy(error: &cedar_policy::AuthorizationError) -> String {
     error.policy_id().to_string()
 }
 
-fn concerns(policy: &Policy, verb: Verb) -> bool {
+/// Whether `policy` is about `verb` at all.
+pub(super) fn concerns(policy: &Policy, verb: Verb) -> bool {
     let action = schema::action(verb);
     match policy.action_constraint() {
         ActionConstraint::Any => true,

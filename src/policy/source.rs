@@ -23,15 +23,26 @@ pub struct PolicySource {
 /// Reads every `*.cedar` in `directory`, each once and through one handle, so that what is checked is what is used.
 /// Links are followed: that is how mounted configuration arrives.
 pub fn read_directory(directory: &Path) -> Result<Vec<PolicySource>, RulebookErrors> {
+    let (sources, mistakes) = scan_directory(directory);
+    RulebookErrors::check(mistakes).map(|()| sources)
+}
+
+/// As [`read_directory`], but what can be read is there beside what is wrong with the rest, so that its mistakes can be
+/// told too.
+pub fn scan_directory(directory: &Path) -> (Vec<PolicySource>, Vec<Mistake>) {
     let mut sources = Vec::new();
     let mut mistakes = Vec::new();
     let mut files: Vec<_> = match list(directory) {
         Ok(files) => files,
-        Err(error) => return Err(refuse(directory, &format!("can't be read: {error}"), "check [policies] directory")),
+        Err(error) => {
+            let mistake = refuse(directory, &format!("can't be read: {error}"), "check [policies] directory");
+            return (sources, vec![mistake]);
+        }
     };
     files.sort();
     if files.len() > MAX_FILES {
-        return Err(refuse(directory, &format!("has more than {MAX_FILES} policy files"), "put policies together"));
+        let mistake = refuse(directory, &format!("has more than {MAX_FILES} policy files"), "put policies together");
+        return (sources, vec![mistake]);
     }
     for path in files {
         match read(&path) {
@@ -39,7 +50,7 @@ pub fn read_directory(directory: &Path) -> Result<Vec<PolicySource>, RulebookErr
             Err(mistake) => mistakes.push(mistake),
         }
     }
-    RulebookErrors::check(mistakes).map(|()| sources)
+    (sources, mistakes)
 }
 
 fn list(directory: &Path) -> io::Result<Vec<std::path::PathBuf>> {
@@ -75,9 +86,8 @@ fn read(path: &Path) -> Result<PolicySource, Mistake> {
     })
 }
 
-fn refuse(directory: &Path, what: &str, hint: &str) -> RulebookErrors {
-    let place = Place::File(directory.display().to_string());
-    RulebookErrors::one(Mistake { place, what: what.into(), hint: hint.into() })
+fn refuse(directory: &Path, what: &str, hint: &str) -> Mistake {
+    Mistake { place: Place::File(directory.display().to_string()), what: what.into(), hint: hint.into() }
 }
 
 #[cfg(test)]

@@ -29,6 +29,10 @@ pub(super) struct Mention {
 pub(super) struct Reads {
     pub purpose: bool,
     pub reveal: bool,
+    /// The time, or something that this module does not know.
+    pub now: bool,
+    /// What an access token says, or something that this module does not know.
+    pub token: bool,
     /// Something that differs from call to call, or that this module does not know.
     pub changing: bool,
 }
@@ -68,6 +72,32 @@ impl Statement<'_> {
         (0..self.tokens.len()).filter_map(|index| self.mention_ending_at(index)).collect()
     }
 
+    /// Where each of its `when { … }` and `unless { … }` stands, in order.
+    pub fn clauses(&self) -> Vec<Range<usize>> {
+        let mut clauses = Vec::new();
+        let mut depth = 0_usize;
+        let mut begun = None;
+        for (index, token) in self.tokens.iter().enumerate() {
+            match self.sign(index) {
+                Some("(" | "[" | "{") => depth += 1,
+                Some(")" | "]" | "}") => {
+                    depth = depth.saturating_sub(1);
+                    if depth == 0 {
+                        clauses.extend(begun.take().map(|start| start..token.span.end));
+                    }
+                }
+                _ if depth == 0
+                    && matches!(self.word(index), Some("when" | "unless"))
+                    && self.sign(index + 1) == Some("{") =>
+                {
+                    begun = Some(token.span.start);
+                }
+                _ => {}
+            }
+        }
+        clauses
+    }
+
     /// What it reads of the call. Anything but a plain `context.purpose` or `context.reveal` counts as changing.
     pub fn reads(&self) -> Reads {
         let mut reads = Reads::default();
@@ -76,13 +106,19 @@ impl Statement<'_> {
                 self.word(index + 2)
             } else if self.sign(index + 1) == Some("[") && self.sign(index + 3) == Some("]") {
                 self.quoted(index + 2)
+            } else if self.word(index + 1) == Some("has") {
+                // All but the token are always there; asking for them is odd and counts as unknown below.
+                self.word(index + 2).or_else(|| self.quoted(index + 2)).filter(|attribute| *attribute == "token")
             } else {
                 None
             };
             match attribute {
                 Some("purpose") => reads.purpose = true,
                 Some("reveal") => reads.reveal = true,
-                _ => reads.changing = true,
+                Some("requested") => reads.changing = true,
+                Some("now") => (reads.now, reads.changing) = (true, true),
+                Some("token") => (reads.token, reads.changing) = (true, true),
+                _ => (reads.now, reads.token, reads.changing) = (true, true, true),
             }
         }
         reads
@@ -126,6 +162,8 @@ impl Reads {
         Self {
             purpose: self.purpose || other.purpose,
             reveal: self.reveal || other.reveal,
+            now: self.now || other.now,
+            token: self.token || other.token,
             changing: self.changing || other.changing,
         }
     }
@@ -215,5 +253,24 @@ mod tests {
         {
             assert!(reads(changing).changing, "{changing}");
         }
+        for now in ["context.now", "context[\"now\"]", "f(context)", "context has now", "context == context"] {
+            assert!(reads(now).now, "{now}");
+        }
+        for token in ["context has token", "context has \"token\"", "context.token.actor", "f(context)"] {
+            assert!(reads(token).token, "{token}");
+        }
+        assert!(!reads("context has token && context.token.actor == \"x\" && context.requested < 3").now);
+        assert!(!reads("context.now < datetime(\"2027-01-01\") && context.requested < 3").token);
+    }
+
+    #[test]
+    fn clauses_are_found_where_they_stand() {
+        let text = "@when(\"unless {\") permit (principal, action, resource)\n\
+                    when { [{a: \"}\"}].contains({a: \"when {\"}) } // when {\n unless{ context.purpose == \"\" };";
+        let statement = &split(text)[0];
+        let found: Vec<_> = statement.clauses().into_iter().map(|span| &statement.text[span]).collect();
+        let expected = ["when { [{a: \"}\"}].contains({a: \"when {\"}) }", "unless{ context.purpose == \"\" }"];
+        assert_eq!(found, expected);
+        assert!(split("permit (principal, action, resource);")[0].clauses().is_empty());
     }
 }

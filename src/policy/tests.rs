@@ -4,8 +4,13 @@ use super::action::{Administer, Detokenize, Inspect, QueryAudit, Renew, Revoke, 
 use super::*;
 use crate::scope::{Scopes, Settings};
 
+mod access;
+mod expectations;
+mod explain;
+mod findings;
 mod load;
 mod oracle;
+mod replay;
 mod samples;
 
 pub(super) const DOMAINS: [&str; 2] = ["a.example", "b.example"];

@@ -163,7 +163,7 @@ impl Reader<'_> {
 }
 
 /// A scope's table as it is written in the configuration: quoted where TOML asks for it.
-pub(super) fn key_of(name: &str) -> String {
+pub fn key_of(name: &str) -> String {
     let bare = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
     if bare { format!("scopes.{name}") } else { format!("scopes.\"{}\"", name.escape_default()) }
 }

@@ -17,6 +17,7 @@ mod matrix;
 mod memory;
 mod million;
 mod needs;
+mod policy;
 mod power;
 mod promises;
 mod races;

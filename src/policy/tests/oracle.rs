@@ -31,7 +31,7 @@ const PARENTS: [&str; 5] = ["acme", "acme/eu", "acmeco", "pan", "other"];
 const PURPOSES: [&str; 3] = ["", "refund", "audit"];
 
 #[derive(Clone, Debug)]
-struct Line {
+pub(super) struct Line {
     forbid: bool,
     principal: Who,
     action: What,
@@ -71,22 +71,25 @@ enum Condition {
     Masked,
     AtMost(u32),
     Before(Timestamp),
+    NotRole(&'static str),
+    /// As before, behind something that reads the call.
+    MaskedAndNotRole(&'static str),
     /// Overflows for two items and more.
     Fails,
 }
 
 #[derive(Clone, Debug)]
-struct Call {
-    caller: &'static str,
-    verb: Verb,
-    path: &'static str,
+pub(super) struct Call {
+    pub caller: &'static str,
+    pub verb: Verb,
+    pub path: &'static str,
     purpose: &'static str,
     reveal: Reveal,
     requested: u32,
     now: Timestamp,
 }
 
-type RoleSet = BTreeMap<String, Vec<String>>;
+pub(super) type RoleSet = BTreeMap<String, Vec<String>>;
 
 // === the model ===
 
@@ -95,12 +98,12 @@ fn expected(lines: &[Line], roles: &RoleSet, call: &Call) -> Result<Vec<usize>, 
         return Err((Refusal::UnknownScope, vec![]));
     }
     let heads: Vec<_> = (0..lines.len()).filter(|n| head_fits(&lines[*n], roles, call)).collect();
-    let pick = |wanted: fn(&Line, &Call) -> bool| -> Vec<usize> {
-        heads.iter().copied().filter(|n| wanted(&lines[*n], call)).collect()
+    let pick = |wanted: &dyn Fn(&Line) -> bool| -> Vec<usize> {
+        heads.iter().copied().filter(|n| wanted(&lines[*n])).collect()
     };
-    let failed = pick(|line, call| matches!(line.condition, Condition::Fails) && call.requested > 1);
-    let forbids = pick(|line, call| line.forbid && holds(&line.condition, call));
-    let permits = pick(|line, call| !line.forbid && holds(&line.condition, call));
+    let failed = pick(&|line| matches!(line.condition, Condition::Fails) && call.requested > 1);
+    let forbids = pick(&|line| line.forbid && holds(&line.condition, roles, call));
+    let permits = pick(&|line| !line.forbid && holds(&line.condition, roles, call));
     match (failed.is_empty(), forbids.is_empty(), permits.is_empty()) {
         (false, _, _) => Err((Refusal::Failed, failed)),
         (_, false, _) => Err((Refusal::Forbidden, forbids)),
@@ -115,7 +118,7 @@ fn head_fits(line: &Line, roles: &RoleSet, call: &Call) -> bool {
     let principal = match line.principal {
         Who::Any => true,
         Who::Is(id) => call.caller == id,
-        Who::Role(role) => roles[role].iter().any(|pattern| glob(pattern, call.caller)),
+        Who::Role(role) => has_role(roles, role, call),
         Who::Domain(name) => name == domain,
     };
     let action = match &line.action {
@@ -127,10 +130,18 @@ fn head_fits(line: &Line, roles: &RoleSet, call: &Call) -> bool {
         Where::Any => true,
         Where::AnyScope => !vault,
         Where::Is(path) => !vault && path == call.path,
-        Where::Under(path) => !vault && (path == call.path || call.path.starts_with(&format!("{path}/"))),
+        Where::Under(path) => !vault && lies_under(path, call),
         Where::Vault => vault,
     };
     principal && action && resource
+}
+
+fn has_role(roles: &RoleSet, role: &str, call: &Call) -> bool {
+    roles[role].iter().any(|pattern| glob(pattern, call.caller))
+}
+
+fn lies_under(path: &str, call: &Call) -> bool {
+    path == call.path || call.path.starts_with(&format!("{path}/"))
 }
 
 fn glob(pattern: &str, id: &str) -> bool {
@@ -138,7 +149,7 @@ fn glob(pattern: &str, id: &str) -> bool {
     pattern.len() == id.len() && pattern.iter().zip(&id).all(|(p, s)| p == s || *p == "*")
 }
 
-fn holds(condition: &Condition, call: &Call) -> bool {
+fn holds(condition: &Condition, roles: &RoleSet, call: &Call) -> bool {
     match condition {
         Condition::None => true,
         Condition::HasPurpose => !call.purpose.is_empty(),
@@ -146,6 +157,8 @@ fn holds(condition: &Condition, call: &Call) -> bool {
         Condition::Masked => call.reveal == Reveal::Masked,
         Condition::AtMost(n) => call.requested <= *n,
         Condition::Before(time) => call.now < *time,
+        Condition::NotRole(role) => !has_role(roles, role, call),
+        Condition::MaskedAndNotRole(role) => call.reveal == Reveal::Masked && !has_role(roles, role, call),
         Condition::Fails => call.requested <= 1,
     }
 }
@@ -185,13 +198,17 @@ fn cedar(line: &Line, id: usize) -> String {
             );
             format!("when {{ context.now < datetime(\"{date}\") }}")
         }
+        Condition::NotRole(role) => format!("unless {{ principal in Cloakroom::Role::\"{role}\" }}"),
+        Condition::MaskedAndNotRole(role) => {
+            format!("when {{ context.reveal == \"masked\" }} unless {{ principal in Cloakroom::Role::\"{role}\" }}")
+        }
         Condition::Fails => "when { context.requested * 9223372036854775807 >= 0 }".into(),
     };
     format!("@id(\"p{id}\") {effect} ({principal}, {what}, {resource}) {condition};\n")
 }
 
 /// The lines over three files, in any order: ids stay with their lines.
-fn book(lines: &[Line], roles: &RoleSet, reversed: bool) -> Policy {
+pub(super) fn book(lines: &[Line], roles: &RoleSet, reversed: bool) -> Policy {
     let mut files = [String::from("// 0\n"), String::from("// 1\n"), String::from("// 2\n")];
     let mut texts: Vec<_> = lines.iter().enumerate().map(|(id, line)| cedar(line, id)).collect();
     if reversed {
@@ -204,13 +221,13 @@ fn book(lines: &[Line], roles: &RoleSet, reversed: bool) -> Policy {
     Policy::new(Rulebook::load(scopes(&SCOPES), roles, sources(&named), &domains()).unwrap())
 }
 
-fn answer(policy: &Policy, call: &Call) -> Result<Vec<String>, (Refusal, Vec<String>)> {
+pub(super) fn answer(policy: &Policy, call: &Call) -> Result<Vec<String>, (Refusal, Vec<String>)> {
     let path = Path::parse(call.path).unwrap();
     let resource = if call.verb.concerns_vault() { Resource::Vault } else { Resource::Scope(&path) };
     ask(policy, call.verb, &caller(call.caller), resource, &context(call))
 }
 
-fn context(call: &Call) -> Context<'static> {
+pub(super) fn context(call: &Call) -> Context<'static> {
     Context { purpose: call.purpose, reveal: call.reveal, requested: call.requested, now: call.now }
 }
 
@@ -267,6 +284,8 @@ fn line(forbid: impl Strategy<Value = bool>) -> impl Strategy<Value = Line> {
         1 => Just(Condition::Masked),
         1 => (0u32..4).prop_map(Condition::AtMost),
         1 => prop::sample::select(&TIMES[1..]).prop_map(|t| Condition::Before(Timestamp::from_millis(t))),
+        1 => prop::sample::select(&ROLES[..]).prop_map(Condition::NotRole),
+        1 => prop::sample::select(&ROLES[..]).prop_map(Condition::MaskedAndNotRole),
         1 => Just(Condition::Fails),
     ];
     let what_where = prop_oneof![3 => on_scopes.boxed(), 1 => on_vault.boxed()];
@@ -279,7 +298,7 @@ fn line(forbid: impl Strategy<Value = bool>) -> impl Strategy<Value = Line> {
     })
 }
 
-fn lines() -> impl Strategy<Value = Vec<Line>> {
+pub(super) fn lines() -> impl Strategy<Value = Vec<Line>> {
     // Some twice, word for word but for the id.
     let once = prop::collection::vec(line(prop::bool::weighted(0.3)), 0..12);
     (once, any::<bool>()).prop_map(|(mut lines, twice)| {
@@ -288,7 +307,7 @@ fn lines() -> impl Strategy<Value = Vec<Line>> {
     })
 }
 
-fn role_set() -> impl Strategy<Value = RoleSet> {
+pub(super) fn role_set() -> impl Strategy<Value = RoleSet> {
     let members = || prop::sample::subsequence(MEMBERS.to_vec(), 0..=3);
     (members(), members(), members()).prop_map(|(a, b, c)| {
         let owned = |ids: Vec<&str>| ids.into_iter().map(String::from).collect();
@@ -318,7 +337,7 @@ fn call() -> impl Strategy<Value = Call> {
 }
 
 /// Calls that share callers, actions and paths, so that answers kept for one meet the others.
-fn calls() -> impl Strategy<Value = Vec<Call>> {
+pub(super) fn calls() -> impl Strategy<Value = Vec<Call>> {
     (prop::collection::vec(call(), 1..4), prop::collection::vec((any::<prop::sample::Index>(), call()), 12..24))
         .prop_map(|(stems, calls)| {
             let like = |(index, call): (prop::sample::Index, Call)| {

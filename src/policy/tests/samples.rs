@@ -118,10 +118,32 @@ fn the_policies_in_the_documents_load() {
     let text = include_str!("../../../docs/policy.md");
     let blocks = text.split("```cedar\n").skip(1).filter_map(|block| block.split("```").next());
     let policies: String = blocks.collect();
-    let everyone: Vec<(&str, &[&str])> =
-        ["payments", "acme", "support", "disputes", "migration"].into_iter().map(|name| (name, &[][..])).collect();
+    let everyone: Vec<(&str, &[&str])> = ["payments", "acme", "support", "disputes", "migration", "incident"]
+        .into_iter()
+        .map(|name| (name, &[][..]))
+        .collect();
     let rulebook =
         Rulebook::load(scopes(&["pan", "*/ssn"]), &roles(&everyone), sources(&[("docs", &policies)]), &domains());
     assert!(rulebook.is_ok(), "{}", rulebook.err().unwrap());
-    assert_eq!(policies.matches("@id(").count(), 5);
+    assert_eq!(policies.matches("@id(").count(), 8);
+}
+
+#[test]
+fn the_expectations_in_the_documents_can_be_read() {
+    let text = include_str!("../../../docs/policy.md");
+    let blocks = text.split("```toml\n").skip(1).filter_map(|block| block.split("```").next());
+    let found: Vec<_> = blocks.filter(|block| block.contains("[[expect]]")).collect();
+    assert_eq!(found.len(), 1);
+    let expectations = Expectation::parse("docs", found[0]).unwrap();
+    assert!(sample::TESTS.1.contains(&format!("scope = \"{}\"", expectations[0].call.path.as_ref().unwrap())));
+}
+
+#[test]
+fn every_kind_of_finding_is_in_the_documents() {
+    let text = include_str!("../../../docs/policy.md");
+    let source = include_str!("../findings.rs");
+    let words: Vec<_> =
+        source.split("Self::").filter_map(|part| part.split_once(" => \"")?.1.split('"').next()).collect();
+    assert_eq!(words.len(), 9, "{words:?}");
+    assert!(words.iter().all(|word| text.contains(&format!("| `{word}` |"))), "{words:?}");
 }
