@@ -56,10 +56,11 @@ struct Reader<'a> {
 }
 
 impl Expectation {
-    /// All expectations of a file, or every mistake in it.
+    /// All expectations of a file, or every mistake in it, in the order of places.
     pub fn parse(file: &str, text: &str) -> Result<Vec<Self>, Vec<Mistake>> {
         let mut reader = Reader { file, text, mistakes: Vec::new() };
         let found = reader.document();
+        reader.mistakes.sort();
         if reader.mistakes.is_empty() { Ok(found) } else { Err(reader.mistakes) }
     }
 

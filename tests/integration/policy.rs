@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::process::Output;
 use tonic::Code;
 
-const CALLS: u64 = 1_000;
+const CALLS: usize = 1_000;
 
 /// Rules of every kind beside the sample's: a pattern, a forbid, conditions on purpose, number, time and role.
 const MORE: &str = r#"
@@ -65,6 +65,16 @@ impl Draws {
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         usize::try_from((bits ^ (bits >> 31)) % bound as u64).unwrap()
+    }
+
+    /// Some refusals first, before each caller has had so many that further ones are only counted; then at random.
+    fn calls(mut self) -> impl Iterator<Item = Drawn> {
+        let inspect =
+            |name| Drawn { name, action: "inspect", scope: "email", purpose: "", masked: false, requested: 1 };
+        let refund = Drawn { action: "detokenize", purpose: "refund", ..inspect("payments") };
+        let other = Drawn { action: "tokenize", scope: "other/card", ..inspect("gateway") };
+        let first = [inspect("payments"), inspect("auditor"), inspect("stranger"), inspect("auditor"), refund, other];
+        first.into_iter().chain(std::iter::repeat_with(move || self.call()))
     }
 
     fn call(&mut self) -> Drawn {
@@ -180,13 +190,11 @@ async fn a_thousand_real_calls_are_decided_as_policy_test_says_and_diff_sees_wha
     let server = home.serve();
     let clients = clients(&home, &server).await;
 
-    let mut draws = Draws(1);
     let now = humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since_epoch(&home));
     let (mut expected, mut allowed, mut first) = (String::new(), 0, None);
-    for _ in 0..CALLS {
-        let drawn = draws.call();
+    for drawn in Draws(1).calls().take(CALLS) {
         let is_allowed = drawn.is_allowed(&clients[drawn.name]).await;
-        allowed += u64::from(is_allowed);
+        allowed += usize::from(is_allowed);
         first.get_or_insert_with(|| drawn.expectation(&now.to_string(), !is_allowed));
         expected += &drawn.expectation(&now.to_string(), is_allowed);
     }
@@ -226,7 +234,9 @@ async fn changes(home: &Home, server: &Server, auditor: &Client) {
     assert_eq!((&summary["changed"], summary["same"].as_u64() > Some(100)), (&0.into(), true), "{summary}");
     assert!(summary["events"].as_u64() > Some(last.sequence), "{summary}");
 
-    // Payments no more gets card numbers; everyone may look at the state of tokens in `email`.
+    // Payments gets e-mail addresses instead of card numbers, the gateway puts cards of others in instead of e-mail
+    // addresses, and everyone may look at the state of tokens in `email`.
+    home.replace("policies/gateway.cedar", "Scope::\"email\"", "Scope::\"other/card\"");
     home.replace(
         "policies/payments.cedar",
         "resource == Cloakroom::Scope::\"pan\"",
@@ -236,7 +246,7 @@ async fn changes(home: &Home, server: &Server, auditor: &Client) {
                    resource == Cloakroom::Scope::\"email\");\n";
     home.write("policies/inspect.cedar", inspect);
     let expected = expected_changes(&saved);
-    assert!(expected.len() >= 4, "{expected:?}");
+    assert!(expected.len() >= 7, "{expected:?}");
     let (status, output, complaint) = policy(home, &from_file);
     assert_eq!(status, Some(1), "{complaint}");
     assert_eq!(found_changes(&output), expected, "{output}");
@@ -273,6 +283,8 @@ fn expected_changes(events: &[u8]) -> Changes {
             ("DETOKENIZE", "pan", "ALLOWED") if is_payments => "deny",
             ("DETOKENIZE", "email", "DENIED") if is_payments && few && !field("purpose").is_empty() => "allow",
             ("INSPECT", "email", "DENIED") => "allow",
+            ("TOKENIZE", "email", "ALLOWED") if caller.ends_with("/gateway") => "deny",
+            ("TOKENIZE", "other/card", "DENIED") if caller.ends_with("/gateway") => "allow",
             _ => continue,
         };
         *expected.entry((way.to_owned(), caller, field("action").to_lowercase(), scope)).or_default() += 1;

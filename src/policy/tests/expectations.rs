@@ -36,11 +36,11 @@ fn every_mistake_is_told_with_its_line() {
     assert_eq!(
         parse(&text).unwrap_err(),
         [
+            "t.toml:1:1: `decision` is missing | write `decision = \"…\"`",
             "t.toml:5:1: unknown key `desicion` | did you mean `decision`?",
             "t.toml:6:1: requested: is not a whole number | write a whole number",
-            "t.toml:1:1: `decision` is missing | write `decision = \"…\"`",
-            "t.toml:13:1: now: is not a moment like 2027-01-01T12:00:00Z | write a moment like 2027-01-01T12:00:00Z",
             "t.toml:12:1: decision: `alow` is neither `allow` nor `deny` | did you mean `allow`?",
+            "t.toml:13:1: now: is not a moment like 2027-01-01T12:00:00Z | write a moment like 2027-01-01T12:00:00Z",
             "t.toml:14:1: policies: is not a list of texts in quotes | write a list of texts in quotes",
             "t.toml:17:1: caller: the id does not begin with \"spiffe://\" in lower case | write it like `spiffe://example.org/payments`",
             "t.toml:18:1: action: unknown action `detokenise` | did you mean `detokenize`?",
