@@ -251,3 +251,46 @@ fn write_lines(output: &mut impl Write, replay: &Replay) -> anyhow::Result<()> {
     });
     write_json(output, &summary)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::scope::Scopes;
+
+    const EVENT: &str = r#"{"log_id":"l","sequence":4,"time":"2027-01-15T08:00:00.123Z","action":"QUERY_AUDIT","outcome":"ALLOWED",
+        "caller":"spiffe://a.example/x","requested":0,"succeeded":3,"policies":["p"],"detail":"newest first"}"#;
+
+    fn replay(line: &str) -> anyhow::Result<Replay> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("events.jsonl");
+        std::fs::write(&file, format!("\n{}\n", line.replace('\n', ""))).unwrap();
+        let none = Rulebook::load(Scopes::default(), &BTreeMap::new(), Vec::new(), &["a.example".to_owned()]).unwrap();
+        from_file(&none, &file, None)
+    }
+
+    #[test]
+    fn lines_of_audit_query_are_events() {
+        let replay = replay(EVENT).unwrap();
+        assert_eq!((replay.events, replay.changed(), replay.left_open()), (1, 1, 0));
+        let time = serde_json::from_str::<JsonEvent>(EVENT).unwrap().into_event().unwrap().timestamp();
+        assert_eq!(time, Some(Timestamp::from_millis(1_800_000_000_123)));
+    }
+
+    #[test]
+    fn what_is_no_event_is_refused_with_its_line() {
+        for (from, to, said) in [
+            ("\"sequence\":4,", "", "missing field `sequence`"),
+            ("QUERY_AUDIT", "ASK", "`action` has an unknown word"),
+            ("ALLOWED", "MAYBE", "`outcome` has an unknown word"),
+            ("2027-01-15T08:00:00.123Z", "today", "`time` is not RFC 3339"),
+            ("\"caller\":", "\"reveal\":\"HALF\",\"caller\":", "`reveal` has an unknown word"),
+        ] {
+            let error = replay(&EVENT.replace(from, to)).unwrap_err();
+            assert!(error.is::<Usage>(), "{error}");
+            let words = error.to_string();
+            assert!(words.contains("events.jsonl:2: not a recorded event") && words.contains(said), "{words}");
+        }
+    }
+}
