@@ -260,7 +260,7 @@ type Expiring = BTreeSet<(u32, Vec<u8>)>;
 
 /// Hour and handle of all tokens that are to expire, each named once in an hour; and the names of remembered requests.
 fn expiries(dump: &crate::ledger::fixture::Dump) -> (Expiring, Vec<Vec<u8>>) {
-    let (mut all, mut requests) = (BTreeSet::new(), Vec::new());
+    let (mut all, mut renewed, mut requests) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
     for ((_, key), rest) in dump.iter().filter(|((table, _), _)| *table == Table::Expiry) {
         let (hour, named) = key.split_at(4);
         let hour = u32::from_be_bytes(hour.try_into().unwrap());
@@ -270,12 +270,13 @@ fn expiries(dump: &crate::ledger::fixture::Dump) -> (Expiring, Vec<Vec<u8>>) {
                     assert!(all.insert((hour, handle.to_vec())), "named twice");
                 }
             }
-            // Renewed: once more in the same hour after it had been elsewhere.
-            (24, 0) => _ = all.insert((hour, named[..20].to_vec())),
+            // Renewed: maybe once more in an hour that it had left.
+            (24, 0) => _ = renewed.insert((hour, named[..20].to_vec())),
             (32, 0) => requests.push(named.to_vec()),
             other => panic!("a row of expiry of {other:?} bytes"),
         }
     }
+    all.append(&mut renewed);
     (all, requests)
 }
 

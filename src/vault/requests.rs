@@ -80,7 +80,7 @@ impl Vault {
         }
         let id = parse(request_id).ok_or(malformed)?;
         let name = self.keyring.request().locate(caller, id.expose());
-        Ok(Some(Request { id, name, payload: payload().0.finalize().into() }))
+        Ok(Some(Request { id, name, payload: payload().hash() }))
     }
 
     /// What became of the call the first time.
@@ -161,6 +161,11 @@ impl Payload {
         self.0.update((field.len() as u64).to_be_bytes());
         self.0.update(field);
         self
+    }
+
+    /// Of all of it.
+    pub fn hash(self) -> [u8; 32] {
+        self.0.finalize().into()
     }
 
     /// A number.
@@ -294,4 +299,104 @@ fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
 
 fn take_time(bytes: &mut &[u8]) -> Option<Timestamp> {
     take(bytes).map(|millis| Timestamp::from_millis(u64::from_be_bytes(*millis)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{RequestKey, VaultId};
+    use serde_json::Value;
+
+    fn bytes(value: &Value) -> Vec<u8> {
+        hex::decode(value.as_str().unwrap()).unwrap()
+    }
+
+    fn array<const N: usize>(value: &Value) -> [u8; N] {
+        bytes(value).try_into().unwrap()
+    }
+
+    /// What a remembered item is when it is remembered once more.
+    fn outcome(item: &Remembered) -> Outcome<'_> {
+        match item {
+            Remembered::Issued { token, handle, expires } => Outcome::Issued(token.expose(), handle, *expires),
+            Remembered::Time(time) => Outcome::Time(*time),
+            Remembered::Released => Outcome::Released,
+            Remembered::Failed(failure) => Outcome::Failed(*failure),
+        }
+    }
+
+    /// The calls of the vectors, hashed as the operations hash theirs.
+    fn payloads(token: &str) -> [Payload; 4] {
+        let secret = |text: &str| Secret::new(text.to_owned());
+        let hour = Some(Ok(Duration::from_hours(1)));
+        let mistyped = format!("{}x", &token[..token.len() - 1]);
+        let handle = "7002660127793f2dd6929d37ea6245c84159e65a";
+        let first = |payload: Payload| payload.field(b"4111111111111111").lifetime(hour).number(1).number(0);
+        let second = |payload: Payload| payload.field(b"").lifetime(None).number(0).number(0);
+        [
+            second(first(Payload::new(Action::Tokenize, "pan").number(0).number(2))),
+            Payload::new(Action::Detokenize, "pan").field(b"refund").field(b"full").tokens(&[
+                secret(token),
+                secret(&mistyped),
+                secret(token),
+            ]),
+            Payload::new(Action::Renew, "pan").lifetime(None).tokens(&[secret(token)]),
+            Payload::new(Action::Revoke, "pan")
+                .field(b"lost")
+                .tokens(&[secret(token)])
+                .list(&[handle], |payload, handle| payload.field(handle.as_bytes())),
+        ]
+    }
+
+    #[test]
+    fn remembered_requests_are_the_frozen_ones_c_10() {
+        let vectors: Value = serde_json::from_str(include_str!("../../tests/vectors/rows_v1.json")).unwrap();
+        let vault = VaultId(array(&vectors["vault_id"]));
+        let frozen = vectors["requests"].as_array().unwrap();
+        let token = format!("pan_{}1abcdef", "0".repeat(26));
+        assert_eq!(frozen.len(), 4);
+        for (frozen, payload) in frozen.iter().zip(payloads(&token)) {
+            let payload = payload.hash();
+            assert_eq!(payload, array(&frozen["payload"]), "{}", frozen["about"]);
+            let request_id = array(&frozen["request_id"]);
+            let key = RequestKey::new(Secret::new(array(&frozen["request_key"])));
+            let name = key.locate(frozen["caller"].as_str().unwrap(), &request_id);
+            let stored = bytes(&frozen["row"]);
+            assert_eq!(name, array(&frozen["row_key"]));
+            let lock = Lock { vault: &vault, name: &name, request_id: &request_id, payload: &payload };
+            let row = Row::parse(&stored).unwrap();
+            let answer = lock.open(&row).ok().unwrap();
+            assert!(answer.matches(&bytes(&frozen["answer"])));
+            let items = decode(answer.expose()).unwrap();
+            let again = encode(items.iter().map(outcome));
+            assert!(again.matches(answer.expose()));
+            assert_eq!(lock.seal(row.until, array(&frozen["salt"]), &again), stored);
+            // Another payload, another id, another name, another vault, and any byte of the row.
+            let other = [1; 32];
+            for lock in [
+                Lock { payload: &other, ..lock },
+                Lock { name: &other, ..lock },
+                Lock { request_id: &[1; 16], ..lock },
+                Lock { vault: &VaultId([1; 16]), ..lock },
+            ] {
+                assert!(lock.open(&row).is_err());
+            }
+            for place in 1..stored.len() {
+                let mut edited = stored.clone();
+                edited[place] ^= 1;
+                assert!(lock.open(&Row::parse(&edited).unwrap()).is_err(), "byte {place}");
+            }
+            assert!(Row::parse(&stored[..40]).is_err() && Row::parse(&[&[2], &stored[1..]].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn every_word_of_an_item_is_known_again() {
+        for known in OF_ITEMS {
+            assert_eq!(reason(known.as_str()), Some(known));
+        }
+        for malformed in [&[0][..], &[9], &[TIME, 1, 2], &[ISSUED, 0], &[INVALID, 0, 1, b'x'], &[INVALID, 0, 9, b'x']] {
+            assert!(decode(malformed).is_none());
+        }
+    }
 }

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import ssl
+import sys
 import uuid
 
 import grpc
@@ -22,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 
+from edges import Edges
 from vault import DOMAIN, PATIENCE, Authority
 
 Code = grpc.StatusCode
@@ -154,6 +156,13 @@ class Client:
             self.recorded(what, answer, caller, code, reason, action, expected)
         return answer
 
+    def failure(self, call):
+        try:
+            call()
+        except grpc.RpcError as error:
+            return Answer(error)
+        return None
+
     def recorded(self, what, answer, caller, code, reason, action, expected):
         if answer.receipt is None:
             self.checks.check(f"{what}: its event", False, "the answer names no event")
@@ -265,9 +274,13 @@ class Client:
         wrong("no scope", "SCOPE_MALFORMED", ["scope"], scope="")
         wrong("a scope in capitals", "SCOPE_MALFORMED", ["scope"], scope="PAN")
         wrong("a scope with an empty segment", "SCOPE_MALFORMED", ["scope"], scope="acme//ssn")
-        unbuilt = {"code": Code.UNIMPLEMENTED, "reason": "NOT_IMPLEMENTED"}
-        wrong("request_id", fields=["request_id"], request_id=str(uuid.uuid4()), **unbuilt)
-        wrong("all_or_nothing", fields=["all_or_nothing"], all_or_nothing=True, **unbuilt)
+        wrong("a request id that is no UUID", "REQUEST_ID_MALFORMED", ["request_id"], request_id="again")
+        version_1 = str(uuid.uuid1())
+        wrong("a request id of another version", "REQUEST_ID_MALFORMED", ["request_id"], request_id=version_1)
+        call = lambda: self.tokenize(gateway, "pan", b"good", self.item(b""), b"good", all_or_nothing=True)
+        what = "Tokenize INVALID_ARGUMENT: all or nothing, and one item is bad"
+        bad = ["items[1]"]
+        self.refused(what, call, Code.INVALID_ARGUMENT, "ALL_OR_NOTHING", bad, gateway, action, requested=3)
 
         for who, role, scope in [
             ("another role", "payments", "pan"),
@@ -405,7 +418,7 @@ class Client:
         tester_extra = {"caller": tester, "scope": "foreign/extra", "tokens": [extra]}
         wrong("no purpose where the scope wants one", "PURPOSE_REQUIRED", ["purpose"], purpose="", **tester_extra)
         unbuilt = {"code": Code.UNIMPLEMENTED, "reason": "NOT_IMPLEMENTED", **tester_extra}
-        wrong("request_id", fields=["request_id"], request_id=str(uuid.uuid4()), **unbuilt)
+        wrong("a request id that is no UUID", "REQUEST_ID_MALFORMED", ["request_id"], request_id="x", **tester_extra)
         wrong("nonce", fields=["nonce"], nonce=b"12345678", **unbuilt)
         wrong("send_time", fields=["send_time"], send_time=timestamp_pb2.Timestamp(seconds=1), **unbuilt)
 
@@ -541,12 +554,99 @@ class Client:
         wrong("a malformed scope", "SCOPE_MALFORMED", ["scope"], scope="/")
         wrong("a reason of 65 characters", "REASON_MALFORMED", ["reason"], reason="x" * 65)
         wrong("a card number as reason", "REASON_MALFORMED", ["reason"], reason="4111111111111111")
-        wrong("request_id", "NOT_IMPLEMENTED", ["request_id"], Code.UNIMPLEMENTED, request_id=str(uuid.uuid4()))
+        wrong("a request id that is no UUID", "REQUEST_ID_MALFORMED", ["request_id"], request_id="x")
         for role in ("gateway", "payments", "auditor", "stranger"):
             caller = self.new(role)
             call = lambda: self.revoke(caller, "pan", tokens[0], reason="no right to it")
             what = f"RevokeTokens PERMISSION_DENIED: {role}"
             self.denied(what, call, caller, self.e.ACTION_REVOKE, scope="pan", handles=[bytes.fromhex(handles[0])])
+
+    def renew(self, caller, scope, *tokens, seconds=None, **settings):
+        ttl = None if seconds is None else duration_pb2.Duration(seconds=seconds)
+        request = self.t.RenewTokensRequest(scope=scope, tokens=tokens, ttl=ttl, **settings)
+        return caller.tokens.RenewTokens(request, timeout=PATIENCE)
+
+    def renewals(self):
+        gateway, operator, auditor = self.new("gateway"), self.new("operator"), self.new("auditor")
+        tokens = self.issue(gateway, "pan", b"one", b"two")
+        handles = [h.hex() for h in self.last(gateway).handles]
+        answer = self.renew(operator, "pan", tokens[0], foreign_token("pan"), "nonsense", tokens[0], seconds=3600)
+        expires, unknown, nonsense, twice = answer.results
+        infos = self.inspect(operator, "pan", tokens[0]).results
+        self.is_("RenewTokens OK: until when", infos[0].info.expire_time, expires.expire_time)
+        self.is_("RenewTokens OK: twice in a batch", twice, expires)
+        self.is_("RenewTokens NOT_FOUND of an item: unknown token", item_error(unknown), NOT_FOUND)
+        self.is_("RenewTokens INVALID_ARGUMENT of an item: not a token", item_error(nonsense), invalid_item("TOKEN_MALFORMED"))
+        event = self.event(operator, answer.receipt.sequence)
+        done = self.e.ITEM_OUTCOME_DONE
+        self.is_(
+            "RenewTokens OK: its event",
+            (event.action, event.succeeded, list(event.item_outcomes)),
+            (self.e.ACTION_RENEW, 2, [done, self.e.ITEM_OUTCOME_UNKNOWN, self.e.ITEM_OUTCOME_MALFORMED, done]),
+        )
+        for what, seconds, word in [
+            ("above the ceiling", 400 * 86400 + 1, "LIFETIME_TOO_LONG"),
+            ("zero", 0, "LIFETIME_NOT_POSITIVE"),
+            ("negative", -1, "LIFETIME_NOT_POSITIVE"),
+        ]:
+            [result] = self.renew(operator, "pan", tokens[0], seconds=seconds).results
+            self.is_(f"RenewTokens INVALID_ARGUMENT of an item: {what}", item_error(result), invalid_item(word))
+        self.revoke(operator, "pan", tokens[1])
+        [result] = self.renew(operator, "pan", tokens[1]).results
+        self.is_("RenewTokens NOT_FOUND of an item: a dead token", item_error(result), NOT_FOUND)
+
+        def wrong(what, word, fields, scope="pan", tokens=tokens, **settings):
+            call = lambda: self.renew(operator, scope, *tokens, **settings)
+            what = f"RenewTokens INVALID_ARGUMENT: {what}"
+            self.refused(what, call, Code.INVALID_ARGUMENT, word, fields, operator, self.e.ACTION_RENEW)
+
+        wrong("no tokens", "BATCH_EMPTY", ["tokens"], tokens=[])
+        wrong("1,001 tokens", "BATCH_TOO_LARGE", ["tokens"], tokens=[tokens[0]] * 1001)
+        wrong("a malformed scope", "SCOPE_MALFORMED", ["scope"], scope="..")
+        wrong("a request id that is no UUID", "REQUEST_ID_MALFORMED", ["request_id"], request_id="x")
+        for role in ("gateway", "payments", "auditor", "stranger"):
+            caller = self.new(role)
+            call = lambda: self.renew(caller, "pan", tokens[0])
+            what = f"RenewTokens PERMISSION_DENIED: {role}"
+            self.denied(what, call, caller, self.e.ACTION_RENEW, scope="pan", handles=[bytes.fromhex(handles[0])])
+
+    def repeats(self):
+        """A request id makes a call the same call: the same outcome, nothing twice, and no other call under it."""
+        gateway, payments, operator, auditor = map(self.new, ("gateway", "payments", "operator", "auditor"))
+        ids = [str(uuid.uuid4()) for _ in range(4)]
+
+        def used(what, call, caller, action):
+            what = f"{what} FAILED_PRECONDITION: the request id was used for another request"
+            self.refused(what, call, Code.FAILED_PRECONDITION, "REQUEST_ID_USED", None, caller, action)
+
+        issue = lambda value: self.tokenize(gateway, "pan", self.item(value, max_uses=1), request_id=ids[0])
+        first, again = issue(b"4111111111111111"), issue(b"4111111111111111")
+        self.is_("Tokenize OK: again, the same token", list(again.results), list(first.results))
+        self.checks.check("Tokenize OK: again, another receipt", again.receipt.sequence != first.receipt.sequence)
+        self.is_("Tokenize OK: again, its event", self.event(gateway, again.receipt.sequence).detail, "repeated")
+        used("Tokenize", lambda: issue(b"4111111111111112"), gateway, self.e.ACTION_TOKENIZE)
+        token = first.results[0].issued.token
+        show = lambda purpose: self.detokenize(payments, "pan", token, request_id=ids[1], purpose=purpose)
+        shown = [show("refund").results[0].value for _ in range(3)]
+        self.is_("Detokenize OK: again, the value without a second use", shown, [b"4111111111111111"] * 3)
+        once_more = self.detokenize(payments, "pan", token).results[0]
+        self.is_("Detokenize NOT_FOUND of an item: used up under a request id", item_error(once_more), NOT_FOUND)
+        used("Detokenize", lambda: show("another purpose"), payments, self.e.ACTION_DETOKENIZE)
+        [other] = self.issue(gateway, "pan", b"another")
+        renewals = [self.renew(operator, "pan", other, seconds=60, request_id=ids[2]).results[0] for _ in range(2)]
+        self.is_("RenewTokens OK: again, the same time", renewals[1], renewals[0])
+        call = lambda: self.renew(operator, "pan", other, seconds=61, request_id=ids[2])
+        used("RenewTokens", call, operator, self.e.ACTION_RENEW)
+        take = lambda reason: self.revoke(operator, "pan", other, reason=reason, request_id=ids[3])
+        self.is_("RevokeTokens OK: again, the same time", take("lost").results[0], take("lost").results[0])
+        used("RevokeTokens", lambda: take("stolen"), operator, self.e.ACTION_REVOKE)
+        filter = self.a.AuditFilter(request_id=ids[1])
+        page = auditor.audit.QueryEvents(self.a.QueryEventsRequest(filter=filter), timeout=PATIENCE)
+        self.is_("QueryEvents OK: by request", {e.caller for e in page.events}, {payments.id})
+        self.is_("QueryEvents OK: by request, all of them", len(page.events), 4)
+
+    def edges(self):
+        Edges(self, sys.modules[__name__]).run()
 
     def unbuilt(self):
         """What this version does not have answers UNIMPLEMENTED to whom policy lets through, and has an event."""
@@ -555,10 +655,8 @@ class Client:
         exchanges = t.StreamDetokenizeRequest(
             batch=t.DetokenizeRequest(scope="pan", tokens=[foreign_token("pan")], purpose="refund")
         )
-        renewal = t.RenewTokensRequest(scope="pan", tokens=[foreign_token("pan")])
-        tokenize, renew, query = self.e.ACTION_TOKENIZE, self.e.ACTION_RENEW, self.e.ACTION_QUERY_AUDIT
+        tokenize, query = self.e.ACTION_TOKENIZE, self.e.ACTION_QUERY_AUDIT
         for name, permitted, action, call in [
-            ("RenewTokens", "operator", renew, lambda c: c.tokens.RenewTokens(renewal, timeout=PATIENCE)),
             (
                 "StreamTokenize",
                 "gateway",
@@ -602,10 +700,6 @@ class Client:
             self.refused(what, run, Code.UNIMPLEMENTED, "NOT_IMPLEMENTED", ["method"], caller, action)
             caller = self.new("stranger")
             self.denied(f"{name} PERMISSION_DENIED", lambda: call(caller), caller, action)
-        operator = self.new("operator")
-        call = lambda: operator.tokens.RenewTokens(t.RenewTokensRequest(scope="..", tokens=["x"]), timeout=PATIENCE)
-        what = "RenewTokens INVALID_ARGUMENT: a malformed scope"
-        self.refused(what, call, Code.INVALID_ARGUMENT, "SCOPE_MALFORMED", ["scope"], operator, renew)
 
     def in_extra(self, exchanges):
         moved = type(exchanges)()
@@ -715,10 +809,9 @@ class Client:
         wrong("an outcome that does not exist", "FILTER_MALFORMED", ["filter.outcome"], outcome=99)
         before = timestamp_pb2.Timestamp(seconds=-1)
         wrong("a time before 1970", "FILTER_MALFORMED", ["filter.start_time"], start_time=before)
-        unbuilt = {"reason": "NOT_IMPLEMENTED", "code": Code.UNIMPLEMENTED}
-        wrong("by purpose", fields=["filter.purpose"], purpose="refund", **unbuilt)
-        wrong("by trace", fields=["filter.trace_id"], trace_id="4bf92f3577b34da6a3ce929d0e0e4736", **unbuilt)
-        wrong("by request", fields=["filter.request_id"], request_id=str(uuid.uuid4()), **unbuilt)
+        wrong("a purpose that no call may have", "FILTER_MALFORMED", ["filter.purpose"], purpose="4111 1111 1")
+        wrong("a trace that is none", "FILTER_MALFORMED", ["filter.trace_id"], trace_id="4BF9")
+        wrong("a request id that is none", "FILTER_MALFORMED", ["filter.request_id"], request_id="x")
         for role in ("gateway", "payments", "operator", "stranger"):
             caller = self.new(role)
             call = lambda: caller.audit.QueryEvents(self.a.QueryEventsRequest(), timeout=PATIENCE)
@@ -980,6 +1073,9 @@ SECTIONS = (
     Client.detokenize_refusals,
     Client.inspects,
     Client.revokes,
+    Client.renewals,
+    Client.repeats,
+    Client.edges,
     Client.unbuilt,
     Client.queries,
     Client.summaries,

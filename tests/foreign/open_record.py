@@ -100,6 +100,10 @@ def inner_key(canonical, vault, scope, handle, created, salt):
     return derive(canonical, b"cloakroom/v1/inner", vault, u32(scope), handle, u64(created), salt)
 
 
+def answer_key(request_id, vault, name, payload, salt):
+    return derive(request_id, b"cloakroom/v1/answer", vault, name, payload, salt)
+
+
 def request_name(request_key, caller, request_id):
     return mac(request_key, lp(b"cloakroom/v1/request", caller, request_id))
 
@@ -479,6 +483,20 @@ def handles_of_expiry(key, rest):
     return [key[4:], *(rest[at : at + 20] for at in range(0, len(rest), 20))]
 
 
+def payload_of(*fields):
+    return hashlib.sha256(b"".join(u64(len(field)) + field for field in fields)).digest()
+
+
+ANSWER_HEADER = 1 + 8 + 16
+
+
+def open_answer(request_id, vault, name, payload, row):
+    header = row[:ANSWER_HEADER]
+    if header[:1] != b"\x01":
+        raise Refused("answer format")
+    return unseal(answer_key(request_id, vault, name, payload, header[9:]), header, row[ANSWER_HEADER:])
+
+
 TOKENIZE = 1
 
 
@@ -558,13 +576,24 @@ class RowCheck:
             self.buckets.add(expiry_key(record.expires, handle))
 
     def expiry(self, rows):
-        named = [key[:4] + handle for key, row in rows for handle in handles_of_expiry(key, row)]
-        self.expect(len(named) == len(self.buckets) and set(named) == self.buckets, "expiry and tokens do not fit")
+        named = [key[:4] + handle for key, row in rows if len(key) == 24 for handle in handles_of_expiry(key, row)]
+        self.expect(len(named) == len(set(named)), "a token stands twice in an hour")
+        renewed = {key[:24] for key, _ in rows if len(key) == 28}
+        self.expect(self.buckets <= set(named) | renewed, "a token stands in no hour")
+        moved = {key[4:] for key in renewed}
+        self.expect({key[4:] for key in set(named) - self.buckets} <= moved, "an hour names what is no token in it")
+        self.requests_until = {key for key, row in rows if len(key) == 36 and row == b""}
+        self.expect(all(len(key) in (24, 28, 36) for key, _ in rows), "a row of expiry")
+
+    def requests(self, rows):
+        for name, row in rows:
+            self.expect(row[:1] == b"\x01" and len(name) == 32 and len(row) > ANSWER_HEADER + TAG, "a remembered request")
+        until = {expiry_key(number(row[1:9]), name) for name, row in rows}
+        self.expect(until == self.requests_until, "expiry and requests do not fit")
 
     def fingerprints(self, rows):
         self.expect(rows == [], "rows in a table that has none in this version")
 
-    requests = fingerprints
     default = fingerprints
 
     def events(self, rows):
@@ -895,6 +924,16 @@ class Vectors:
             first, *rest = map(bytes.fromhex, case["handles"])
             self.same("key of a row of expiry", expiry_key(case["expires_millis"], first), case["row_key"])
             self.same("row of expiry", b"".join(rest), case["row"])
+        for case in file["requests"]:
+            name, request_id = bytes.fromhex(case["row_key"]), bytes.fromhex(case["request_id"])
+            payload = payload_of(*map(bytes.fromhex, case["payload_fields"]))
+            self.same("payload", payload.hex(), case["payload"])
+            request_key = bytes.fromhex(case["request_key"])
+            self.same("name", request_name(request_key, case["caller"].encode(), request_id), case["row_key"])
+            stored = bytes.fromhex(case["row"])
+            self.same("answer", open_answer(request_id, vault, name, payload, stored), case["answer"])
+            self.same("until", number(stored[1:9]), case["until_millis"])
+            self.same("key of its expiry", expiry_key(case["until_millis"], name), case["expiry_row_key"])
         for case in file["event_index"]:
             is_handle = case["kind"] in ("handle", "issue")
             subject = bytes.fromhex(case["subject"]) if is_handle else case["subject"].encode()

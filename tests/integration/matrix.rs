@@ -131,7 +131,7 @@ fn table() -> Vec<Row> {
         row(Inspect,              "pan",   Nothing, &[Done, Bad, Done],  [No,           No,           No,       Yes(CARE)]),
         row(Inspect,              "email", Nothing, &[Done, Bad, Done],  [No,           No,           No,       Yes(CARE)]),
         row(Inspect,              NONE,    Nothing, &[],                 [No,           No,           No,       No]),
-        row(Renew,                "pan",   Nothing, &[],                 [No,           No,           No,       Not(CARE)]),
+        row(Renew,                "pan",   Nothing, &[Done, Bad],        [No,           No,           No,       Yes(CARE)]),
         row(Revoke,               "ssn",   Nothing, &[Done, Bad, Done],  [No,           No,           No,       Yes(CARE)]),
         row(StreamTokenize,       "pan",   Nothing, &[],                 [Not(PAN_IN),  No,           No,       No]),
         row(StreamDetokenize("x"), "pan",   Full,    &[],                 [No,           Not(PAN_OUT), No,       No]),
@@ -661,7 +661,8 @@ impl Ask {
             }
             Self::Renew => {
                 let request = v1::RenewTokensRequest { scope, tokens: prepared.tokens(row), ..Default::default() };
-                tokens.renew_tokens(traced(trace, request)).await.map(|_| none())
+                let answer = tokens.renew_tokens(traced(trace, request)).await?.into_inner();
+                Ok(Answer { receipt: answer.receipt, ..none() })
             }
             Self::Revoke => {
                 let (named, handles) = (prepared.tokens(row), vec![prepared.handle(row)]);
