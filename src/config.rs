@@ -15,7 +15,9 @@ use std::time::Duration;
 
 mod given;
 mod reader;
+pub mod reference;
 mod sections;
+mod show;
 
 pub use self::reader::Located;
 
@@ -227,9 +229,16 @@ impl Config {
     /// # Errors
     /// With every mistake that was found, in the order of the lines.
     pub fn load(file: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
-        let text =
-            std::fs::read_to_string(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
-        Self::parse(file, &text, variables)
+        Self::parse(file, &read(file)?, variables)
+    }
+
+    /// What holds: `file` with `variables` laid over it and defaults filled in, as TOML that gives the same configuration,
+    /// with the origin of each value as a comment. Settings hold paths of secrets and no secrets, so nothing is hidden.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn show(file: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<String, Error> {
+        show::show(file, &read(file)?, variables)
     }
 
     /// As [`Config::load`], with the text of the file given.
@@ -272,6 +281,10 @@ impl fmt::Display for Mistake {
         }
         formatter.write_str(&self.problem)
     }
+}
+
+fn read(file: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })
 }
 
 fn one_per_line(mistakes: &[Mistake]) -> String {

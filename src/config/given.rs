@@ -17,6 +17,15 @@ pub(super) enum Given<'g> {
     Text(&'g str),
 }
 
+/// What was given, word for word, to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Written {
+    /// A number, or true or false.
+    Plain(String),
+    Text(String),
+    Texts(Vec<String>),
+}
+
 /// Units of time, longest first so that `ms` is not read as minutes.
 const TIME_UNITS: [(&str, u64); 6] =
     [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
@@ -25,6 +34,24 @@ const TIME_UNITS: [(&str, u64); 6] =
 const SIZE_UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 impl<'g> Given<'g> {
+    /// It word for word. Nothing that a reader accepts is anything else than this knows.
+    pub(super) fn written(self) -> Written {
+        match self {
+            Given::Text(text) => Written::Text(text.to_owned()),
+            Given::Toml(DeValue::String(text)) => Written::Text(text.to_string()),
+            Given::Toml(DeValue::Integer(number)) => {
+                let decimal = u64::from_str_radix(number.as_str(), number.radix());
+                Written::Plain(decimal.map_or_else(|_| number.as_str().to_owned(), |number| number.to_string()))
+            }
+            Given::Toml(DeValue::Array(items)) => {
+                let texts = items.iter().filter_map(|item| item.get_ref().as_str());
+                Written::Texts(texts.map(str::to_owned).collect())
+            }
+            Given::Toml(DeValue::Boolean(value)) => Written::Plain(value.to_string()),
+            Given::Toml(DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_)) => Written::Plain(String::new()),
+        }
+    }
+
     fn text(self) -> Result<&'g str, String> {
         match self {
             Given::Text(text) => Ok(text),

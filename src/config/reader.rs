@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::given::Given;
+use super::given::{Given, Written};
 use super::{Mistake, Place};
 
 /// A setting, and the line of the file that it came from (0: from the environment or by default).
@@ -21,6 +21,30 @@ pub struct Located<T> {
     pub line: u32,
 }
 
+/// A setting as it was asked for: what `config show` prints, and what the tests hold the reference against.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    /// Its table's header, such as `[scopes.pan]`, and the line of it.
+    pub header: (String, u32),
+    /// Its name within the table.
+    pub key: String,
+    /// As the reference names it: `scopes.NAME.ttl`.
+    pub reference: String,
+    /// Where its value came from.
+    pub origin: Origin,
+}
+
+/// Where a value came from, and what was written there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A line of the file.
+    Line(u32, Written),
+    /// A variable of the environment.
+    Variable(String, Written),
+    /// Nowhere: the default, if there is one, holds.
+    Default,
+}
+
 /// The file, the variables laid over it, and the mistakes found so far.
 pub(super) struct Document<'a> {
     file: PathBuf,
@@ -29,6 +53,7 @@ pub(super) struct Document<'a> {
     overrides: BTreeMap<String, String>,
     known_variables: RefCell<BTreeSet<String>>,
     mistakes: RefCell<Vec<Mistake>>,
+    readings: RefCell<Vec<Reading>>,
     /// Set when the text is not TOML: then what seems to be missing is not worth a word.
     broken: bool,
 }
@@ -38,6 +63,14 @@ pub(super) struct Section<'d> {
     document: &'d Document<'d>,
     /// As in messages: `server`, `scopes.pan`.
     name: String,
+    /// As in the file: `server`, `scopes."*/ssn"`.
+    header: String,
+    /// As in the reference: `server`, `scopes.NAME`.
+    reference: String,
+    /// Whether its keys are names that the user chose.
+    named: bool,
+    /// Whether it is one of an array of tables.
+    repeated: bool,
     line: u32,
     table: Option<&'d DeTable<'d>>,
     /// Variables are named after it, if it is a plain table.
@@ -55,6 +88,7 @@ impl<'a> Document<'a> {
             overrides: variables.into_iter().filter(|(name, _)| name.starts_with("CLOAKROOM_")).collect(),
             known_variables: RefCell::default(),
             mistakes: RefCell::default(),
+            readings: RefCell::default(),
             broken: false,
         };
         for error in &errors {
@@ -83,11 +117,20 @@ impl<'a> Document<'a> {
         Section {
             document: self,
             name: String::new(),
+            header: String::new(),
+            reference: String::new(),
+            named: false,
+            repeated: false,
             line: 1,
             table: Some(&self.root),
             variable_prefix: None,
             asked: BTreeSet::new(),
         }
+    }
+
+    /// Every setting that was asked for and is not wrong, in the order of asking.
+    pub(super) fn readings(&self) -> Vec<Reading> {
+        self.readings.borrow().clone()
     }
 
     /// All mistakes, by line. Variables that nobody asked for and that are not among `others` are mistakes too.
@@ -151,6 +194,7 @@ impl<'d> Section<'d> {
     /// A table whose keys are names that the user chose, as pairs of name and section. Nothing in it can be overridden.
     pub(super) fn named_tables(&mut self, key: &str) -> Vec<(String, Section<'d>)> {
         let mut outer = self.inner_table(key);
+        outer.named = true;
         outer.names().into_iter().map(|name| (name.clone(), outer.inner_table(&name))).collect()
     }
 
@@ -161,6 +205,7 @@ impl<'d> Section<'d> {
         parse: impl Fn(Given<'_>) -> Result<T, String>,
     ) -> BTreeMap<String, Located<T>> {
         let mut outer = self.inner_table(key);
+        outer.named = true;
         let names = outer.names();
         names.into_iter().filter_map(|name| outer.located(&name, &parse).map(|value| (name, value))).collect()
     }
@@ -184,7 +229,11 @@ impl<'d> Section<'d> {
         for item in items {
             let line = self.document.line_at(item.span().start);
             match item.get_ref() {
-                DeValue::Table(table) => sections.push(self.child(key, line, Some(table))),
+                DeValue::Table(table) => {
+                    let mut section = self.child(key, line, Some(table));
+                    section.repeated = true;
+                    sections.push(section);
+                }
                 _ => self.mistake(line, key, format!("write it as [[{key}]], once for each")),
             }
         }
@@ -194,10 +243,13 @@ impl<'d> Section<'d> {
         sections
     }
 
-    /// A table in the place of a value, such as `mask = { … }`, if it is there.
-    pub(super) fn value_table(&mut self, key: &str) -> Option<Section<'d>> {
-        let section = self.inner_table(key);
-        section.table.is_some().then_some(section)
+    /// A table in the place of a value, such as `mask = { … }`. Its line is 0 if it is not there.
+    pub(super) fn value_table(&mut self, key: &str) -> Section<'d> {
+        let mut section = self.inner_table(key);
+        if section.table.is_none() {
+            section.line = 0;
+        }
+        section
     }
 
     /// A setting that must be there. `None` if it is not, or is wrong: that has been noted.
@@ -244,22 +296,40 @@ impl<'d> Section<'d> {
     ) -> Option<Located<T>> {
         self.asked.insert(key.to_owned());
         if let Some((name, text)) = self.overriding(key) {
-            return match parse(Given::Text(text)) {
-                Ok(value) => Some(Located { value, line: 0 }),
+            let given = Given::Text(text);
+            return match parse(given) {
+                Ok(value) => {
+                    self.read(key, Origin::Variable(name, given.written()));
+                    Some(Located { value, line: 0 })
+                }
                 Err(problem) => {
                     self.document.note(Place::Variable(name), self.path(key), problem);
                     None
                 }
             };
         }
-        let (line, value) = self.find(key)?;
-        match parse(Given::Toml(value)) {
-            Ok(value) => Some(Located { value, line }),
+        let Some((line, value)) = self.find(key) else {
+            self.read(key, Origin::Default);
+            return None;
+        };
+        let given = Given::Toml(value);
+        match parse(given) {
+            Ok(value) => {
+                self.read(key, Origin::Line(line, given.written()));
+                Some(Located { value, line })
+            }
             Err(problem) => {
                 self.mistake(line, key, problem);
                 None
             }
         }
+    }
+
+    fn read(&self, key: &str, origin: Origin) {
+        let header = if self.repeated { format!("[[{}]]", self.header) } else { format!("[{}]", self.header) };
+        let header = (header, self.line);
+        let reading = Reading { header, key: key.to_owned(), reference: self.reference_of(key), origin };
+        self.document.readings.borrow_mut().push(reading);
     }
 
     /// Notes that `key`, at `line`, is wrong.
@@ -300,6 +370,10 @@ impl<'d> Section<'d> {
         Section {
             document: self.document,
             name: self.path(key),
+            header: if self.header.is_empty() { in_file(key) } else { format!("{}.{}", self.header, in_file(key)) },
+            reference: self.reference_of(key),
+            named: false,
+            repeated: false,
             line,
             table,
             variable_prefix: None,
@@ -324,9 +398,20 @@ impl<'d> Section<'d> {
         Some((name, text))
     }
 
+    fn reference_of(&self, key: &str) -> String {
+        let key = if self.named { "NAME" } else { key };
+        if self.reference.is_empty() { key.to_owned() } else { format!("{}.{key}", self.reference) }
+    }
+
     fn path(&self, key: &str) -> String {
         if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
+}
+
+/// A key as it stands in a file: in quotes unless all its characters may stand without.
+pub(super) fn in_file(key: &str) -> String {
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if !key.is_empty() && key.bytes().all(bare) { key.to_owned() } else { toml::Value::from(key).to_string() }
 }
 
 /// Says which of the `known` names is nearest to `unknown`.

@@ -175,9 +175,7 @@ fn scope(mut section: Section<'_>) -> Option<Scope> {
 }
 
 fn mask(scope: &mut Section<'_>) -> Option<Located<Mask>> {
-    let Some(mut section) = scope.value_table("mask") else {
-        return Some(Located { value: Mask::default(), line: 0 });
-    };
+    let mut section = scope.value_table("mask");
     let line = section.line();
     let keep_first = section.or("keep_first", 0, integer(0..=1_024));
     let keep_last = section.or("keep_last", 0, integer(0..=1_024));
