@@ -5,12 +5,12 @@
 //!
 //! Commands turn words into calls of `client` and `server` and print what comes back. They decide nothing.
 
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::client::{self, Client, Profile};
 use crate::config::{self, Config};
@@ -19,17 +19,25 @@ use crate::server;
 mod audit;
 mod batches;
 mod bench;
+mod columns;
+mod doctor;
+mod findings;
 mod init;
 mod input;
-mod columns;
 mod moment;
 mod policy;
+mod settings;
+mod shells;
+mod terminal;
 mod tokens;
 
 /// A tokenization vault: hand on a random token instead of the card number, and prove who saw what.
 #[derive(Parser)]
 #[command(name = "cloakroom", version, max_term_width = 120)]
-#[command(after_help = "Exit status: 0 all done, 1 some items failed, 2 usage, 3 denied, 4 unavailable.")]
+#[command(
+    after_help = "Exit status: 0 all done, 1 some items failed, 2 usage or configuration, 3 denied, 4 unavailable.\n\
+                  74, of serve only: the log can't be written."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -39,6 +47,9 @@ struct Cli {
 enum Command {
     Init(init::Options),
     Serve(ServeOptions),
+    #[command(subcommand)]
+    Config(settings::Command),
+    Doctor(doctor::Options),
     Tokenize(tokens::TokenizeOptions),
     Detokenize(tokens::DetokenizeOptions),
     Inspect(tokens::InspectOptions),
@@ -49,14 +60,28 @@ enum Command {
     Policy(policy::Command),
     Health(HealthOptions),
     Bench(Box<bench::Options>),
+    Completions(shells::CompletionsOptions),
+    Man(shells::ManOptions),
 }
 
 /// Run the vault.
 ///
 /// When it is ready it writes one line to standard output: `listening on ADDR:PORT`. SIGTERM and SIGINT let calls in
-/// flight end first.
+/// flight end first. A mistake in configuration, rulebook, certificates or keys ends it with status 2 before any data is
+/// touched.
 #[derive(clap::Args)]
 struct ServeOptions {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Only look: at configuration, rulebook, keys, certificates, checkpoint and data directory. Nothing is changed, and a
+    /// running vault does not notice. Exit status 0 if it would start, else 2.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Which configuration.
+#[derive(clap::Args)]
+struct ConfigFile {
     /// The configuration file.
     #[arg(long, env = "CLOAKROOM_CONFIG", value_name = "FILE")]
     config: PathBuf,
@@ -124,7 +149,9 @@ fn run(command: Command) -> anyhow::Result<Exit> {
     let mut output = BufWriter::new(std::io::stdout());
     let exit = match command {
         Command::Init(options) => init::run(&options, &mut output).map(|()| Exit::Done)?,
-        Command::Serve(options) => serve(&options)?,
+        Command::Serve(options) => serve(&options, &mut output)?,
+        Command::Config(command) => settings::run(&command, &mut output)?,
+        Command::Doctor(options) => doctor::run(&options, &mut output)?,
         Command::Tokenize(options) => tokens::tokenize(options, &mut output)?,
         Command::Detokenize(options) => tokens::detokenize(options, &mut output)?,
         Command::Inspect(options) => tokens::inspect(options, &mut output)?,
@@ -133,14 +160,24 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Policy(command) => policy::run(command, &mut output)?,
         Command::Health(options) => health(&options, &mut output)?,
         Command::Bench(options) => bench::run(&options, &mut output)?,
+        Command::Completions(options) => shells::completions(&options, Cli::command(), &mut output)?,
+        Command::Man(options) => shells::man(&options, Cli::command(), &mut output)?,
     };
     output.flush().context("cannot write to standard output")?;
     Ok(exit)
 }
 
-fn serve(options: &ServeOptions) -> anyhow::Result<Exit> {
-    let config = Config::load(&options.config, variables())?;
-    server::run(config)?;
+fn serve(options: &ServeOptions, output: &mut impl Write) -> anyhow::Result<Exit> {
+    let config = Config::load(&options.file.config, variables());
+    if options.check {
+        let findings = match &config {
+            Ok(config) => server::check(config),
+            Err(error) => server::config_mistakes("configuration", error),
+        };
+        findings::print(&findings, Format::Text, output)?;
+        return Ok(if findings::any_bad(&findings) { Exit::Usage } else { Exit::Done });
+    }
+    server::run(config?)?;
     Ok(Exit::Done)
 }
 
@@ -170,7 +207,7 @@ impl Exit {
         if error.is::<Usage>() || error.is::<config::Error>() || error.is::<client::ProfileError>() {
             return Self::Usage;
         }
-        if let Some(server::Error::Rulebook(_)) = error.downcast_ref() {
+        if error.downcast_ref::<server::Error>().is_some_and(server::Error::is_mistake) {
             return Self::Usage;
         }
         match error.downcast_ref::<client::Error>() {
@@ -230,14 +267,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     causes.any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-fn is_terminal() -> bool {
-    std::io::stdout().is_terminal()
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -4,6 +4,7 @@
 //! then the door. End, on SIGTERM or SIGINT: the door closes, calls in flight finish, what was counted is recorded, the
 //! last event and checkpoint are written. A failed write ends the process within a second, without acknowledging anything.
 
+mod check;
 mod operations;
 mod rulebook;
 mod workers;
@@ -43,6 +44,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 use tower::Service;
 use workers::Doors;
 
+pub use check::{Finding, InUse, Verdict, check, config_mistakes, in_use};
 pub use rulebook::{load as load_rulebook, locate};
 
 /// How often refusals and failed handshakes that were only counted are written to the log.
@@ -98,6 +100,19 @@ pub enum Error {
         /// Why.
         error: std::io::Error,
     },
+}
+
+impl Error {
+    /// Whether something that people wrote or put in place is wrong (configuration, rulebook, certificates, revocation
+    /// lists, key files), so that starting again changes nothing.
+    pub fn is_mistake(&self) -> bool {
+        match self {
+            Self::Rulebook(_) | Self::Config(_) | Self::RootKey(_) | Self::LogKey { .. } => true,
+            Self::Door(error) => !matches!(error, SetupError::Listen { .. } | SetupError::Tls(_)),
+            Self::Telemetry(error) => matches!(error, TelemetryError::Levels(_)),
+            Self::Store(_) | Self::Ledger(_) | Self::Keys(_) | Self::Log(_) | Self::Io { .. } => false,
+        }
+    }
 }
 
 /// Why a log key file is of no use.
@@ -240,10 +255,6 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     // Bound first: a wrong certificate or a taken port is found before the data is touched.
     let door = tls::Acceptor::bind(&tls_config(&config))?;
     let operations = operations::bind(config.operations.listen).await?;
-    // With port 0 this is the only place that says which one it became.
-    if let Ok(address) = operations.local_addr() {
-        tracing::info!(%address, "probes and metrics are answered");
-    }
     let opened = open(&config, &clock)?;
     opened.start().await?;
     let (stop, stopped) = watch::channel(false);
@@ -259,6 +270,10 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     };
     let workers = workers::start(&config.server, &doors, &guard, &stopped)?;
     let probes = operations::Probes { healthy: Arc::clone(&opened.healthy), metrics, stopped: stopped.clone() };
+    // With port 0 this is the only place that says which one it became.
+    if let Ok(address) = operations.local_addr() {
+        tracing::info!(%address, "probes and metrics are answered");
+    }
     tokio::spawn(operations::serve(operations, probes));
 
     let handshakes = Arc::new(Refusals::new(Rate::NONE));
@@ -270,10 +285,11 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     let address = door.local_addr();
     let connections = door.connections();
     let accepting = tokio::spawn(door.run(workers.doors(), note, until(stopped.clone())));
-    announce(address)?;
     for domain in config.trust_domains.iter().filter(|domain| domain.crls.is_empty()) {
         tracing::warn!(domain = domain.name, "no revocation lists: a certificate is good until it expires");
     }
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
+    announce(address)?;
 
     wait_for_signal().await?;
     tracing::info!("stopping: no new connections, calls in flight may finish");
@@ -298,7 +314,9 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
         .map_err(|error| Error::Io { what: "can't end the network threads", error: error.into() })?;
     record_summaries(&vault, &handshakes).await;
     drop(vault);
-    opened.stop().await
+    opened.stop().await?;
+    tracing::info!("stopped: the last event and checkpoint are written");
+    Ok(())
 }
 
 /// Serves `service` behind the vault's own door, on its threads and with its limits, with no vault behind it, until the

@@ -8,7 +8,9 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::moment::{moment, rfc3339};
-use super::{Connection, Exit, Format, Usage, input, is_terminal};
+use super::terminal::{self, Colour, Terminal};
+use super::{Connection, Exit, Format, Usage, input, note};
+use crate::caller::SpiffeId;
 use crate::client::Client;
 use crate::proto::v1;
 use crate::secret::SecretBytes;
@@ -26,13 +28,15 @@ pub(super) enum Command {
 
 /// Find events. All conditions that are given must hold.
 ///
-/// As text: a table. With --output json: one event a line, with all its fields; bytes are lower-case hex.
+/// Without conditions: the oldest 100, and a word on standard error if there are more. As text: a table, one line for each
+/// event except on a terminal that is too narrow for that. With --output json: one event a line, with all its fields; bytes
+/// are lower-case hex.
 #[derive(clap::Args)]
 pub(super) struct QueryOptions {
     #[command(flatten)]
     connection: Connection,
-    /// Of this caller: a SPIFFE ID.
-    #[arg(long, value_name = "SPIFFE ID")]
+    /// Of this caller: a SPIFFE ID, such as spiffe://dev.cloakroom.internal/payments.
+    #[arg(long, value_name = "SPIFFE ID", value_parser = spiffe_id)]
     caller: Option<String>,
     /// In this scope.
     #[arg(long)]
@@ -55,7 +59,7 @@ pub(super) struct QueryOptions {
     /// Before this time: RFC 3339, or how long ago, such as 5m.
     #[arg(long, value_parser = moment)]
     until: Option<prost_types::Timestamp>,
-    /// Newest first, not oldest first.
+    /// Newest first, not oldest first. With a --limit: the newest, not the oldest.
     #[arg(long)]
     newest_first: bool,
     /// At most so many events. 0: all.
@@ -167,8 +171,25 @@ pub(super) fn run(command: Command, output: &mut impl Write) -> anyhow::Result<E
     let Command::Query(options) = command;
     let filter = filter(&options)?;
     let (limit, format, newest_first) = (options.limit, options.output, options.newest_first);
-    options.connection.run(async |client| query(&client, filter, newest_first, limit, format, output).await)?;
+    let more =
+        options.connection.run(async |client| query(&client, filter, newest_first, limit, format, output).await)?;
+    if more {
+        let (end, other) = if newest_first { ("newest", "") } else { ("oldest", ", the newest with --newest-first") };
+        note(&format!(
+            "cloakroom: these are the {end} {limit}; there are more: all with --limit 0{other}, fewer with --since 1h and other conditions"
+        ));
+    }
     Ok(Exit::Done)
+}
+
+/// `payments` would be looked for, and never found: callers are known by whole SPIFFE IDs.
+fn spiffe_id(text: &str) -> Result<String, String> {
+    match SpiffeId::parse(text) {
+        Ok(id) => Ok(id.as_str().to_owned()),
+        Err(problem) => {
+            Err(format!("{problem}; write a whole SPIFFE ID, such as spiffe://dev.cloakroom.internal/payments"))
+        }
+    }
 }
 
 fn filter(options: &QueryOptions) -> anyhow::Result<v1::AuditFilter> {
@@ -203,7 +224,7 @@ fn read_token(file: &Path) -> anyhow::Result<String> {
     Ok(token.to_owned())
 }
 
-/// Asks page after page until there are `limit` events, or no more.
+/// Asks page after page until there are `limit` events, or no more. Says whether there are more.
 async fn query(
     client: &Client,
     filter: v1::AuditFilter,
@@ -211,77 +232,119 @@ async fn query(
     limit: u64,
     format: Format,
     output: &mut impl Write,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let mut left = if limit == 0 { u64::MAX } else { limit };
     let mut page_token = String::new();
-    if format == Format::Text && is_terminal() {
-        heading(output).context("cannot write the output")?;
+    let terminal = Terminal::of_output();
+    if let (Format::Text, Some(width)) = (format, terminal.width()) {
+        writeln!(output, "{}", terminal.colour(Colour::Bold, &terminal::flow(&heading(), width)))
+            .context("cannot write the output")?;
     }
-    while left > 0 {
-        let page_size = i32::try_from(left.min(PAGE_EVENTS)).unwrap_or(i32::MAX);
+    loop {
+        // One more than is printed, to know whether there is one more.
+        let page_size = i32::try_from(left.saturating_add(1).min(PAGE_EVENTS)).unwrap_or(i32::MAX);
         let request = v1::QueryEventsRequest { filter: Some(filter.clone()), page_size, page_token, newest_first };
         let page = client.query_events(request).await?;
-        for event in page.events.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
-            left -= 1;
-            write_event(output, event, format).context("cannot write the output")?;
+        let room = usize::try_from(left).unwrap_or(usize::MAX);
+        for event in page.events.iter().take(room) {
+            write_event(output, event, format, &terminal).context("cannot write the output")?;
         }
         output.flush().context("cannot write the output")?;
+        if page.events.len() > room {
+            return Ok(true);
+        }
+        left -= page.events.len() as u64;
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            break;
+            return Ok(false);
         }
     }
-    Ok(())
 }
 
-fn heading(output: &mut impl Write) -> io::Result<()> {
-    writeln!(
-        output,
-        "{:>8}  {:24}  {:11}  {:8}  {:>9}  {:10}  {:44}  PURPOSE, REASON, HANDLES",
-        "SEQUENCE", "TIME", "ACTION", "OUTCOME", "ITEMS", "SCOPE", "CALLER"
-    )
+fn heading() -> Vec<String> {
+    ["SEQUENCE", "TIME", "ACTION", "OUTCOME", "ITEMS", "SCOPE", "CALLER", "PURPOSE, REASON, HANDLES"]
+        .into_iter()
+        .zip(WIDTHS)
+        .map(|(name, width)| format!("{name:width$}"))
+        .collect()
 }
 
-fn write_event(output: &mut impl Write, event: &v1::AuditEvent, format: Format) -> io::Result<()> {
-    match format {
-        Format::Text => write_row(output, event),
-        Format::Json => {
+fn write_event(output: &mut impl Write, event: &v1::AuditEvent, format: Format, terminal: &Terminal) -> io::Result<()> {
+    match (format, terminal.width()) {
+        (Format::Text, Some(width)) => {
+            let row = terminal::flow(&cells(event), width);
+            let painted = match event.outcome() {
+                v1::Outcome::Denied | v1::Outcome::Failed => terminal.colour(Colour::Red, &row),
+                v1::Outcome::Allowed | v1::Outcome::Unspecified => row,
+            };
+            writeln!(output, "{painted}")
+        }
+        (Format::Text, None) => write_row(output, event),
+        (Format::Json, _) => {
             serde_json::to_writer(&mut *output, &JsonEvent::from(event))?;
             output.write_all(b"\n")
         }
     }
 }
 
+/// One line whatever its length, for programs that go by lines.
 fn write_row(output: &mut impl Write, event: &v1::AuditEvent) -> io::Result<()> {
-    let items = match event.count {
-        0 => format!("{}/{}", event.succeeded, event.requested),
-        count => format!("{count} calls"),
-    };
     write!(
         output,
-        "{:>8}  {:24}  {:11}  {:8}  {items:>9}  {:10}  {:44} ",
+        "{:>8}  {:24}  {:11}  {:8}  {:>9}  {:10}  {:44} ",
         event.sequence,
         rfc3339(event.time.as_ref()),
         event.action().as_str_name().trim_start_matches("ACTION_"),
         event.outcome().as_str_name().trim_start_matches("OUTCOME_"),
+        items(event),
         event.scope,
         event.caller,
     )?;
-    for (name, text) in [("purpose", &event.purpose), ("reason", &event.reason), ("detail", &event.detail)] {
-        if !text.is_empty() {
-            write!(output, " {name}={text:?}")?;
-        }
+    for note in notes(event) {
+        write!(output, " {note}")?;
     }
+    writeln!(output)
+}
+
+/// The columns on a terminal, in order. What follows them has no width of its own.
+const WIDTHS: [usize; 8] = [8, 24, 11, 7, 9, 8, 28, 0];
+
+/// As [`write_row`], a cell for each column and each note.
+fn cells(event: &v1::AuditEvent) -> Vec<String> {
+    let columns = [
+        event.sequence.to_string(),
+        rfc3339(event.time.as_ref()),
+        event.action().as_str_name().trim_start_matches("ACTION_").to_owned(),
+        event.outcome().as_str_name().trim_start_matches("OUTCOME_").to_owned(),
+        items(event),
+        event.scope.clone(),
+        event.caller.clone(),
+    ];
+    let columns = columns.into_iter().zip(WIDTHS).map(|(cell, width)| format!("{cell:width$}"));
+    columns.chain(notes(event)).collect()
+}
+
+fn items(event: &v1::AuditEvent) -> String {
+    match event.count {
+        0 => format!("{}/{}", event.succeeded, event.requested),
+        count => format!("{count} calls"),
+    }
+}
+
+fn notes(event: &v1::AuditEvent) -> Vec<String> {
+    let texts = [("purpose", &event.purpose), ("reason", &event.reason), ("detail", &event.detail)];
+    let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
+    let mut notes: Vec<String> = texts.map(|(name, text)| format!("{name}={text:?}")).collect();
     // A batch's thousand handles would hide everything else; JSON has them all.
     if let [handle] = event.handles.as_slice() {
         if let Some(outcome) = event.item_outcomes().next() {
-            write!(output, " item={}", outcome.as_str_name().trim_start_matches("ITEM_OUTCOME_"))?;
+            notes.push(format!("item={}", outcome.as_str_name().trim_start_matches("ITEM_OUTCOME_")));
         }
         if !handle.is_empty() {
-            write!(output, " handle={}", hex::encode(handle))?;
+            notes.push(format!("handle={}", hex::encode(handle)));
         }
     }
-    writeln!(output)
+    notes
 }
 
 impl Action {
@@ -380,7 +443,7 @@ mod tests {
             ..v1::AuditEvent::default()
         };
         let mut row = Vec::new();
-        write_event(&mut row, &event, Format::Text).unwrap();
+        write_row(&mut row, &event).unwrap();
         let row = String::from_utf8(row).unwrap();
         for part in [
             "12",
@@ -395,7 +458,7 @@ mod tests {
             assert!(row.contains(part), "{part} in {row}");
         }
         let mut json = Vec::new();
-        write_event(&mut json, &event, Format::Json).unwrap();
+        write_event(&mut json, &event, Format::Json, &Terminal::of_output()).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(json["item_outcomes"][0], "RELEASED");
         assert_eq!(json["handles"][0], "ab".repeat(20));

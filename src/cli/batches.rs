@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::input::Batch;
+use super::terminal::Progress;
 use super::{Exit, complain};
 use crate::client::{self, Failure, REPLY_TOO_LARGE};
 
@@ -55,6 +56,7 @@ where
 {
     let mut flights: VecDeque<JoinHandle<Landing<R>>> = VecDeque::new();
     let (mut ended, mut exit) = (false, Exit::Done);
+    let mut progress = Progress::new();
     while !(ended && flights.is_empty()) {
         let room = !ended && flights.len() < IN_FLIGHT;
         tokio::select! {
@@ -69,14 +71,21 @@ where
                 flights.pop_front();
                 for (line, result) in &landing.lines {
                     if let Err(refusal) = result {
+                        progress.clear();
                         complain(&format!("line {line}: {refusal}"));
                         exit = Exit::SomeFailed;
                     }
                     write(output, *line, result).context("cannot write the output")?;
                 }
                 output.flush().context("cannot write the output")?;
-                if let Some((line, error)) = landing.stopped {
-                    return Err(anyhow::Error::from(error).context(format!("stopped before line {line}")));
+                progress.advance(landing.lines.len());
+                match landing.stopped {
+                    // Nothing came of any line: that the first is not done either goes without saying.
+                    Some((1, error)) => return Err(error.into()),
+                    Some((line, error)) => {
+                        return Err(anyhow::Error::from(error).context(format!("stopped before line {line}")));
+                    }
+                    None => {}
                 }
             }
         }

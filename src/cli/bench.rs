@@ -50,7 +50,7 @@ pub(super) struct Options {
 enum Server {
     /// Serve the echo.
     #[command(hide = true)]
-    ServeFloor(super::ServeOptions),
+    ServeFloor(super::ConfigFile),
 }
 
 pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<Exit> {

@@ -5,12 +5,13 @@
 //! for an answer to its first line gets it.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::Path;
 
 use anyhow::Context;
 use tokio::sync::mpsc;
 
+use super::note;
 use crate::secret::SecretBytes;
 
 /// As many items as a call may have.
@@ -44,7 +45,13 @@ pub(super) fn open(file: Option<&Path>) -> anyhow::Result<Box<dyn Read + Send>> 
             )?;
             Ok(Box::new(file))
         }
-        _ => Ok(Box::new(io::stdin())),
+        _ => {
+            let input = io::stdin();
+            if input.is_terminal() {
+                note("cloakroom: waiting for standard input, one item a line; Ctrl-D on an empty line ends it");
+            }
+            Ok(Box::new(input))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::ValueEnum;
@@ -11,10 +12,18 @@ use serde::Serialize;
 use super::batches::{self, Refusal};
 use super::input;
 use super::moment::{lifetime, rfc3339};
+use super::terminal::{self, Colour, Terminal};
 use super::{Connection, Exit, Format};
 use crate::client::{self, Failure};
 use crate::proto::v1::{self, detokenize_result, inspect_result, revoke_result, tokenize_result};
 use crate::secret::SecretBytes;
+
+/// The vault's reason where policy allows a call and only its purpose is missing.
+const PURPOSE_REQUIRED: &str = "PURPOSE_REQUIRED";
+
+/// What `inspect` shows of a token, over the columns on a terminal.
+const COLUMNS: [(&str, usize); 6] =
+    [("HANDLE", 40), ("STATE", 9), ("CREATED", 24), ("EXPIRES", 24), ("USES", 4), ("KEY", 3)];
 
 /// Store values and print a token for each.
 ///
@@ -72,7 +81,7 @@ pub(super) struct DetokenizeOptions {
 /// Print what is known about tokens, never their values.
 ///
 /// Tokens (or handles) come from FILE or standard input, one a line. As text: handle, state, created, expires, uses left
-/// (- for no limit) and the data key's version, with tabs between.
+/// (- for no limit) and the data key's version, with tabs between; on a terminal in columns.
 #[derive(clap::Args)]
 pub(super) struct InspectOptions {
     #[command(flatten)]
@@ -225,7 +234,8 @@ pub(super) fn detokenize(options: DetokenizeOptions, output: &mut impl Write) ->
     let DetokenizeOptions { connection, scope, purpose, masked, output: format, file } = options;
     let reveal = if masked { v1::Reveal::Masked } else { v1::Reveal::Full };
     let source = input::open(file.as_deref())?;
-    connection.run(async |client| {
+    let without_purpose = purpose.is_empty();
+    let done = connection.run(async |client| {
         let call = move |tokens: &[SecretBytes]| {
             let client = client.clone();
             let request = v1::DetokenizeRequest {
@@ -246,7 +256,22 @@ pub(super) fn detokenize(options: DetokenizeOptions, output: &mut impl Write) ->
             Err(refusal) => refused(output, line, refusal, Format::Text),
         })
         .await
-    })
+    });
+    done.map_err(|error| if without_purpose { with_advice_on_purposes(error) } else { error })
+}
+
+/// The vault says no more than that policy said no: which policy, and why, is not for the caller to know. That a purpose was
+/// forgotten is seen on this side.
+fn with_advice_on_purposes(error: anyhow::Error) -> anyhow::Error {
+    let concerned = match error.downcast_ref::<client::Error>() {
+        Some(client::Error::Denied(_)) => true,
+        Some(client::Error::Invalid(failure)) => failure.reason.as_deref() == Some(PURPOSE_REQUIRED),
+        _ => false,
+    };
+    if !concerned {
+        return error;
+    }
+    error.context("there is no --purpose, which most scopes and policies want (such as --purpose refund)")
 }
 
 pub(super) fn inspect(options: InspectOptions, output: &mut impl Write) -> anyhow::Result<Exit> {
@@ -261,8 +286,14 @@ pub(super) fn inspect(options: InspectOptions, output: &mut impl Write) -> anyho
                 response.results.into_iter().map(inspected).collect()
             }
         };
+        let terminal = Terminal::of_output();
+        if let (Format::Text, Some(width)) = (format, terminal.width()) {
+            let heading = cells(COLUMNS.map(|(name, _)| name.to_owned()));
+            writeln!(output, "{}", terminal.colour(Colour::Bold, &terminal::flow(&heading, width)))
+                .context("cannot write the output")?;
+        }
         batches::run(input::batches(source, name), call, output, |output, line, result| match result {
-            Ok(info) => write_info(output, line, info, format),
+            Ok(info) => write_info(output, line, info, format, terminal.width()),
             Err(refusal) => refused(output, line, refusal, format),
         })
         .await
@@ -408,20 +439,36 @@ fn write_value(output: &mut impl Write, line: u64, value: &SecretBytes, format: 
     }
 }
 
-fn write_info(output: &mut impl Write, line: u64, info: &v1::TokenInfo, format: Format) -> io::Result<()> {
+/// With tabs between for programs, in columns that fit the `width` of a terminal for people.
+fn write_info(
+    output: &mut impl Write,
+    line: u64,
+    info: &v1::TokenInfo,
+    format: Format,
+    width: Option<usize>,
+) -> io::Result<()> {
     let state = info.state().as_str_name().trim_start_matches("TOKEN_STATE_");
     let (create_time, expire_time) = (rfc3339(info.create_time.as_ref()), rfc3339(info.expire_time.as_ref()));
     let v1::TokenInfo { handle, uses_left, key_version, .. } = info;
     match format {
         Format::Text => {
             let uses = uses_left.map_or("-".to_owned(), |uses| uses.to_string());
-            writeln!(output, "{handle}\t{state}\t{create_time}\t{expire_time}\t{uses}\t{key_version}")
+            let row = [handle.clone(), state.to_owned(), create_time, expire_time, uses, key_version.to_string()];
+            match width {
+                Some(width) => writeln!(output, "{}", terminal::flow(&cells(row), width)),
+                None => writeln!(output, "{}", row.join("\t")),
+            }
         }
         Format::Json => {
             let (uses_left, key_version) = (*uses_left, *key_version);
             json(output, &JsonInfo { line, handle, state, create_time, expire_time, uses_left, key_version })
         }
     }
+}
+
+/// Each as wide as its column.
+fn cells(row: [String; COLUMNS.len()]) -> Vec<String> {
+    row.into_iter().zip(COLUMNS).map(|(cell, (_, width))| format!("{cell:width$}")).collect()
 }
 
 /// The place of a refused line: empty, or an object that says why.
@@ -486,6 +533,38 @@ mod tests {
         write_value(&mut output, 1, &value, ValueFormat::Base64).unwrap();
         write_value(&mut output, 1, &value, ValueFormat::Json).unwrap();
         assert_eq!(String::from_utf8(output).unwrap(), "YQpi\n{\"line\":1,\"value\":\"a\\nb\"}\n");
+    }
+
+    #[test]
+    fn what_is_known_of_a_token_has_tabs_for_programs_and_fits_for_people() {
+        let info = v1::TokenInfo {
+            handle: "ab".repeat(20),
+            state: v1::TokenState::Active.into(),
+            uses_left: Some(2),
+            key_version: 1,
+            ..v1::TokenInfo::default()
+        };
+        let print = |width| {
+            let mut output = Vec::new();
+            write_info(&mut output, 1, &info, Format::Text, width).unwrap();
+            String::from_utf8(output).unwrap()
+        };
+        assert_eq!(print(None), format!("{}\tACTIVE\t\t\t2\t1\n", "ab".repeat(20)));
+        assert!(print(Some(80)).lines().all(|line| line.chars().count() <= 80), "{}", print(Some(80)));
+        assert_eq!(print(Some(300)).lines().count(), 1);
+    }
+
+    #[test]
+    fn a_forgotten_purpose_is_named_and_the_cause_kept() {
+        let failure = |reason: &str| Failure { reason: Some(reason.to_owned()), ..Failure::here(String::new()) };
+        let advised = |error: client::Error| {
+            let error = with_advice_on_purposes(error.into());
+            (error.to_string().contains("--purpose refund"), Exit::after(&error))
+        };
+        assert_eq!(advised(client::Error::Denied(failure("POLICY_DENIED"))), (true, Exit::Denied));
+        assert_eq!(advised(client::Error::Invalid(failure(PURPOSE_REQUIRED))), (true, Exit::Usage));
+        assert_eq!(advised(client::Error::Invalid(failure("TOO_MANY_ITEMS"))), (false, Exit::Usage));
+        assert_eq!(advised(client::Error::Unavailable(failure("SEALED"))), (false, Exit::Unavailable));
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
+use super::super::Usage;
 use crate::secret::SecretBytes;
 
 /// A folder that was empty when it was taken.
@@ -19,14 +20,17 @@ impl Folder {
     pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
         match DirBuilder::new().recursive(true).mode(0o700).create(path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                bail!("{} is not a folder; choose another name", path.display())
+                return Err(Usage(format!("{} is not a folder; choose another name", path.display())).into());
             }
             other => other.with_context(|| format!("cannot make the folder {}", path.display()))?,
         }
         let mut content = path.read_dir().with_context(|| format!("cannot read the folder {}", path.display()))?;
         if let Some(found) = content.next() {
             let found = found.map(|entry| entry.file_name().to_string_lossy().into_owned()).unwrap_or_default();
-            bail!("{} is not empty (it holds {found}); init never overwrites: choose another folder", path.display());
+            let shown = path.display();
+            let problem =
+                format!("{shown} is not empty (it holds {found}); init never overwrites: choose another folder");
+            return Err(Usage(problem).into());
         }
         std::fs::set_permissions(path, Permissions::from_mode(0o700))
             .with_context(|| format!("cannot set the mode of {}", path.display()))?;

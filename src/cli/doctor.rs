@@ -1,0 +1,92 @@
+//! `cloakroom doctor`: whether this machine is one that a vault can live on.
+//!
+//! It looks and changes nothing: the one thing that it writes is a file without a name in the data directory, to see how long
+//! a sync takes, and that is gone with the last byte. Each judgement is a function of what was seen, so that it can be tested
+//! without a machine that has the fault.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Exit, Format, findings, variables};
+use crate::clock::{SystemClock, Timestamp};
+use crate::config::Config;
+use crate::server::{Finding, InUse, in_use};
+
+mod certificates;
+mod clocks;
+mod disk;
+mod files;
+mod system;
+
+/// Look at the machine: clock, disk, permissions, limits, swap, certificates, memory.
+///
+/// One line for each: ok, warn or bad, what was seen and what to do. A running vault is not disturbed. Run it as the vault's
+/// user. Exit status 0, or 1 if something is bad.
+#[derive(clap::Args)]
+pub(super) struct Options {
+    /// The configuration file.
+    #[arg(long, env = "CLOAKROOM_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+    /// One line for each finding, or one JSON object.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<Exit> {
+    let config = Config::load(&options.config, variables())?;
+    let now = SystemClock::shared().wall();
+    let findings = look(&config, now);
+    findings::print(&findings, options.output, output)?;
+    Ok(if findings::any_bad(&findings) { Exit::SomeFailed } else { Exit::Done })
+}
+
+fn look(config: &Config, now: Timestamp) -> Vec<Finding> {
+    let running = matches!(in_use(&config.storage.path), Some(InUse::By(_)));
+    let mut found = clocks::look(config, now, running);
+    found.extend(disk::look(config));
+    found.extend(files::look(config));
+    found.extend(system::look(config));
+    found.extend(certificates::look(config, now));
+    found
+}
+
+/// A length of time, as exact as people want it.
+fn in_words(duration: Duration) -> String {
+    let rounded = match duration {
+        long if long >= Duration::from_hours(48) => Duration::from_hours(long.as_secs() / 86_400 * 24),
+        middle if middle >= Duration::from_mins(2) => Duration::from_mins(middle.as_secs() / 60),
+        short if short >= Duration::from_secs(1) => Duration::from_secs(short.as_secs()),
+        instant => Duration::from_micros(u64::try_from(instant.as_micros()).unwrap_or(u64::MAX)),
+    };
+    // Months and years of a calendar would only make it harder to compare.
+    match rounded.as_secs() / 86_400 {
+        days if days >= 2 => format!("{days} days"),
+        _ => humantime::format_duration(rounded).to_string(),
+    }
+}
+
+/// A number of bytes, as exact as people want it.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a figure for people, never negative")]
+fn bytes_in_words(bytes: u64) -> String {
+    match bytes {
+        0..1_048_576 => format!("{} KiB", bytes / 1024),
+        1_048_576..10_737_418_240 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} GiB", (bytes as f64 / f64::from(1 << 30)).round() as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_for_people() {
+        assert_eq!(in_words(Duration::from_hours(24 * 89 + 5)), "89 days");
+        assert_eq!(in_words(Duration::from_secs(3_725)), "1h 2m");
+        assert_eq!(in_words(Duration::from_nanos(1_234_567)), "1ms 234us");
+        assert_eq!(bytes_in_words(256 << 20), "256 MiB");
+        assert_eq!(bytes_in_words(20 << 30), "20 GiB");
+        assert_eq!(bytes_in_words(4_096), "4 KiB");
+    }
+}
