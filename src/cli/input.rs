@@ -8,10 +8,9 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::Path;
 
-use anyhow::Context;
 use tokio::sync::mpsc;
 
-use super::note;
+use super::{Usage, note};
 use crate::secret::SecretBytes;
 
 /// As many items as a call may have.
@@ -40,9 +39,12 @@ pub(super) fn open(file: Option<&Path>) -> anyhow::Result<Box<dyn Read + Send>> 
     match file {
         Some(path) if path != Path::new("-") => {
             // The path is not repeated: it may be a value or a token that somebody took for an argument.
-            let file = File::open(path).context(
-                "cannot open the file that was named. Values and tokens are never arguments; give them on standard input",
-            )?;
+            let file = File::open(path).map_err(|error| {
+                Usage(format!(
+                    "cannot open the file that was named ({error}). Values and tokens are never arguments; give them on \
+                     standard input"
+                ))
+            })?;
             Ok(Box::new(file))
         }
         _ => {

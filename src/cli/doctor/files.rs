@@ -29,7 +29,7 @@ fn key(subject: &str, path: &Path) -> Finding {
     let mode = metadata.mode() & 0o7777;
     if mode & GROUP_AND_OTHERS != 0 {
         let seen = format!("{shown} has mode {mode:04o}: others can reach it");
-        return Finding::bad(subject, seen, format!("chmod 600 {shown}; who had access may have a copy"));
+        return Finding::bad(subject, seen, format!("run chmod 600 {shown}; who had access may have a copy"));
     }
     if ![0, rustix::process::geteuid().as_raw()].contains(&metadata.uid()) {
         let seen = format!("{shown} belongs to user {}, not to the one who runs this", metadata.uid());
@@ -49,10 +49,10 @@ fn directory(subject: &str, path: &Path) -> Finding {
         return Finding::ok(subject, seen);
     }
     if mode & WRITE != 0 {
-        return Finding::bad(subject, format!("{seen}: others can write there"), format!("chmod 700 {shown}"));
+        return Finding::bad(subject, format!("{seen}: others can write there"), format!("run chmod 700 {shown}"));
     }
     if mode & READ_OR_ENTER != 0 {
-        return Finding::warn(subject, format!("{seen}: others can look into it"), format!("chmod 700 {shown}"));
+        return Finding::warn(subject, format!("{seen}: others can look into it"), format!("run chmod 700 {shown}"));
     }
     Finding::ok(subject, seen)
 }
