@@ -161,7 +161,7 @@ pub struct Policies {
 pub struct Scope {
     /// The line of its header.
     pub line: u32,
-    /// `format` of the tokens. By default `opaque`.
+    /// `format` of the tokens, `opaque` or `uuid`. By default `opaque`.
     pub format: Located<String>,
     /// `prefix` of the tokens, where the format has one.
     pub prefix: Option<Located<String>>,

@@ -154,8 +154,11 @@ impl Scopes {
 
 impl Scope {
     fn write_canonical(&self, out: &mut Vec<u8>) {
-        let token::Format::Opaque { prefix } = &self.format;
-        for text in [self.pattern.as_str(), "opaque", prefix.as_str()] {
+        let (format, prefix) = match &self.format {
+            token::Format::Opaque { prefix } => ("opaque", prefix.as_str()),
+            token::Format::Uuid => ("uuid", ""),
+        };
+        for text in [self.pattern.as_str(), format, prefix] {
             let length = u16::try_from(text.len()).expect("patterns are at most 255 bytes and prefixes 16");
             out.extend_from_slice(&length.to_be_bytes());
             out.extend_from_slice(text.as_bytes());

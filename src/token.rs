@@ -5,6 +5,7 @@
 //! whether a well-formed token exists.
 
 pub mod opaque;
+mod uuid;
 
 use crate::clock::Timestamp;
 use crate::crypto::{Handle, IndexKey, ScopeId};
@@ -21,6 +22,8 @@ pub enum Format {
         /// What the scope's tokens begin with.
         prefix: opaque::Prefix,
     },
+    /// A version 4 UUID: 122 random bits.
+    Uuid,
 }
 
 /// A token as it is written. It is not printed and wipes itself.
@@ -39,8 +42,8 @@ const CANONICAL_BYTES: usize = opaque::LONGEST_PREFIX + opaque::RANDOM_BYTES;
 pub struct Parsed {
     /// What handle and inner lock follow from.
     pub canonical: Canonical,
-    /// The second of issue, masked.
-    pub masked: [u8; 4],
+    /// The second of issue, masked. `None` in formats without room for it: their handles have second 0.
+    pub masked: Option<[u8; 4]>,
 }
 
 /// A new token.
@@ -56,11 +59,13 @@ pub struct Issued {
 /// Why a text is not a token, decided from its bytes alone. The messages do not repeat them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Length, prefix or separator.
-    #[error("a token is a prefix, `_` and 33 letters and digits; send it whole, without spaces around it")]
+    /// Length, prefix or separators.
+    #[error(
+        "the length, the prefix or a separator is not that of the scope's tokens; send it whole, without spaces around it"
+    )]
     Shape,
-    /// A character after the prefix that tokens don't have.
-    #[error("a token has only letters and digits after its prefix; send it as it was issued")]
+    /// A character that tokens don't have in this place.
+    #[error("there is a character that tokens don't have; send it as it was issued")]
     Alphabet,
     /// A mistyped or damaged token.
     #[error("the token's checksum is wrong: at least one character was changed; copy it again")]
@@ -68,6 +73,9 @@ pub enum Malformed {
     /// A number that no token stands for.
     #[error("the token's number is larger than any that is issued; it does not come from this software")]
     OutOfRange,
+    /// A UUID that is not made of random bits.
+    #[error("it is a UUID, but not of version 4; it does not come from this software")]
+    Version,
 }
 
 /// The second of issue at `now`: since 2020, and no earlier or later than 32 bits reach.
@@ -75,26 +83,37 @@ pub fn second(now: Timestamp) -> u32 {
     u32::try_from(now.seconds().saturating_sub(EPOCH_SECONDS)).unwrap_or(u32::MAX)
 }
 
-/// Makes a token from fresh random bytes, and names it.
+/// Makes a token from fresh random bytes, and names it. Formats without room for the second leave it out.
 pub fn issue(format: &Format, index_key: &IndexKey, scope: ScopeId, second: u32, random: [u8; 16]) -> Issued {
-    let Format::Opaque { prefix } = format;
-    let canonical = opaque::canonical(prefix, &random);
-    let located = index_key.locate(scope, canonical.expose());
-    let masked = mask(second.to_be_bytes(), located.mask);
-    Issued { text: opaque::assemble(prefix, masked, &random), canonical, handle: Handle::new(second, located.tail) }
+    match format {
+        Format::Opaque { prefix } => {
+            let canonical = opaque::canonical(prefix, &random);
+            let located = index_key.locate(scope, canonical.expose());
+            let masked = mask(second.to_be_bytes(), located.mask);
+            let text = opaque::assemble(prefix, masked, &random);
+            Issued { text, canonical, handle: Handle::new(second, located.tail) }
+        }
+        Format::Uuid => {
+            let canonical = uuid::canonical(random);
+            let located = index_key.locate(scope, canonical.expose());
+            Issued { text: uuid::assemble(&canonical), canonical, handle: Handle::new(0, located.tail) }
+        }
+    }
 }
 
 /// Reads a token of the scope's format. One with another scope's prefix is well formed; it just names nothing here.
 pub fn parse(format: &Format, text: &str) -> Result<Parsed, Malformed> {
     match format {
         Format::Opaque { .. } => opaque::parse(text),
+        Format::Uuid => uuid::parse(text),
     }
 }
 
 /// The name that a token has in `scope`, if it exists there.
 pub fn locate(parsed: &Parsed, index_key: &IndexKey, scope: ScopeId) -> Handle {
     let located = index_key.locate(scope, parsed.canonical.expose());
-    Handle::new(u32::from_be_bytes(mask(parsed.masked, located.mask)), located.tail)
+    let second = parsed.masked.map_or(0, |masked| u32::from_be_bytes(mask(masked, located.mask)));
+    Handle::new(second, located.tail)
 }
 
 fn mask(second: [u8; 4], mask: [u8; 4]) -> [u8; 4] {
@@ -145,6 +164,7 @@ impl Malformed {
             Self::Alphabet => "token_alphabet",
             Self::Checksum => "token_checksum",
             Self::OutOfRange => "token_out_of_range",
+            Self::Version => "token_version",
         }
     }
 }

@@ -19,13 +19,13 @@ const SHORTEST_TTL: Duration = Duration::from_secs(1);
 /// The largest value that any scope takes: 1 MiB.
 pub const VALUE_BYTES_CEILING: u64 = 1 << 20;
 
-/// One `[scopes.NAME]` table, as written. Everything but the prefix has a default.
+/// One `[scopes.NAME]` table, as written. Everything but the prefix of `opaque` tokens has a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The token format; `opaque`.
+    /// The token format, `opaque` or `uuid`; `opaque`.
     pub format: Option<String>,
-    /// What every token begins with: `[a-z][a-z0-9]{0,15}`.
+    /// What every token begins with: `[a-z][a-z0-9]{0,15}`. A `uuid` has none.
     pub prefix: Option<String>,
     /// How long a token lives if the call does not say; `30d`.
     pub ttl: Option<String>,
@@ -100,25 +100,32 @@ impl Reader<'_> {
 
     fn format(&mut self, format: Option<&str>, prefix: Option<&str>) -> Option<token::Format> {
         match format.unwrap_or("opaque") {
-            "opaque" => {
-                let Some(prefix) = prefix else {
-                    self.note(Some("prefix"), "is missing".into(), "give its tokens a prefix, like `prefix = \"pan\"`");
-                    return None;
-                };
-                Prefix::parse(prefix)
-                    .map_err(|_| {
-                        let what = "is not a prefix".into();
-                        self.note(Some("prefix"), what, "write a-z, then up to fifteen of a-z and 0-9, like `pan`");
-                    })
-                    .ok()
-                    .map(|prefix| token::Format::Opaque { prefix })
+            "opaque" => self.prefix(prefix).map(|prefix| token::Format::Opaque { prefix }),
+            "uuid" if prefix.is_none() => Some(token::Format::Uuid),
+            "uuid" => {
+                let what = "stands with `format = \"uuid\"`, whose tokens have no room for one".into();
+                self.note(Some("prefix"), what, "leave it out, or choose `format = \"opaque\"`");
+                None
             }
             other => {
                 let what = format!("`{}` is not a format of this version", other.escape_default());
-                self.note(Some("format"), what, "write `opaque`, or leave it out");
+                self.note(Some("format"), what, "write `opaque` or `uuid`, or leave it out");
                 None
             }
         }
+    }
+
+    fn prefix(&mut self, prefix: Option<&str>) -> Option<Prefix> {
+        let Some(prefix) = prefix else {
+            self.note(Some("prefix"), "is missing".into(), "give its tokens a prefix, like `prefix = \"pan\"`");
+            return None;
+        };
+        Prefix::parse(prefix)
+            .map_err(|_| {
+                let what = "is not a prefix".into();
+                self.note(Some("prefix"), what, "write a-z, then up to fifteen of a-z and 0-9, like `pan`");
+            })
+            .ok()
     }
 
     fn lifetime(&mut self, key: &str, text: Option<&str>, default: Duration) -> Option<Duration> {

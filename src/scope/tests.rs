@@ -53,6 +53,15 @@ fn written_settings_are_read() {
 }
 
 #[test]
+fn a_uuid_has_no_prefix() {
+    let uuid = || Settings { format: Some("uuid".into()), ..Settings::default() };
+    assert_eq!(*uuid().build("id").unwrap().format(), token::Format::Uuid);
+    let found = mistakes(Settings { prefix: Some("id".into()), ..uuid() });
+    let what = "stands with `format = \"uuid\"`, whose tokens have no room for one".to_string();
+    assert_eq!(found, [("scopes.pan.prefix".to_string(), what)]);
+}
+
+#[test]
 fn every_mistake_is_named_at_once() {
     let settings = Settings {
         format: Some("digits".into()),
@@ -143,6 +152,7 @@ fn canonical_bytes_stand_still_and_tell_every_rule_apart() {
         one(Settings { mask: Some(MaskSettings { keep_first: 1, keep_last: 0 }), ..opaque("pan") }, "pan"),
         one(Settings { mask: Some(MaskSettings { keep_first: 0, keep_last: 1 }), ..opaque("pan") }, "pan"),
         one(Settings { purpose_required: Some(false), ..opaque("pan") }, "pan"),
+        one(Settings { format: text("uuid"), ..Settings::default() }, "pan"),
     ];
     let distinct: std::collections::BTreeSet<_> = others.iter().chain([&base]).collect();
     assert_eq!(distinct.len(), others.len() + 1);

@@ -46,7 +46,7 @@ pub fn parse(text: &str) -> Result<Parsed, Malformed> {
     let (body, _) = number.split_first_chunk::<BODY_CHARS>().expect("27 characters are fewer than 33");
     let body = base62::decode(body).ok_or(Malformed::OutOfRange)?;
     let (masked, random) = body.split_first_chunk().expect("4 bytes are fewer than 20");
-    Ok(Parsed { canonical: Canonical::new(prefix.as_str().as_bytes(), random), masked: *masked })
+    Ok(Parsed { canonical: Canonical::new(prefix.as_str().as_bytes(), random), masked: Some(*masked) })
 }
 
 /// Writes a token.

@@ -74,7 +74,7 @@ auditor = ["spiffe://dev.cloakroom.internal/auditor"]
 operator = ["spiffe://dev.cloakroom.internal/operator"]
 
 [scopes.pan]                    # card numbers
-format = "opaque"
+format = "opaque"               # or "uuid", without a prefix
 prefix = "pan"
 ttl = "30d"
 max_ttl = "400d"
