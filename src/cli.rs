@@ -19,6 +19,7 @@ use crate::server;
 mod audit;
 mod batches;
 mod bench;
+mod clock;
 mod columns;
 mod doctor;
 mod findings;
@@ -53,11 +54,14 @@ enum Command {
     Tokenize(tokens::TokenizeOptions),
     Detokenize(tokens::DetokenizeOptions),
     Inspect(tokens::InspectOptions),
+    Renew(tokens::RenewOptions),
     Revoke(tokens::RevokeOptions),
     #[command(subcommand)]
     Audit(audit::Command),
     #[command(subcommand)]
     Policy(policy::Command),
+    #[command(subcommand)]
+    Clock(clock::Command),
     Health(HealthOptions),
     Bench(Box<bench::Options>),
     Completions(shells::CompletionsOptions),
@@ -155,9 +159,11 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Tokenize(options) => tokens::tokenize(options, &mut output)?,
         Command::Detokenize(options) => tokens::detokenize(options, &mut output)?,
         Command::Inspect(options) => tokens::inspect(options, &mut output)?,
+        Command::Renew(options) => tokens::renew(options, &mut output)?,
         Command::Revoke(options) => tokens::revoke(options, &mut output)?,
         Command::Audit(command) => audit::run(command, &mut output)?,
         Command::Policy(command) => policy::run(command, &mut output)?,
+        Command::Clock(command) => clock::run(&command, &mut output)?,
         Command::Health(options) => health(&options, &mut output)?,
         Command::Bench(options) => bench::run(&options, &mut output)?,
         Command::Completions(options) => shells::completions(&options, Cli::command(), &mut output)?,

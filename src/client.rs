@@ -159,6 +159,14 @@ impl Client {
         self.answer(self.tokens.clone().inspect_tokens(request).await)
     }
 
+    /// Gives tokens another lifetime.
+    ///
+    /// # Errors
+    /// If the call as a whole failed. Single items fail in the response.
+    pub async fn renew(&self, request: v1::RenewTokensRequest) -> Result<v1::RenewTokensResponse, Error> {
+        self.answer(self.tokens.clone().renew_tokens(request).await)
+    }
+
     /// Ends tokens.
     ///
     /// # Errors

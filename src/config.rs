@@ -43,6 +43,8 @@ pub struct Config {
     pub audit: Audit,
     /// `[ledger]`: how much may wait for the writer.
     pub ledger: Ledger,
+    /// `[purge]`: how what has expired is deleted.
+    pub purge: Purge,
     /// `[policies]`: where the Cedar policies are.
     pub policies: Policies,
     /// `[roles]`: SPIFFE IDs and patterns by role.
@@ -147,6 +149,17 @@ pub struct Ledger {
     pub max_queued_records: usize,
     /// `max_queued_bytes`: by default 64 MiB.
     pub max_queued_bytes: usize,
+}
+
+/// How what has expired is deleted. All of it has defaults.
+#[derive(Debug, Clone, Copy)]
+pub struct Purge {
+    /// `rows_per_second`: records that are looked at and deleted, at the most. By default 5,000.
+    pub rows_per_second: u32,
+    /// `grace`: how long after its expiry a record is kept. By default 24 h.
+    pub grace: Duration,
+    /// `interval`: how often it is looked whether there is anything to do. By default 1 min.
+    pub interval: Duration,
 }
 
 /// Where the Cedar policies are.

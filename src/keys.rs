@@ -191,6 +191,13 @@ impl Keyring {
         self.scopes.load().get(path.as_str()).cloned()
     }
 
+    /// The data keys of these scopes, as far as they are here.
+    pub fn data_keys(&self, wanted: &HashSet<ScopeId>) -> HashMap<ScopeId, Arc<DataKey>> {
+        let scopes = self.scopes.load();
+        let wanted = scopes.values().filter(|keys| wanted.contains(&keys.id));
+        wanted.filter_map(|keys| Some((keys.id, Arc::clone(keys.data.as_ref()?)))).collect()
+    }
+
     /// Rows that give `path` an id, if it has none, and a data key, if `with_data_key` and it has none. `None` if there is
     /// nothing to make. The caller makes sure that only one is under way, commits the rows, then calls
     /// [`Keyring::admit`].

@@ -42,7 +42,7 @@ use std::time::Duration;
 pub use checkpoint::{CheckpointDirectory, CheckpointError};
 pub use index::{IndexKey, IndexRow};
 pub use open::{Genesis, OpenError, Running, Settings, create, identify, open};
-pub use time::VaultClock;
+pub use time::{Standing, VaultClock};
 pub use wake::Worker;
 
 /// Bounds of the queue before the writer. What does not fit is refused at once, so that memory stays bounded and a caller
@@ -96,6 +96,8 @@ pub struct Submission {
     event: Event,
     /// The first moment at which something that it releases has expired.
     valid_until: Option<Timestamp>,
+    /// Whether the time mark moves to the wall clock with it.
+    accepts_clock: bool,
 }
 
 /// The ledger's word that a commit is durable, and where its event stands in the log.
@@ -235,7 +237,15 @@ impl Basis {
 impl Submission {
     /// A submission that only records `event`.
     pub fn new(basis: Basis, event: Event) -> Self {
-        Self { basis, touched: Vec::new(), rewritten: Vec::new(), changes: Batch::default(), event, valid_until: None }
+        Self {
+            basis,
+            touched: Vec::new(),
+            rewritten: Vec::new(),
+            changes: Batch::default(),
+            event,
+            valid_until: None,
+            accepts_clock: false,
+        }
     }
 
     /// The rows that change with the event.
@@ -257,6 +267,13 @@ impl Submission {
     #[must_use]
     pub fn valid_until(mut self, time: Option<Timestamp>) -> Self {
         self.valid_until = time;
+        self
+    }
+
+    /// In the same commit the time mark moves to the wall clock, which closes a leap: the event must say so.
+    #[must_use]
+    pub fn accepting_the_clock(mut self) -> Self {
+        self.accepts_clock = true;
         self
     }
 }

@@ -7,6 +7,7 @@
 mod check;
 mod operations;
 mod rulebook;
+mod upkeep;
 mod workers;
 
 use crate::caller::SpiffeId;
@@ -17,7 +18,7 @@ use crate::event::Action;
 use crate::grpc::{AuditDoor, Guard, TokenDoor};
 use crate::keys::provider::{File, Provider, ProviderError};
 use crate::keys::{Keyring, KeyringError, entropy};
-use crate::ledger::{self, CheckpointDirectory, Genesis, Limits, Running, Submission};
+use crate::ledger::{self, CheckpointDirectory, Genesis, Limits, Running, Standing, Submission};
 use crate::limits::{Rate, Refusals};
 use crate::merkle::note::{KeyError, LogKey};
 use crate::policy::{Policy, RulebookErrors};
@@ -209,13 +210,7 @@ impl Opened {
         let named = rulebook.scopes().iter().filter_map(|scope| scope.pattern().exact());
         vault.name_scopes(named.collect::<Vec<scope::Path>>()).await.map_err(Error::Log)?;
         let mut detail = format!("version {}", env!("CARGO_PKG_VERSION"));
-        if let Some(leap) = vault.ledger().clock().leap() {
-            tracing::warn!(
-                ?leap,
-                "the clock is far ahead of the last time this vault ran; nothing will be purged for a day"
-            );
-            let text = format!("the clock is {} s ahead of the stored mark", leap.as_secs());
-            self.own(Action::Clock, text).await?;
+        if let Standing::Leapt(_) = vault.keep_time().await.map_err(Error::Log)? {
             detail.push_str(", after a leap of the clock");
         }
         self.own(Action::Start, detail).await
@@ -224,17 +219,42 @@ impl Opened {
     /// Records that the vault ends, and closes the log with a last checkpoint.
     pub async fn stop(self) -> Result<(), Error> {
         let recorded = self.own(Action::Stop, String::new()).await;
+        self.close().await?;
+        recorded
+    }
+
+    async fn close(self) -> Result<(), Error> {
         let running = self.running;
         // It waits for threads.
         let closed = tokio::task::spawn_blocking(move || running.close()).await;
-        closed.map_err(|error| Error::Io { what: "can't close the log", error: error.into() })?;
-        recorded
+        closed.map_err(|error| Error::Io { what: "can't close the log", error: error.into() })
     }
 
     async fn own(&self, action: Action, detail: String) -> Result<(), Error> {
         let event = VaultEvent { action, scope: String::new(), detail, changes: Batch::default() };
         self.vault.record_own(event).await.map(drop).map_err(Error::Log)
     }
+}
+
+/// Moves the time mark of a vault that does not run to the clock, with an event that says so. By how much it moved, if
+/// there was a leap to accept.
+///
+/// # Errors
+/// If the vault runs, can't be opened, or the log can't be written.
+pub fn accept_clock(config: &Config) -> Result<Option<Duration>, Error> {
+    let opened = open(config, &SystemClock::shared())?;
+    runtime("can't start the runtime")?.block_on(async {
+        let leap = opened.vault.ledger().clock().leap();
+        let accepted = match leap {
+            Some(ahead) => {
+                let why = format!("an operator accepts the clock, {} s ahead of the time mark", ahead.as_secs());
+                opened.vault.accept_clock(&why).await
+            }
+            None => Ok(()),
+        };
+        opened.close().await?;
+        accepted.map(|()| leap).map_err(Error::Log)
+    })
 }
 
 // === run ===
@@ -278,6 +298,8 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
 
     let handshakes = Arc::new(Refusals::new(Rate::NONE));
     let summaries = tokio::spawn(summarize(Arc::clone(&vault), Arc::clone(&handshakes), stopped.clone()));
+    let timekeeping = tokio::spawn(upkeep::keep_time(Arc::clone(&vault), stopped.clone()));
+    let purging = tokio::spawn(upkeep::purge(Arc::clone(&vault), config.purge, stopped.clone()));
     let note = {
         let (handshakes, clock) = (Arc::clone(&handshakes), Arc::clone(&clock));
         move |failure: HandshakeFailure| note_handshake(&handshakes, &*clock, &failure)
@@ -309,6 +331,8 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     // Each ends because `stop` was sent; a panic in one has been logged by the panic hook.
     let _ = accepting.await;
     let _ = summaries.await;
+    let _ = timekeeping.await;
+    let _ = purging.await;
     tokio::task::spawn_blocking(move || workers.join())
         .await
         .map_err(|error| Error::Io { what: "can't end the network threads", error: error.into() })?;

@@ -15,12 +15,14 @@ mod attempt;
 mod detokenize;
 mod expiry;
 mod inspect;
+mod purge;
 mod read;
 mod record;
 mod renew;
 pub(crate) mod requests;
 mod revoke;
 mod shape;
+mod timekeeping;
 mod tokenize;
 mod uses;
 
@@ -40,10 +42,12 @@ use crate::policy::Policy;
 use crate::secret::SecretKey;
 use crate::store::{ReadError, Rows};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::time::Instant;
 
 pub use detokenize::{DetokenizeRequest, Detokenized};
 pub use inspect::{InspectRequest, Inspected, TokenInfo, TokenState};
+pub use purge::{PURGED_AT_ONCE, Purged, Sweep};
 pub(crate) use record::{Asked, decided};
 pub use record::{HandshakeOrigin, Handshakes, VaultEvent, own_event};
 pub use renew::{RenewRequest, Renewed};
@@ -67,6 +71,8 @@ pub struct Vault {
     making_keys: tokio::sync::Mutex<()>,
     uses: uses::Queues,
     refusals: Refusals<Arc<str>, record::RefusalKind>,
+    /// Whether the log says that the clock has leapt.
+    leapt: AtomicBool,
     /// For scopes that have no data key yet: looking for a token there must cost the same as anywhere.
     stand_in_key: Arc<DataKey>,
     /// The vault's own identity, the caller of what it does by itself.
@@ -198,6 +204,7 @@ impl Vault {
             making_keys: tokio::sync::Mutex::new(()),
             uses: uses::Queues::default(),
             refusals: Refusals::new(Rate::OF_A_CALLER),
+            leapt: AtomicBool::new(false),
             stand_in_key: Arc::new(DataKey::new(SecretKey::new([0; 32]))),
             identity: parts.identity,
             node: parts.node,

@@ -1,4 +1,4 @@
-//! `tokenize`, `detokenize`, `inspect` and `revoke`: lines in, lines out.
+//! `tokenize`, `detokenize`, `inspect`, `renew` and `revoke`: lines in, lines out.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use super::moment::{lifetime, rfc3339};
 use super::terminal::{self, Colour, Terminal};
 use super::{Connection, Exit, Format};
 use crate::client::{self, Failure};
-use crate::proto::v1::{self, detokenize_result, inspect_result, revoke_result, tokenize_result};
+use crate::proto::v1::{self, detokenize_result, inspect_result, renew_result, revoke_result, tokenize_result};
 use crate::secret::SecretBytes;
 
 /// The vault's reason where policy allows a call and only its purpose is missing.
@@ -86,6 +86,27 @@ pub(super) struct DetokenizeOptions {
 pub(super) struct InspectOptions {
     #[command(flatten)]
     selection: Selection,
+}
+
+/// Give live tokens another lifetime, counted from now.
+///
+/// Tokens come from FILE or standard input, one a line. As text: when each now expires. A lifetime that would end after the
+/// scope's ceiling, counted from the token's making, is refused, never cut; so is a token that is no longer live.
+#[derive(clap::Args)]
+pub(super) struct RenewOptions {
+    #[command(flatten)]
+    connection: Connection,
+    /// The scope that the tokens belong to.
+    #[arg(long, value_name = "SCOPE")]
+    scope: String,
+    /// How long the tokens live from now on, such as 90s or 30d. By default as long as the scope says.
+    #[arg(long, value_parser = lifetime)]
+    ttl: Option<prost_types::Duration>,
+    /// One line of text, or one JSON object, for each.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    /// Tokens. By default, or for -, standard input.
+    file: Option<PathBuf>,
 }
 
 /// End tokens for good. Revoking again is no mistake and prints the first time.
@@ -195,6 +216,12 @@ struct JsonInfo<'a> {
 }
 
 #[derive(Serialize)]
+struct JsonRenewed {
+    line: u64,
+    expire_time: String,
+}
+
+#[derive(Serialize)]
 struct JsonRevoked {
     line: u64,
     revoke_time: String,
@@ -295,6 +322,28 @@ pub(super) fn inspect(options: InspectOptions, output: &mut impl Write) -> anyho
         batches::run(input::batches(source, name), call, output, |output, line, result| match result {
             Ok(info) => write_info(output, line, info, format, terminal.width()),
             Err(refusal) => refused(output, line, refusal, format),
+        })
+        .await
+    })
+}
+
+pub(super) fn renew(options: RenewOptions, output: &mut impl Write) -> anyhow::Result<Exit> {
+    let RenewOptions { connection, scope, ttl, output: format, file } = options;
+    let source = input::open(file.as_deref())?;
+    connection.run(async |client| {
+        let call = move |names: &[SecretBytes]| {
+            let client = client.clone();
+            let tokens = names.iter().map(text).collect();
+            let request = v1::RenewTokensRequest { scope: scope.clone(), tokens, ttl, request_id: String::new() };
+            async move {
+                let response = client.renew(request).await?;
+                response.results.into_iter().map(renewed).collect()
+            }
+        };
+        batches::run(input::batches(source, name), call, output, |output, line, result| match (result, format) {
+            (Ok(time), Format::Text) => writeln!(output, "{}", rfc3339(Some(time))),
+            (Ok(time), Format::Json) => json(output, &JsonRenewed { line, expire_time: rfc3339(Some(time)) }),
+            (Err(refusal), format) => refused(output, line, refusal, format),
         })
         .await
     })
@@ -411,6 +460,13 @@ fn inspected(result: v1::InspectResult) -> Result<Result<v1::TokenInfo, Failure>
     match result.outcome.ok_or_else(no_outcome)? {
         inspect_result::Outcome::Info(info) => Ok(Ok(info)),
         inspect_result::Outcome::Error(status) => Ok(Err(Failure::of_item(&status))),
+    }
+}
+
+fn renewed(result: v1::RenewResult) -> Result<Result<prost_types::Timestamp, Failure>, client::Error> {
+    match result.outcome.ok_or_else(no_outcome)? {
+        renew_result::Outcome::ExpireTime(time) => Ok(Ok(time)),
+        renew_result::Outcome::Error(status) => Ok(Err(Failure::of_item(&status))),
     }
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::given::{address, boolean, bytes, duration, integer, one_of, path, paths, text, texts};
 use super::reader::{Document, Located, Section};
-use super::{Audit, Config, Engine, Ledger, Mask, Operations, Policies, RootKey, Scope, Server, Storage, TrustDomain};
+use super::{
+    Audit, Config, Engine, Ledger, Mask, Operations, Policies, Purge, RootKey, Scope, Server, Storage, TrustDomain,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -25,6 +27,7 @@ pub(super) fn config(document: &Document<'_>) -> Option<Config> {
     let storage = storage(root.table("storage"));
     let audit = audit(root.table("audit"));
     let ledger = ledger(root.optional_table("ledger"));
+    let purge = purge(root.optional_table("purge"));
     let policies = policies(root.table("policies"));
     let roles = root.named_values("roles", texts);
     let scopes = scopes(root.named_tables("scopes"));
@@ -38,6 +41,7 @@ pub(super) fn config(document: &Document<'_>) -> Option<Config> {
         storage: storage?,
         audit: audit?,
         ledger: ledger?,
+        purge: purge?,
         policies: policies?,
         roles,
         scopes: scopes?,
@@ -137,6 +141,14 @@ fn ledger(mut section: Section<'_>) -> Option<Ledger> {
         max_queued_records: max_queued_records?,
         max_queued_bytes: max_queued_bytes?,
     })
+}
+
+fn purge(mut section: Section<'_>) -> Option<Purge> {
+    let rows_per_second = section.or("rows_per_second", 5_000, integer(1..=1_000_000));
+    let grace = section.or("grace", DAY, duration(Duration::ZERO..=400 * DAY));
+    let interval = section.or("interval", 60 * SECOND, duration(SECOND..=DAY));
+    section.finish();
+    Some(Purge { rows_per_second: rows_per_second?, grace: grace?, interval: interval? })
 }
 
 fn policies(mut section: Section<'_>) -> Option<Policies> {

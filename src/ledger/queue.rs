@@ -18,6 +18,7 @@ pub(super) struct Entry {
     pub body: Vec<u8>,
     pub index: Vec<IndexRow>,
     pub valid_until: Option<Timestamp>,
+    pub accepts_clock: bool,
     pub waiter: Waiter,
 }
 
@@ -63,6 +64,7 @@ impl Entry {
             rewritten: submission.rewritten,
             changes: submission.changes,
             valid_until: submission.valid_until,
+            accepts_clock: submission.accepts_clock,
             waiter,
         }
     }

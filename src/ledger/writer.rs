@@ -77,6 +77,10 @@ impl Writer {
             }
             let sequence = self.append(&entry, time);
             self.recent.note(number, &entry.rewritten);
+            if entry.accepts_clock {
+                // Moved here, the mark is stored by `append_marks` in this same commit.
+                self.shared.clock.accept();
+            }
             let log_id = Arc::clone(&self.shared.log_id);
             acknowledged.push((entry.waiter, Receipt { log_id, sequence, time }));
         }

@@ -5,7 +5,7 @@ use crate::crypto::Handle;
 use crate::store::{Batch, Table};
 
 /// Tokens that expire in the same hour lie together, so that purging is a range scan.
-const BUCKET_MILLIS: u64 = 3_600_000;
+pub(super) const HOUR_MILLIS: u64 = 3_600_000;
 
 /// The tokens of one call by the hour in which they expire: a row for each hour, however many tokens, since a row for each
 /// token would cost a third of what it takes to store one.
@@ -51,7 +51,36 @@ impl Expiries {
     }
 }
 
+/// What a row leads to.
+pub(super) enum Leads {
+    /// These tokens.
+    Tokens(Vec<Handle>),
+    /// The remembered request of this name.
+    Request([u8; 32]),
+}
+
+/// What a row leads to. `None` if it has no form that this version knows, or its content is cut off.
+pub(super) fn leads(key: &[u8], rest: &[u8]) -> Option<Leads> {
+    let (_, named) = key.split_at_checked(4)?;
+    match (named.len(), rest.len()) {
+        (32, 0) => named.try_into().ok().map(Leads::Request),
+        // Of a token that was renewed; the rest of the key only keeps such rows apart.
+        (24, 0) => Handle::try_from(&named[..Handle::LENGTH]).ok().map(|handle| Leads::Tokens(vec![handle])),
+        _ => {
+            let (rest, cut_off) = rest.as_chunks::<{ Handle::LENGTH }>();
+            let first = Handle::try_from(named).ok()?;
+            let handles = [first].into_iter().chain(rest.iter().copied().map(Handle::from_bytes)).collect();
+            cut_off.is_empty().then_some(Leads::Tokens(handles))
+        }
+    }
+}
+
+/// The hour in a row's key.
+pub(super) fn hour_of_row(key: &[u8]) -> u32 {
+    key.first_chunk().map_or(0, |hour| u32::from_be_bytes(*hour))
+}
+
 /// Hours since the epoch.
-pub(super) fn hour(expires: Timestamp) -> u32 {
-    u32::try_from(expires.millis() / BUCKET_MILLIS).unwrap_or(u32::MAX)
+pub(super) fn hour(time: Timestamp) -> u32 {
+    u32::try_from(time.millis() / HOUR_MILLIS).unwrap_or(u32::MAX)
 }

@@ -58,7 +58,8 @@ impl Vault {
     }
 }
 
-fn read_blocking(rows: &dyn Rows, keys: &[Vec<u8>]) -> Result<Vec<Found>, ReadError> {
+/// Reads on this thread, which may block. Damaged rows are [`DAMAGED`].
+pub(super) fn read_blocking(rows: &dyn Rows, keys: &[Vec<u8>]) -> Result<Vec<Found>, ReadError> {
     let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
     match rows.get(Table::Tokens, &keys, Tier::Disk) {
         Err(ReadError::Corrupt { .. }) => keys.iter().map(|key| read_alone(rows, key)).collect(),

@@ -125,7 +125,7 @@ impl Request {
     /// What stands for the row where handles are compared: of those who make the same call at the same time, one commits
     /// and the others find that what they rest on has changed. 160 bits of a keyed hash are never a token's handle.
     pub fn place(&self) -> Handle {
-        Handle::from_bytes(*self.name.first_chunk().expect("20 bytes are fewer than 32"))
+        place(&self.name)
     }
 
     /// Has the outcome remembered with what the call changes.
@@ -267,6 +267,11 @@ fn decode(mut bytes: &[u8]) -> Option<Vec<Remembered>> {
         });
     }
     Some(items)
+}
+
+/// See [`Request::place`].
+pub(super) fn place(name: &[u8; 32]) -> Handle {
+    Handle::from_bytes(*name.first_chunk().expect("20 bytes are fewer than 32"))
 }
 
 /// What may be wrong with an item by itself.

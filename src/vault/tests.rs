@@ -11,6 +11,7 @@ use std::time::Duration;
 mod damage;
 mod expiry;
 mod making;
+mod purge;
 mod races;
 mod refusals;
 mod renewing;

@@ -20,6 +20,7 @@ mod needs;
 mod policy;
 mod power;
 mod promises;
+mod purge;
 mod races;
 mod strace;
 mod tokens;

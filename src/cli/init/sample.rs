@@ -64,6 +64,11 @@ checkpoints = "checkpoints"     # signed checkpoints, kept outside the database;
 # max_queued_records = 200000
 # max_queued_bytes = "64MiB"
 
+# [purge]                       # how what has expired is deleted
+# rows_per_second = 5000
+# grace = "24h"                 # kept so long after its expiry
+# interval = "1m"
+
 [policies]
 directory = "policies"          # every *.cedar in it
 

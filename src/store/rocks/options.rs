@@ -112,8 +112,11 @@ fn family(table: Table, config: &RocksConfig, cache: &Cache) -> Options {
         // what is in memory, hence little of it.
         options.set_memtable_factory(MemtableFactory::Vector);
         options.set_write_buffer_size(config.memtable_bytes / 8);
-        // Purging deletes whole ranges from the front, and the next purge scans from there: what it deleted is compacted
-        // away once it makes up a good part of a file.
+    }
+    if matches!(table, Table::Tokens | Table::Expiry) {
+        // Purging deletes whole ranges, of `expiry` from the front, where the next purge scans; of `tokens` those that were
+        // issued together. What it deleted is compacted away once it makes up a good part of a file, or it would lie there
+        // until by chance something is written between.
         options.add_compact_on_deletion_collector_factory(1024, 512, 0.5);
     }
     options.set_block_based_table_factory(&blocks(table, cache));

@@ -1,0 +1,73 @@
+//! What the vault does by itself while it runs: it watches the clock, and deletes what expired long enough ago.
+
+use super::until;
+use crate::config;
+use crate::ledger::Standing;
+use crate::vault::{Purged, Sweep, Vault};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+const CLOCK_PERIOD: Duration = Duration::from_secs(1);
+/// After a failure. The log that can't be written ends the process; a busy one shall first get its callers served.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// Each second, looks at the clock.
+pub(super) async fn keep_time(vault: Arc<Vault>, stopped: watch::Receiver<bool>) {
+    let mut stop = std::pin::pin!(until(stopped));
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            () = look(&vault) => {}
+        }
+        tokio::select! {
+            () = &mut stop => return,
+            () = tokio::time::sleep(CLOCK_PERIOD) => {}
+        }
+    }
+}
+
+async fn look(vault: &Vault) {
+    match vault.keep_time().await {
+        Ok(standing) => {
+            let ahead = if let Standing::Leapt(ahead) = standing { ahead } else { Duration::ZERO };
+            metrics::gauge!("cloakroom_clock_leap_seconds").set(ahead.as_secs_f64());
+        }
+        Err(failure) => tracing::error!(?failure, "what the clock did could not be written to the log"),
+    }
+}
+
+/// Purges until the vault stops. A step that is under way then is not waited for: it is committed whole or not at all.
+pub(super) async fn purge(vault: Arc<Vault>, config: config::Purge, stopped: watch::Receiver<bool>) {
+    let mut stop = std::pin::pin!(until(stopped));
+    let at_once = usize::try_from(config.rows_per_second).unwrap_or(usize::MAX);
+    let mut sweep = Sweep::new(config.grace, at_once);
+    loop {
+        let step = tokio::select! {
+            () = &mut stop => return,
+            step = vault.purge(&mut sweep) => step,
+        };
+        metrics::gauge!("cloakroom_purge_lag_seconds").set(sweep.lag().as_secs_f64());
+        let pause = match step {
+            Ok(purged) => {
+                count(&purged);
+                purged.pause(config.rows_per_second).unwrap_or(config.interval)
+            }
+            Err(failure) => {
+                tracing::error!(?failure, "what has expired could not be purged; it is tried again");
+                AFTER_FAILURE
+            }
+        };
+        tokio::select! {
+            () = &mut stop => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+fn count(purged: &Purged) {
+    metrics::counter!("cloakroom_purged_rows_total", "table" => "tokens").increment(purged.tokens);
+    metrics::counter!("cloakroom_purged_rows_total", "table" => "expiry").increment(purged.expiries);
+    metrics::counter!("cloakroom_purge_left_total", "reason" => "damaged").increment(purged.damaged);
+    metrics::counter!("cloakroom_purge_left_total", "reason" => "no_key").increment(purged.locked);
+}
