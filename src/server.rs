@@ -108,7 +108,7 @@ impl Error {
     /// lists, key files), so that starting again changes nothing.
     pub fn is_mistake(&self) -> bool {
         match self {
-            Self::Rulebook(_) | Self::Config(_) | Self::RootKey(_) | Self::LogKey { .. } => true,
+            Self::Rulebook(_) | Self::RootKey(_) | Self::LogKey { .. } => true,
             Self::Door(error) => !matches!(error, SetupError::Listen { .. } | SetupError::Tls(_)),
             Self::Telemetry(error) => matches!(error, TelemetryError::Levels(_)),
             Self::Store(_) | Self::Ledger(_) | Self::Keys(_) | Self::Log(_) | Self::Io { .. } => false,

@@ -64,7 +64,6 @@ pub fn check(config: &Config) -> Vec<Finding> {
 /// One finding for each mistake of `error`, which came up at `subject`.
 pub fn mistakes(subject: &str, error: &Error) -> Vec<Finding> {
     match error {
-        Error::Config(error) => config_mistakes(subject, error),
         Error::Rulebook(errors) => {
             let finding = |mistake: &crate::policy::Mistake| {
                 Finding::bad(subject, format!("{}: {}", mistake.place, mistake.what), mistake.hint.clone())

@@ -42,6 +42,7 @@ async fn purge(f: &Fixture, sweep: &mut Sweep) -> Purged {
         let step = f.vault.purge(sweep).await.unwrap_or_else(|failure| panic!("{failure:?}"));
         all = Purged {
             tokens: all.tokens + step.tokens,
+            requests: all.requests + step.requests,
             expiries: all.expiries + step.expiries,
             gone: all.gone + step.gone,
             renewed: all.renewed + step.renewed,
