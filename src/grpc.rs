@@ -8,6 +8,7 @@ mod convert;
 mod guard;
 pub mod methods;
 mod status;
+mod stream;
 mod token;
 
 pub use audit::AuditDoor;

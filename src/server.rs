@@ -284,7 +284,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     health.set_serving::<TokenServiceServer<TokenDoor>>().await;
     health.set_serving::<AuditServiceServer<AuditDoor>>().await;
     let doors = Doors {
-        token: TokenDoor::new(Arc::clone(&vault)),
+        token: TokenDoor::new(Arc::clone(&vault), Arc::clone(&clock), stopped.clone()),
         audit: AuditDoor::new(Arc::clone(&vault)),
         health: HealthServer::new(HealthService::from_health_reporter(health.clone())),
     };

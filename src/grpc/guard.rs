@@ -1,14 +1,17 @@
 //! The outermost layer: every call passes here before its handler and on its way back.
 //!
 //! In: the method is in the table; the connection's certificate is still valid (a connection may outlive it). Out: an
-//! answer no later than the caller's deadline; the status is one of ours; the call is counted.
+//! answer no later than the caller's deadline; the status is one of ours; the call is counted. Of a stream of batches it sees the
+//! beginning only: `stream` does the same for each batch.
 
+use super::methods::Counters;
 use super::{methods, status};
+use crate::caller::Caller;
 use crate::clock::Clock;
+use crate::event::Action;
 use crate::tls::Connection;
 use crate::vault::{Reason, Vault};
 use http::{Request, Response};
-use metrics::Counter;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,15 +21,12 @@ use tonic::Code;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// Codes are 0 to 16.
-const CODES: usize = 17;
-
 /// Makes the layer.
 #[derive(Clone)]
 pub struct Guard {
     vault: Arc<Vault>,
     clock: Arc<dyn Clock>,
-    counters: Arc<Vec<[Counter; CODES]>>,
+    counters: Arc<Vec<Counters>>,
 }
 
 /// A service behind the guard.
@@ -39,23 +39,30 @@ pub struct Guarded<S> {
 impl Guard {
     /// A guard that asks `clock` whether certificates are still valid. Counters are made once, for all methods and codes.
     pub fn new(vault: Arc<Vault>, clock: Arc<dyn Clock>) -> Self {
-        let counter = |path: &'static str, code: usize| {
-            let code = Code::from_i32(i32::try_from(code).unwrap_or(2));
-            metrics::counter!("cloakroom_calls_total", "method" => path, "code" => format!("{code:?}"))
-        };
-        let row = |method: &&'static methods::Method| std::array::from_fn(|code| counter(method.path, code));
-        Self { vault, clock, counters: Arc::new(methods::METHODS.iter().map(row).collect()) }
+        let counters = methods::METHODS.iter().map(|method| Counters::of(method));
+        Self { vault, clock, counters: Arc::new(counters.collect()) }
     }
 
     fn refuse(&self, request: &Request<Body>) -> Result<usize, tonic::Status> {
         let (place, method) = methods::find(request.uri().path()).ok_or_else(status::no_such_method)?;
         let connection = request.extensions().get::<Arc<Connection>>().ok_or_else(status::internal)?;
-        if self.clock.wall() >= connection.caller.not_after {
-            self.vault.turned_away(&connection.caller, method.action, Reason::CertificateExpired);
-            return Err(status::certificate_expired());
-        }
+        check_certificate(&self.vault, &*self.clock, &connection.caller, method.action)?;
         Ok(place)
     }
+}
+
+/// A connection may outlive its certificate, and a stream on it too.
+pub(super) fn check_certificate(
+    vault: &Vault,
+    clock: &dyn Clock,
+    caller: &Caller,
+    action: Action,
+) -> Result<(), tonic::Status> {
+    if clock.wall() < caller.not_after {
+        return Ok(());
+    }
+    vault.turned_away(caller, action, Reason::CertificateExpired);
+    Err(status::certificate_expired())
 }
 
 /// The answer, or DEADLINE_EXCEEDED once nobody waits any more. The transport has a timer of its own around this layer, and
@@ -106,8 +113,9 @@ where
             status::sanitize(response.headers_mut());
             // Unary failures are "trailers only": their code stands in the headers. What has none yet is under way.
             let code = response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
-            if let Some(counter) = counters.get(place).and_then(|row| row.get(usize::try_from(i32::from(code)).ok()?)) {
-                counter.increment(1);
+            // The batches of a stream that has begun are counted one by one.
+            if code != Code::Ok || !methods::METHODS[place].batches {
+                counters[place].count(code);
             }
             Ok(response)
         })

@@ -2,6 +2,12 @@
 //! compares the table with the descriptors, so that a new rpc without a row does not pass.
 
 use crate::event::Action;
+use metrics::Counter;
+use std::sync::Arc;
+use tonic::Code;
+
+/// Codes are 0 to 16.
+const CODES: usize = 17;
 
 /// What a method's permission is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,18 +31,29 @@ pub struct Method {
     pub resource: Resource,
     /// Whether this version has it. What it has not answers UNIMPLEMENTED, after policy and with an event.
     pub built: bool,
+    /// Whether each message of its stream is a call of its own.
+    pub batches: bool,
 }
 
+/// One method's calls by the status that they got. Made once for all codes, so that counting looks nothing up. All
+/// counters of a method are the same ones.
+#[derive(Clone)]
+pub(super) struct Counters(Arc<[Counter; CODES]>);
+
 const fn on_scope(path: &'static str, action: Action, built: bool) -> Method {
-    Method { path, action, resource: Resource::Scope, built }
+    Method { path, action, resource: Resource::Scope, built, batches: false }
+}
+
+const fn batches_on_scope(path: &'static str, action: Action) -> Method {
+    Method { path, action, resource: Resource::Scope, built: true, batches: true }
 }
 
 const fn on_vault(path: &'static str, built: bool) -> Method {
-    Method { path, action: Action::QueryAudit, resource: Resource::Vault, built }
+    Method { path, action: Action::QueryAudit, resource: Resource::Vault, built, batches: false }
 }
 
 const fn open(path: &'static str) -> Method {
-    Method { path, action: Action::Unspecified, resource: Resource::None, built: true }
+    Method { path, action: Action::Unspecified, resource: Resource::None, built: true, batches: false }
 }
 
 macro_rules! rows {
@@ -53,8 +70,8 @@ rows! {
     INSPECT_TOKENS = on_scope("/cloakroom.v1.TokenService/InspectTokens", Action::Inspect, true);
     RENEW_TOKENS = on_scope("/cloakroom.v1.TokenService/RenewTokens", Action::Renew, false);
     REVOKE_TOKENS = on_scope("/cloakroom.v1.TokenService/RevokeTokens", Action::Revoke, true);
-    STREAM_TOKENIZE = on_scope("/cloakroom.v1.TokenService/StreamTokenize", Action::Tokenize, false);
-    STREAM_DETOKENIZE = on_scope("/cloakroom.v1.TokenService/StreamDetokenize", Action::Detokenize, false);
+    STREAM_TOKENIZE = batches_on_scope("/cloakroom.v1.TokenService/StreamTokenize", Action::Tokenize);
+    STREAM_DETOKENIZE = batches_on_scope("/cloakroom.v1.TokenService/StreamDetokenize", Action::Detokenize);
     QUERY_EVENTS = on_vault("/cloakroom.v1.AuditService/QueryEvents", true);
     TAIL_EVENTS = on_vault("/cloakroom.v1.AuditService/TailEvents", false);
     GET_CHECKPOINT = on_vault("/cloakroom.v1.AuditService/GetCheckpoint", false);
@@ -68,6 +85,23 @@ rows! {
 /// The row of a path.
 pub fn find(path: &str) -> Option<(usize, &'static Method)> {
     METHODS.iter().enumerate().find(|(_, method)| method.path == path).map(|(place, method)| (place, *method))
+}
+
+impl Counters {
+    pub fn of(method: &'static Method) -> Self {
+        let counter = |code: usize| {
+            let code = Code::from_i32(i32::try_from(code).unwrap_or(2));
+            metrics::counter!("cloakroom_calls_total", "method" => method.path, "code" => format!("{code:?}"))
+        };
+        Self(Arc::new(std::array::from_fn(counter)))
+    }
+
+    /// Counts a call that got `code`.
+    pub fn count(&self, code: Code) {
+        if let Some(counter) = usize::try_from(i32::from(code)).ok().and_then(|code| self.0.get(code)) {
+            counter.increment(1);
+        }
+    }
 }
 
 #[cfg(test)]

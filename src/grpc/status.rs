@@ -72,6 +72,11 @@ pub fn deadline_exceeded() -> Status {
     made(Code::DeadlineExceeded, Reason::DeadlineExceeded, None, |_| {})
 }
 
+/// The vault is stopping: what has no answer was not begun.
+pub fn stopping() -> Status {
+    made(Code::Unavailable, Reason::Unavailable, None, |_| {})
+}
+
 /// One item's failure, for its place in the results.
 pub fn of_item(failure: ItemFailure) -> tonic_types::Status {
     let (code, reason) = match failure {
@@ -96,9 +101,20 @@ pub fn sanitize(headers: &mut HeaderMap) {
         return;
     }
     let Some(code) = headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes())) else { return };
-    let status = match code {
+    let Some(status) = of_transport(code) else { return };
+    for name in ["grpc-status", "grpc-message", "grpc-status-details-bin"] {
+        headers.remove(name);
+    }
+    // Encoding a status of constants does not fail; if it did, a status without details is left by the transport.
+    let _ = status.add_header(headers);
+    headers.remove(MARK);
+}
+
+/// What stands for a code that the transport chose. `None` for one that means what it says.
+pub fn of_transport(code: Code) -> Option<Status> {
+    Some(match code {
         // Our own handlers mark theirs, and health and reflection mean what they say.
-        Code::Ok | Code::NotFound => return,
+        Code::Ok | Code::NotFound => return None,
         // A compressed message: none is taken.
         Code::Unimplemented => made(Code::Unimplemented, Reason::NotImplemented, None, |_| {}),
         Code::Internal | Code::OutOfRange | Code::InvalidArgument => {
@@ -110,13 +126,13 @@ pub fn sanitize(headers: &mut HeaderMap) {
         }),
         Code::Unavailable => made(Code::Unavailable, Reason::Unavailable, None, |_| {}),
         _ => internal(),
-    };
-    for name in ["grpc-status", "grpc-message", "grpc-status-details-bin"] {
-        headers.remove(name);
-    }
-    // Encoding a status of constants does not fail; if it did, a status without details is left by the transport.
-    let _ = status.add_header(headers);
-    headers.remove(MARK);
+    })
+}
+
+/// A status for a stream's trailers, where [`sanitize`] does not come.
+pub fn unmarked(mut status: Status) -> Status {
+    status.metadata_mut().remove(MARK);
+    status
 }
 
 /// Names the items, as many as fit into the headers that a status travels in.
@@ -171,6 +187,14 @@ mod tests {
         assert!(headers.get(MARK).is_some());
         sanitize(&mut headers);
         assert_eq!(headers["grpc-status"], "13");
+        assert!(headers.get(MARK).is_none());
+    }
+
+    #[test]
+    fn what_ends_a_stream_carries_no_mark() {
+        let mut headers = HeaderMap::new();
+        unmarked(of(Failure::Overloaded)).add_header(&mut headers).unwrap();
+        assert_eq!(headers["grpc-status"], "8");
         assert!(headers.get(MARK).is_none());
     }
 

@@ -1,37 +1,40 @@
 //! `cloakroom.v1.TokenService`.
 
-use super::methods;
+use super::methods::{self, Counters, Method};
+use super::stream::{Answers, Batches, Surroundings};
 use super::{call_of, convert, finish, status};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::event::Reveal;
 use crate::proto::v1;
 use crate::secret::{Secret, SecretBytes};
 use crate::vault::{
-    DetokenizeRequest, InspectRequest, IssuedToken, ItemFailure, RenewRequest, RevokeRequest, TokenInfo, TokenState,
-    TokenizeItem, TokenizeRequest, Vault,
+    Call, DetokenizeRequest, InspectRequest, IssuedToken, ItemFailure, RenewRequest, RevokeRequest, TokenInfo,
+    TokenState, TokenizeItem, TokenizeRequest, Vault,
 };
-use std::pin::Pin;
 use std::sync::Arc;
-use tokio_stream::Stream;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The service, over a vault.
 #[derive(Clone)]
 pub struct TokenDoor {
     vault: Arc<Vault>,
+    surroundings: Surroundings,
+    stream_tokenize: Counters,
+    stream_detokenize: Counters,
 }
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl TokenDoor {
-    /// A door to `vault`.
-    pub fn new(vault: Arc<Vault>) -> Self {
-        Self { vault }
+    /// A door to `vault`. Its streams ask `clock` whether certificates are still valid, and end once `stopped` says so.
+    pub fn new(vault: Arc<Vault>, clock: Arc<dyn Clock>, stopped: watch::Receiver<bool>) -> Self {
+        Self {
+            surroundings: Surroundings { vault: Arc::clone(&vault), clock, stopped },
+            vault,
+            stream_tokenize: Counters::of(&methods::STREAM_TOKENIZE),
+            stream_detokenize: Counters::of(&methods::STREAM_DETOKENIZE),
+        }
     }
 }
-
-/// What a stream's method is called where an option that does not exist yet would be.
-const METHOD: &str = "method";
 
 #[tonic::async_trait]
 impl v1::token_service_server::TokenService for TokenDoor {
@@ -40,17 +43,8 @@ impl v1::token_service_server::TokenService for TokenDoor {
 
     async fn tokenize(&self, request: Request<v1::TokenizeRequest>) -> Result<Response<v1::TokenizeResponse>, Status> {
         let call = call_of(&request)?;
-        let request = tokenize_request(request.into_inner());
-        let vault = Arc::clone(&self.vault);
-        let work = {
-            let call = call.clone();
-            async move { vault.tokenize(&call, request).await }
-        };
-        let done = finish(Arc::clone(&self.vault), call, &methods::TOKENIZE, Box::pin(work)).await?;
-        Ok(Response::new(v1::TokenizeResponse {
-            results: done.results.into_iter().map(tokenize_result).collect(),
-            receipt: Some(convert::receipt(&done.receipt)),
-        }))
+        let request = request.into_inner();
+        tokenize(Arc::clone(&self.vault), call, &methods::TOKENIZE, request).await.map(Response::new)
     }
 
     async fn detokenize(
@@ -58,17 +52,8 @@ impl v1::token_service_server::TokenService for TokenDoor {
         request: Request<v1::DetokenizeRequest>,
     ) -> Result<Response<v1::DetokenizeResponse>, Status> {
         let call = call_of(&request)?;
-        let request = detokenize_request(request.into_inner());
-        let vault = Arc::clone(&self.vault);
-        let work = {
-            let call = call.clone();
-            async move { vault.detokenize(&call, request).await }
-        };
-        let done = finish(Arc::clone(&self.vault), call, &methods::DETOKENIZE, Box::pin(work)).await?;
-        Ok(Response::new(v1::DetokenizeResponse {
-            results: done.results.into_iter().map(detokenize_result).collect(),
-            receipt: Some(convert::receipt(&done.receipt)),
-        }))
+        let request = request.into_inner();
+        detokenize(Arc::clone(&self.vault), call, &methods::DETOKENIZE, request).await.map(Response::new)
     }
 
     async fn inspect_tokens(
@@ -156,34 +141,68 @@ impl v1::token_service_server::TokenService for TokenDoor {
         &self,
         request: Request<Streaming<v1::StreamTokenizeRequest>>,
     ) -> Result<Response<Self::StreamTokenizeStream>, Status> {
-        let call = call_of(&request)?;
-        // The first batch says which scope is meant: without it there is nothing to decide on.
-        let first = request.into_inner().message().await?.and_then(|first| first.batch).unwrap_or_default();
-        let request = TokenizeRequest { unsupported: Some(METHOD), ..tokenize_request(first) };
+        let (call, surroundings) = (call_of(&request)?, self.surroundings.clone());
+        let (method, counters) = (&methods::STREAM_TOKENIZE, self.stream_tokenize.clone());
         let vault = Arc::clone(&self.vault);
-        let work = {
-            let call = call.clone();
-            async move { vault.tokenize(&call, request).await }
+        let each = move |call, message: v1::StreamTokenizeRequest| {
+            // Without a batch there is no scope to decide on: it is refused as one that names none.
+            let done = tokenize(Arc::clone(&vault), call, method, message.batch.unwrap_or_default());
+            async move { Ok(v1::StreamTokenizeResponse { batch: Some(done.await?) }) }
         };
-        finish(Arc::clone(&self.vault), call, &methods::STREAM_TOKENIZE, Box::pin(work)).await?;
-        Err(status::internal())
+        Ok(Response::new(Batches { surroundings, call, method, counters }.answer(request.into_inner(), each)))
     }
 
     async fn stream_detokenize(
         &self,
         request: Request<Streaming<v1::StreamDetokenizeRequest>>,
     ) -> Result<Response<Self::StreamDetokenizeStream>, Status> {
-        let call = call_of(&request)?;
-        let first = request.into_inner().message().await?.and_then(|first| first.batch).unwrap_or_default();
-        let request = DetokenizeRequest { unsupported: Some(METHOD), ..detokenize_request(first) };
+        let (call, surroundings) = (call_of(&request)?, self.surroundings.clone());
+        let (method, counters) = (&methods::STREAM_DETOKENIZE, self.stream_detokenize.clone());
         let vault = Arc::clone(&self.vault);
-        let work = {
-            let call = call.clone();
-            async move { vault.detokenize(&call, request).await }
+        let each = move |call, message: v1::StreamDetokenizeRequest| {
+            let done = detokenize(Arc::clone(&vault), call, method, message.batch.unwrap_or_default());
+            async move { Ok(v1::StreamDetokenizeResponse { batch: Some(done.await?) }) }
         };
-        finish(Arc::clone(&self.vault), call, &methods::STREAM_DETOKENIZE, Box::pin(work)).await?;
-        Err(status::internal())
+        Ok(Response::new(Batches { surroundings, call, method, counters }.answer(request.into_inner(), each)))
     }
+}
+
+// === what single calls and batches of a stream have in common ===
+
+pub(super) async fn tokenize(
+    vault: Arc<Vault>,
+    call: Call,
+    method: &'static Method,
+    request: v1::TokenizeRequest,
+) -> Result<v1::TokenizeResponse, Status> {
+    let request = tokenize_request(request);
+    let work = {
+        let (vault, call) = (Arc::clone(&vault), call.clone());
+        async move { vault.tokenize(&call, request).await }
+    };
+    let done = finish(vault, call, method, Box::pin(work)).await?;
+    Ok(v1::TokenizeResponse {
+        results: done.results.into_iter().map(tokenize_result).collect(),
+        receipt: Some(convert::receipt(&done.receipt)),
+    })
+}
+
+async fn detokenize(
+    vault: Arc<Vault>,
+    call: Call,
+    method: &'static Method,
+    request: v1::DetokenizeRequest,
+) -> Result<v1::DetokenizeResponse, Status> {
+    let request = detokenize_request(request);
+    let work = {
+        let (vault, call) = (Arc::clone(&vault), call.clone());
+        async move { vault.detokenize(&call, request).await }
+    };
+    let done = finish(vault, call, method, Box::pin(work)).await?;
+    Ok(v1::DetokenizeResponse {
+        results: done.results.into_iter().map(detokenize_result).collect(),
+        receipt: Some(convert::receipt(&done.receipt)),
+    })
 }
 
 // === to the domain ===

@@ -517,7 +517,7 @@ class Client:
             what = f"InspectTokens PERMISSION_DENIED: {role} in {scope}"
             self.denied(what, call, caller, self.e.ACTION_INSPECT, scope=scope, requested=1)
 
-    # === Revoke, Renew, streams ===
+    # === Revoke, Renew ===
 
     def revokes(self):
         gateway, payments, operator = self.new("gateway"), self.new("payments"), self.new("operator")
@@ -651,24 +651,8 @@ class Client:
     def unbuilt(self):
         """What this version does not have answers UNIMPLEMENTED to whom policy lets through, and has an event."""
         t, a = self.t, self.a
-        batches = t.StreamTokenizeRequest(batch=t.TokenizeRequest(scope="pan", items=[self.item()]))
-        exchanges = t.StreamDetokenizeRequest(
-            batch=t.DetokenizeRequest(scope="pan", tokens=[foreign_token("pan")], purpose="refund")
-        )
-        tokenize, query = self.e.ACTION_TOKENIZE, self.e.ACTION_QUERY_AUDIT
+        query = self.e.ACTION_QUERY_AUDIT
         for name, permitted, action, call in [
-            (
-                "StreamTokenize",
-                "gateway",
-                tokenize,
-                lambda c: list(c.tokens.StreamTokenize(iter([batches]), timeout=PATIENCE)),
-            ),
-            (
-                "StreamDetokenize",
-                "tester",
-                self.e.ACTION_DETOKENIZE,
-                lambda c: list(c.tokens.StreamDetokenize(iter([self.in_extra(exchanges)]), timeout=PATIENCE)),
-            ),
             (
                 "TailEvents",
                 "auditor",
@@ -701,11 +685,97 @@ class Client:
             caller = self.new("stranger")
             self.denied(f"{name} PERMISSION_DENIED", lambda: call(caller), caller, action)
 
-    def in_extra(self, exchanges):
-        moved = type(exchanges)()
-        moved.CopyFrom(exchanges)
-        moved.batch.scope = "foreign/extra"
-        return moved
+    # === Streams and formats ===
+
+    def stream(self, rpc, message, batches):
+        """The answers of a stream up to its end, and the error that ended it, if one did."""
+        answers = []
+        try:
+            for answer in rpc(iter([message(batch=batch) for batch in batches]), timeout=PATIENCE):
+                answers.append(answer.batch)
+        except grpc.RpcError as error:
+            return answers, error
+        return answers, None
+
+    def streams(self):
+        """Batch after batch, answered in order; each has an event of its own; one that fails ends the stream."""
+        t = self.t
+        values = [[b"%d of %d" % (place, batch) for place in range(batch % 7 + 1)] for batch in range(50)]
+
+        def tokenize(caller, *requests):
+            return self.stream(caller.tokens.StreamTokenize, t.StreamTokenizeRequest, requests)
+
+        def detokenize(caller, *requests):
+            return self.stream(caller.tokens.StreamDetokenize, t.StreamDetokenizeRequest, requests)
+
+        def batch(scope, batch_of):
+            return t.TokenizeRequest(scope=scope, items=[self.item(value) for value in batch_of])
+
+        def exchange(scope, tokens):
+            return t.DetokenizeRequest(scope=scope, tokens=tokens, purpose="refund")
+
+        gateway, payments = self.new("gateway"), self.new("payments")
+        answers, error = tokenize(gateway, *(batch("pan", batch_of) for batch_of in values))
+        tokens = [[result.issued.token for result in answer.results] for answer in answers]
+        self.is_("StreamTokenize OK: fifty batches", (error, len(answers)), (None, 50))
+        self.streamed("StreamTokenize", gateway, self.e.ACTION_TOKENIZE, answers)
+        answers, error = detokenize(payments, *(exchange("pan", batch_of) for batch_of in tokens))
+        found = [[result.value for result in answer.results] for answer in answers]
+        self.is_("StreamDetokenize OK: fifty batches, in order", (error, found), (None, values))
+        self.streamed("StreamDetokenize", payments, self.e.ACTION_DETOKENIZE, answers)
+        self.is_("StreamTokenize OK: no batch", tokenize(self.new("gateway")), ([], None))
+
+        first = tokens[0]
+        invalid, denied = Code.INVALID_ARGUMENT, Code.PERMISSION_DENIED
+        in_good, out_good = batch("pan", [b"1"]), exchange("pan", first)
+        for name, role, run, good, bad, code, reason, fields in [
+            ("Tokenize", "gateway", tokenize, in_good, batch("pan", []), invalid, "BATCH_EMPTY", ["items"]),
+            ("Tokenize", "gateway", tokenize, in_good, None, invalid, "SCOPE_MALFORMED", ["scope"]),
+            ("Tokenize", "gateway", tokenize, in_good, batch("no", [b"1"]), denied, "POLICY_DENIED", None),
+            ("Tokenize", "stranger", tokenize, None, in_good, denied, "POLICY_DENIED", None),
+            ("Detokenize", "payments", detokenize, out_good, exchange("pan", []), invalid, "BATCH_EMPTY", ["tokens"]),
+            ("Detokenize", "payments", detokenize, out_good, exchange("ssn", first), denied, "POLICY_DENIED", None),
+            ("Detokenize", "stranger", detokenize, None, out_good, denied, "POLICY_DENIED", None),
+        ]:
+            caller, before = self.new(role), [good] * 2 if good else []
+            answers, error = run(caller, *before, bad, *before)
+            what = f"Stream{name} {code.name}: {reason} of {role}, behind {len(before)}"
+            self.is_(f"{what}: those before are answered", len(answers), len(before))
+
+            def again(error=error):
+                raise error
+
+            action = self.e.ACTION_TOKENIZE if name == "Tokenize" else self.e.ACTION_DETOKENIZE
+            if error is None:
+                self.checks.check(what, False, "the stream did not end there")
+            else:
+                self.refused(what, again, code, reason, fields, caller, action)
+            self.is_(f"{what}: those behind are not begun", len(self.events(caller=caller.id).events), len(before) + 1)
+
+    def streamed(self, what, caller, action, answers):
+        """Each batch has its event, and the receipts name them in order."""
+        events = self.events(caller=caller.id, action=action, page_size=1000).events
+        found = [(event.sequence, event.requested, event.succeeded) for event in events]
+        expected = [(answer.receipt.sequence, len(answer.results), len(answer.results)) for answer in answers]
+        self.is_(f"{what} OK: an event for each batch", found, expected)
+
+    def uuids(self):
+        """A scope of the format `uuid`."""
+        tester = self.new("tester")
+        values = [b"one", b"two", b"three"]
+        issued = [result.issued for result in self.tokenize(tester, "foreign/uuid", *values).results]
+        parsed = [uuid.UUID(one.token) for one in issued]
+        versions = [(one.version, one.variant) for one in parsed]
+        self.is_("Tokenize OK: UUIDs of version 4", versions, [(4, uuid.RFC_4122)] * 3)
+        self.is_("Tokenize OK: as they are written", [str(one) for one in parsed], [one.token for one in issued])
+        self.is_("Tokenize OK: their handles have no second", {one.handle[:8] for one in issued}, {"00000000"})
+        answer = self.detokenize(tester, "foreign/uuid", *(one.token.upper() for one in issued))
+        self.is_("Detokenize OK: UUIDs, in upper case", [result.value for result in answer.results], values)
+        wrong = [str(uuid.uuid4()), str(uuid.uuid1()), parsed[0].hex, parsed[0].urn, foreign_token("pan")]
+        errors = [item_error(result) for result in self.detokenize(tester, "foreign/uuid", *wrong).results]
+        self.is_("Detokenize NOT_FOUND of an item: unknown UUID", errors[0], NOT_FOUND)
+        malformed = [invalid_item("TOKEN_MALFORMED")] * 4
+        self.is_("Detokenize INVALID_ARGUMENT of an item: not such a UUID", errors[1:], malformed)
 
     # === QueryEvents ===
 
@@ -1077,6 +1147,8 @@ SECTIONS = (
     Client.repeats,
     Client.edges,
     Client.unbuilt,
+    Client.streams,
+    Client.uuids,
     Client.queries,
     Client.summaries,
     Client.health,

@@ -96,6 +96,7 @@ def store_records(checks, vault, process):
     while not 16 <= client.tokenize(gateway, "pan", b"1").receipt.sequence % 256 <= 128:
         pass
     records["ssn"] = client.tokenize(gateway, "ssn", b"123-45-6789").results[0].issued
+    records["uuid"] = client.tokenize(client.new("tester"), "foreign/uuid", b"under a UUID").results[0].issued
     return {name: (record.token, record.handle) for name, record in records.items()}
 
 
@@ -123,6 +124,11 @@ def foreign_record(checks, vault, records, opener, directory):
         (revoked.get("state"), revoked.get("record_version")) == ("revoked", 2),
         str(revoked),
     )
+    uuid, handle = records["uuid"]
+    expected = {"sha256": hashlib.sha256(b"under a UUID").hexdigest(), "handle": handle, "state": "active"}
+    for text in (uuid, uuid.upper()):
+        found = facts(opener("open", vault.path, "--scope", "foreign/uuid", token=text))
+        checks.check("a stored record opens: its token a UUID", expected.items() <= found.items(), str(found))
     file = directory / "value"
     opener("open", vault.path, "--scope", "pan", "--value-to", file, token=records["not text"][0])
     checks.check("a stored record opens: into a file", file.exists() and file.read_bytes() == VALUES["not text"])

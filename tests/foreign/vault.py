@@ -159,6 +159,9 @@ mask = { keep_last = 4 }
 format = "opaque"
 prefix = "quiet"
 purpose_required = false
+
+[scopes."foreign/uuid"]
+format = "uuid"
 """
 
 

@@ -23,4 +23,5 @@ mod promises;
 mod purge;
 mod races;
 mod strace;
+mod streams;
 mod tokens;

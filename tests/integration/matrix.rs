@@ -133,9 +133,9 @@ fn table() -> Vec<Row> {
         row(Inspect,              NONE,    Nothing, &[],                 [No,           No,           No,       No]),
         row(Renew,                "pan",   Nothing, &[Done, Bad],        [No,           No,           No,       Yes(CARE)]),
         row(Revoke,               "ssn",   Nothing, &[Done, Bad, Done],  [No,           No,           No,       Yes(CARE)]),
-        row(StreamTokenize,       "pan",   Nothing, &[],                 [Not(PAN_IN),  No,           No,       No]),
-        row(StreamDetokenize("x"), "pan",   Full,    &[],                 [No,           Not(PAN_OUT), No,       No]),
-        row(StreamDetokenize("x"), "ssn",   InPart,  &[],                 [No,           Not(SSN_OUT), No,       No]),
+        row(StreamTokenize,       "pan",   Nothing, &[Issued, Refused],  [Yes(PAN_IN),  No,           No,       No]),
+        row(StreamDetokenize("x"), "pan",   Full,    &[Released, Bad],    [No,           Yes(PAN_OUT), No,       No]),
+        row(StreamDetokenize("x"), "ssn",   InPart,  &[Masked, Bad],      [No,           Yes(SSN_OUT), No,       No]),
         log(QueryEvents,                                                 [No,           No,           Yes(LOG), No]),
         log(Ask::TailEvents,                                             [No,           No,           Not(LOG), No]),
         log(Ask::GetCheckpoint,                                          [No,           No,           Not(LOG), No]),
@@ -192,6 +192,12 @@ struct Answer {
     issued: Vec<Vec<u8>>,
     /// Events on the page.
     found: u32,
+}
+
+impl Answer {
+    fn of_tokenize(answer: v1::TokenizeResponse) -> Self {
+        Self { issued: answer.results.iter().map(handle).collect(), receipt: answer.receipt, found: 0 }
+    }
 }
 
 impl Ask {
@@ -460,7 +466,7 @@ impl<'h> Stage<'h> {
             _ => 2,
         };
         let handles = match (row.ask, cell) {
-            (Tokenize, Yes(_)) => answer.issued.clone(),
+            (Tokenize | StreamTokenize, Yes(_)) => answer.issued.clone(),
             (QueryEvents, Yes(_)) => vec![hex::decode(&self.prepared.issued["pan"][0].handle).unwrap()],
             (_, Yes(_) | No) => self.prepared.named(row),
             _ => vec![],
@@ -645,8 +651,7 @@ impl Ask {
         let none = Answer::default;
         match self {
             Self::Tokenize => {
-                let answer = tokens.tokenize(traced(trace, tokenize(scope))).await?.into_inner();
-                Ok(Answer { receipt: answer.receipt, issued: answer.results.iter().map(handle).collect(), found: 0 })
+                Ok(Answer::of_tokenize(tokens.tokenize(traced(trace, tokenize(scope))).await?.into_inner()))
             }
             Self::Detokenize(purpose) => {
                 let request = detokenize(row, purpose, prepared);
@@ -673,12 +678,14 @@ impl Ask {
             }
             Self::StreamTokenize => {
                 let batches = tokio_stream::iter([v1::StreamTokenizeRequest { batch: Some(tokenize(scope)) }]);
-                first(tokens.stream_tokenize(traced(trace, batches)).await).await
+                let answer = only(tokens.stream_tokenize(traced(trace, batches)).await).await?;
+                Ok(Answer::of_tokenize(answer.batch.unwrap()))
             }
             Self::StreamDetokenize(purpose) => {
                 let batch = Some(detokenize(row, purpose, prepared));
                 let batches = tokio_stream::iter([v1::StreamDetokenizeRequest { batch }]);
-                first(tokens.stream_detokenize(traced(trace, batches)).await).await
+                let answer = only(tokens.stream_detokenize(traced(trace, batches)).await).await?;
+                Ok(Answer { receipt: answer.batch.unwrap().receipt, ..none() })
             }
             Self::QueryEvents => {
                 let handle = prepared.issued["pan"][0].handle.clone();
@@ -750,7 +757,17 @@ fn handle(result: &v1::TokenizeResult) -> Vec<u8> {
     }
 }
 
-/// A stream's first message.
+/// A stream's one message, behind which it ends.
+async fn only<T>(answer: Result<Response<tonic::Streaming<T>>, Status>) -> Result<T, Status> {
+    let mut answers = answer?.into_inner();
+    let first = answers.message().await?;
+    match (first, answers.message().await?) {
+        (Some(message), None) => Ok(message),
+        _ => Err(Status::new(Code::DataLoss, "the stream has not exactly one message")),
+    }
+}
+
+/// That a stream has a first message.
 async fn first<T>(answer: Result<Response<tonic::Streaming<T>>, Status>) -> Result<Answer, Status> {
     match answer?.into_inner().message().await? {
         Some(_) => Ok(Answer::default()),

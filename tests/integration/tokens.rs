@@ -757,3 +757,69 @@ async fn what_is_no_message_gets_a_constant_answer() {
     assert!(!log.contains("4111111111111111"), "{log}");
     println!("malformed: 6 undecodable, 2 too large, 7 unknown methods; {before} events before");
 }
+
+// === formats ===
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_uuid_scope_issues_uuids_and_takes_nothing_else() {
+    let scope = |name: &str| format!("[scopes.{name}]\nformat = \"uuid\"\n");
+    let bench = Bench::with(|home| home.append("cloakroom.toml", &format!("{}{}", scope("id"), scope("id2")))).await;
+    let values: Vec<Vec<u8>> = (0..50_u8).map(|number| vec![number; 20]).collect();
+    let issued: Vec<_> = bench.tokenize("id", values.iter().map(|value| item(value)).collect()).await;
+    let issued: Vec<_> = issued.into_iter().map(|result| result.unwrap()).collect();
+    let tokens = texts(&issued);
+    for token in &issued {
+        let text = token.token.as_bytes();
+        let hyphens: Vec<usize> = (0..text.len()).filter(|&place| text[place] == b'-').collect();
+        assert_eq!((text.len(), &hyphens[..]), (36, &[8, 13, 18, 23][..]));
+        assert!(text.iter().all(|byte| matches!(byte, b'-' | b'0'..=b'9' | b'a'..=b'f')), "{}", token.handle);
+        assert_eq!(text[14], b'4');
+        assert!(b"89ab".contains(&text[19]), "{}", token.handle);
+        assert!(token.handle.starts_with("00000000"), "there is no room for the second of issue");
+    }
+    let distinct: std::collections::BTreeSet<_> = issued.iter().map(|token| &token.handle).collect();
+    assert_eq!(distinct.len(), 50);
+    // Case is no part of a UUID.
+    let loud: Vec<String> = tokens.iter().map(|token| token.to_uppercase()).collect();
+    for tokens in [&tokens, &loud] {
+        let found: Vec<_> = bench.detokenize("id", tokens).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(found, values);
+    }
+    // Another digit is another token; another form is none; another scope's does not exist.
+    let digit = if tokens[0].ends_with('0') { "1" } else { "0" };
+    let other = format!("{}{digit}", &tokens[0][..35]);
+    let opaque = texts(&bench.tester.tokenize("pan", &[b"4111111111111111"]).await).remove(0);
+    let malformed = [tokens[0].replace('-', ""), format!("{{{}}}", tokens[0]), opaque];
+    let asked = [vec![other], malformed.to_vec()].concat();
+    let failed: Vec<_> = bench.detokenize("id", &asked).await.into_iter().map(|result| result.unwrap_err()).collect();
+    let reasons: Vec<_> = failed.iter().map(|error| (error.code, error.reason.as_str())).collect();
+    let no_token = (Code::InvalidArgument, "TOKEN_MALFORMED");
+    assert_eq!(reasons, [(Code::NotFound, "TOKEN_NOT_FOUND"), no_token, no_token, no_token]);
+    let failed = bench.detokenize("id2", &tokens[..1]).await.remove(0).unwrap_err();
+    assert_eq!(failed.reason, "TOKEN_NOT_FOUND");
+    // Its whole story is found by the token, and each handle has index rows of its own.
+    let filter = v1::AuditFilter { scope: "id".to_owned(), token: loud[7].clone(), ..Default::default() };
+    let actions: Vec<_> = bench.tester.events(filter).await.iter().map(v1::AuditEvent::action).collect();
+    assert_eq!(actions, [Action::Tokenize, Action::Detokenize, Action::Detokenize]);
+    let request = v1::RevokeTokensRequest {
+        scope: "id".to_owned(),
+        tokens: loud[..1].to_vec(),
+        handles: vec![issued[1].handle.clone()],
+        ..Default::default()
+    };
+    let answer = bench.tester.tokens().revoke_tokens(request).await.unwrap().into_inner();
+    assert!(answer.results.into_iter().all(|result| revoke_time(result).is_ok()));
+    let found: Vec<_> = bench.detokenize("id", &tokens[..3]).await.iter().map(Result::is_ok).collect();
+    assert_eq!(found, [false, false, true]);
+    bench.server.stop();
+}
+
+#[test]
+fn a_uuid_scope_with_a_prefix_is_refused_with_its_line() {
+    let home = Home::init();
+    home.append("cloakroom.toml", "[scopes.id]\nformat = \"uuid\"\nprefix = \"id\"\n");
+    let line = home.read("cloakroom.toml").lines().count();
+    let log = Server::launch(&home, home.serve_command()).err().expect("it must not start");
+    let mistake = format!("cloakroom.toml:{line}: scopes.id.prefix: stands with `format = \"uuid\"`");
+    assert!(log.contains(&mistake), "{log}");
+}

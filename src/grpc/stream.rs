@@ -1,0 +1,312 @@
+//! Streams of batches: each message is a call of its own, with its own decision, event and receipt, answered in order.
+//!
+//! Of one stream at most three batches are taken in and not yet read by its caller: an answer that the transport is
+//! sending, the one that it has ready behind it, and one that waits for the transport or is still in work. The next
+//! message is read only when there is room for its answer; until then it stays where HTTP/2's window stops the sender.
+//! So a slow reader costs a bounded amount of memory, however much is sent.
+//!
+//! A stream runs in a task of its own. If its batches were run as their answers are asked for, a reader that stops
+//! reading would stop an operation half-way, with the tokens that it holds a turn on.
+
+use super::methods::{Counters, Method};
+use super::{guard, status};
+use crate::clock::Clock;
+use crate::vault::{Call, Vault};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Code, Status};
+
+/// Answers that wait for the transport to take them.
+const ANSWERS_WAITING: usize = 1;
+
+/// What every stream looks at between its batches.
+#[derive(Clone)]
+pub(super) struct Surroundings {
+    pub vault: Arc<Vault>,
+    /// Says whether a certificate is still valid: a stream may outlive it.
+    pub clock: Arc<dyn Clock>,
+    /// True once the vault is stopping. Its sender is the process's assembly; if that is gone, so is the process.
+    pub stopped: watch::Receiver<bool>,
+}
+
+/// One stream's side of the vault.
+pub(super) struct Batches {
+    pub surroundings: Surroundings,
+    pub call: Call,
+    pub method: &'static Method,
+    pub counters: Counters,
+}
+
+/// Answers in the order of their batches and then, if it was not the caller who ended the stream, why it ended.
+pub struct Answers<T> {
+    taken: mpsc::Receiver<T>,
+    end: Option<oneshot::Receiver<Result<(), Status>>>,
+}
+
+impl Batches {
+    /// Answers `messages` one after the other with what `each` makes of them, until one fails.
+    pub fn answer<Q, A, F>(
+        self,
+        messages: impl Stream<Item = Result<Q, Status>> + Send + Unpin + 'static,
+        each: impl Fn(Call, Q) -> F + Send + 'static,
+    ) -> Answers<A>
+    where
+        Q: Send + 'static,
+        A: Send + 'static,
+        F: Future<Output = Result<A, Status>> + Send,
+    {
+        let (answers, taken) = mpsc::channel(ANSWERS_WAITING);
+        let (end, ended) = oneshot::channel();
+        tokio::spawn(async move {
+            let ended = self.run(messages, answers, each).await.map_err(status::unmarked);
+            // Nobody is told if the caller has gone.
+            let _ = end.send(ended);
+        });
+        Answers { taken, end: Some(ended) }
+    }
+
+    async fn run<Q, A, F>(
+        mut self,
+        mut messages: impl Stream<Item = Result<Q, Status>> + Send + Unpin,
+        answers: mpsc::Sender<A>,
+        each: impl Fn(Call, Q) -> F + Send,
+    ) -> Result<(), Status>
+    where
+        F: Future<Output = Result<A, Status>> + Send,
+    {
+        loop {
+            // Room for the answer comes first: see above. An error means that the caller has gone.
+            let Ok(room) = self.meanwhile(answers.reserve()).await? else { return Ok(()) };
+            let message = match self.meanwhile(messages.next()).await? {
+                Some(Ok(message)) => message,
+                None => return Ok(()),
+                Some(Err(status)) => return self.unreadable(&status),
+            };
+            self.check_certificate()?;
+            let outcome = in_time(self.call.deadline, each(self.call.clone(), message)).await;
+            self.counters.count(outcome.as_ref().map_or_else(Status::code, |_| Code::Ok));
+            room.send(outcome?);
+        }
+    }
+
+    /// Waits for `event`, but no longer than the stream may last. A vault that is stopping comes before the next batch, and
+    /// a batch that is there before the deadline: it then has an event that says that it was late.
+    async fn meanwhile<T>(&mut self, event: impl Future<Output = T>) -> Result<T, Status> {
+        let ended = tokio::select! {
+            biased;
+            () = stopping(&mut self.surroundings.stopped) => status::stopping(),
+            event = event => return Ok(event),
+            () = past(self.call.deadline) => status::deadline_exceeded(),
+        };
+        self.counters.count(ended.code());
+        Err(ended)
+    }
+
+    fn check_certificate(&self) -> Result<(), Status> {
+        let Surroundings { vault, clock, .. } = &self.surroundings;
+        guard::check_certificate(vault, &**clock, &self.call.caller, self.method.action)
+    }
+
+    /// A message that can't be read: too long, compressed, not protobuf. Or its caller went away in the middle of it; then
+    /// there is nothing to tell, and nobody.
+    fn unreadable(&self, status: &Status) -> Result<(), Status> {
+        if matches!(status.code(), Code::Cancelled | Code::Unknown | Code::Unavailable) {
+            return Ok(());
+        }
+        let status = status::of_transport(status.code()).unwrap_or_else(status::internal);
+        self.counters.count(status.code());
+        Err(status)
+    }
+}
+
+/// The outcome of a batch, or DEADLINE_EXCEEDED once nobody waits any more. What it does goes on in its own task.
+async fn in_time<A>(deadline: Option<Instant>, work: impl Future<Output = Result<A, Status>>) -> Result<A, Status> {
+    let Some(deadline) = deadline else { return work.await };
+    tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| Err(status::deadline_exceeded()))
+}
+
+async fn past(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn stopping(stopped: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is the same news.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+impl<T> Stream for Answers<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(answer) = ready!(self.taken.poll_recv(context)) {
+            return Poll::Ready(Some(Ok(answer)));
+        }
+        let Some(end) = self.end.as_mut() else { return Poll::Ready(None) };
+        let ended = ready!(Pin::new(end).poll(context));
+        self.end = None;
+        // A task that ended without a word has panicked: that must not look like the natural end of the stream.
+        Poll::Ready(ended.unwrap_or_else(|_| Err(status::unmarked(status::internal()))).err().map(Err))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{FakeClock, Timestamp};
+    use crate::grpc::methods;
+    use crate::proto::v1;
+    use crate::vault::fixture::Fixture;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio_stream::wrappers::ReceiverStream;
+
+    /// A stream of a vault's whose batches are numbers, and answered with the same ones.
+    struct Numbers {
+        fixture: Fixture,
+        clock: Arc<FakeClock>,
+        stop: watch::Sender<bool>,
+        messages: mpsc::Sender<Result<usize, Status>>,
+        answers: Answers<usize>,
+        /// How many were begun.
+        begun: Arc<AtomicUsize>,
+    }
+
+    fn batches(fixture: &Fixture, clock: &Arc<FakeClock>, stopped: watch::Receiver<bool>) -> Batches {
+        let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
+        let method = &methods::STREAM_TOKENIZE;
+        Batches {
+            surroundings: Surroundings { vault: Arc::clone(&fixture.vault), clock, stopped },
+            call: fixture.client("gateway").call,
+            method,
+            counters: Counters::of(method),
+        }
+    }
+
+    impl Numbers {
+        async fn of(count: usize) -> Self {
+            let (fixture, clock) = (Fixture::new(), FakeClock::at(Timestamp::from_millis(0)));
+            let (stop, stopped) = watch::channel(false);
+            let (messages, sent) = mpsc::channel(100);
+            for number in 0..count {
+                messages.send(Ok(number)).await.unwrap();
+            }
+            let begun = Arc::<AtomicUsize>::default();
+            let counter = Arc::clone(&begun);
+            let each = move |_, number| {
+                counter.fetch_add(1, Ordering::SeqCst);
+                async move { Ok(number) }
+            };
+            let answers = batches(&fixture, &clock, stopped).answer(ReceiverStream::new(sent), each);
+            Self { fixture, clock, stop, messages, answers, begun }
+        }
+
+        /// Lets everything run that can.
+        async fn settle(&self) -> usize {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            self.begun.load(Ordering::SeqCst)
+        }
+
+        async fn next(&mut self) -> Option<Result<usize, Code>> {
+            self.answers.next().await.map(|answer| answer.map_err(|status| status.code()))
+        }
+    }
+
+    #[tokio::test]
+    async fn no_batch_is_begun_before_there_is_room_for_its_answer() {
+        let mut numbers = Numbers::of(50).await;
+        for number in 0..50 {
+            assert_eq!(numbers.settle().await, number + 1);
+            assert_eq!(numbers.next().await, Some(Ok(number)));
+        }
+        drop(numbers.messages);
+        assert!(numbers.answers.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_it_before_the_next_batch() {
+        let mut numbers = Numbers::of(3).await;
+        assert_eq!(numbers.next().await, Some(Ok(0)));
+        assert_eq!(numbers.settle().await, 2);
+        numbers.stop.send(true).unwrap();
+        // What was begun is answered.
+        assert_eq!(numbers.next().await, Some(Ok(1)));
+        assert_eq!(numbers.next().await, Some(Err(Code::Unavailable)));
+        assert_eq!(numbers.next().await, None);
+        assert_eq!(numbers.settle().await, 2);
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_ends_meanwhile_ends_it_and_is_counted() {
+        let mut numbers = Numbers::of(1).await;
+        assert_eq!(numbers.next().await, Some(Ok(0)));
+        let not_after = numbers.fixture.client("gateway").call.caller.not_after;
+        numbers.clock.set_wall(not_after);
+        assert_eq!(numbers.settle().await, 1);
+        numbers.messages.send(Ok(1)).await.unwrap();
+        assert_eq!(numbers.next().await, Some(Err(Code::Unauthenticated)));
+        assert_eq!(numbers.settle().await, 1);
+        assert_eq!(numbers.fixture.vault.record_refusals().await.unwrap(), 1);
+        assert_eq!(numbers.fixture.last_event().reason, "CERTIFICATE_EXPIRED");
+    }
+
+    #[tokio::test]
+    async fn a_batch_past_the_deadline_is_refused_and_recorded() {
+        let (fixture, clock) = (Fixture::new(), FakeClock::at(Timestamp::from_millis(0)));
+        let (_stop, stopped) = watch::channel(false);
+        let mut batches = batches(&fixture, &clock, stopped);
+        batches.call.deadline = Some(Instant::now());
+        let vault = Arc::clone(&fixture.vault);
+        let each =
+            move |call, batch| crate::grpc::token::tokenize(Arc::clone(&vault), call, &methods::STREAM_TOKENIZE, batch);
+        let items = vec![v1::TokenizeItem { value: vec![1], ..Default::default() }];
+        let batch = v1::TokenizeRequest { scope: "pan".to_owned(), items, ..Default::default() };
+        let mut answers = batches.answer(tokio_stream::iter([Ok(batch.clone()), Ok(batch)]), each);
+        let codes: Vec<_> = [answers.next().await, answers.next().await]
+            .into_iter()
+            .map(|answer| answer.map(|answer| answer.map(drop).map_err(|status| status.code())))
+            .collect();
+        assert_eq!(codes, [Some(Err(Code::DeadlineExceeded)), None]);
+        // Its event is written, whether or not somebody still waits for it.
+        while fixture.last_event().reason != "DEADLINE_EXCEEDED" {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(fixture.last_event().succeeded, 0);
+    }
+
+    /// What a reader finds, after one answer, of a stream that ends so.
+    async fn end(ended: Option<Result<(), Status>>) -> (usize, Option<Code>) {
+        let (answers, taken) = mpsc::channel(1);
+        let (tell, end) = oneshot::channel();
+        let mut stream = Answers { taken, end: Some(end) };
+        answers.send(1).await.unwrap();
+        drop(answers);
+        match ended {
+            Some(ended) => tell.send(ended).unwrap(),
+            None => drop(tell),
+        }
+        let (mut read, mut failed) = (0, None);
+        while let Some(answer) = stream.next().await {
+            match answer {
+                Ok(_) => read += 1,
+                Err(status) => failed = Some(status.code()),
+            }
+        }
+        (read, failed)
+    }
+
+    #[tokio::test]
+    async fn answers_come_before_the_end_and_a_lost_task_is_no_natural_end() {
+        assert_eq!(end(Some(Ok(()))).await, (1, None));
+        assert_eq!(end(Some(Err(status::stopping()))).await, (1, Some(Code::Unavailable)));
+        assert_eq!(end(None).await, (1, Some(Code::Internal)));
+    }
+}
