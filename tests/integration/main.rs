@@ -22,6 +22,7 @@ mod power;
 mod promises;
 mod purge;
 mod races;
+mod requests;
 mod strace;
 mod streams;
 mod tokens;

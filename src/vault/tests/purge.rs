@@ -546,3 +546,61 @@ async fn crash(fault: Fault, at: u64) {
     assert_eq!(f.tester().show("pan", &[&alive.token]).await, values(&[PAN]));
     f.check();
 }
+
+#[tokio::test]
+async fn remembered_requests_are_purged_and_renewed_tokens_when_their_last_hour_is_over() {
+    let f = Fixture::new();
+    let tester = f.tester();
+    let tokens = tester.request(1).issue_all("pan", (0..3).map(|_| lasting(PAN, HOUR)).collect()).await;
+    tester.request(2).renew("pan", &[&tokens[1].token], Some(5 * HOUR)).await.unwrap();
+    tester.request(3).renew("pan", &[&tokens[0].token], Some(40 * DAY)).await.unwrap();
+    let start = f.site.clock.wall();
+    let mut sweep = sweep();
+
+    advance_to(&f, over(later(start, HOUR)));
+    let first = purge(&f, &mut sweep).await;
+    assert_eq!((first.tokens, first.renewed, first.requests), (1, 2, 0));
+    assert_eq!(tester.request(1).issue_all("pan", (0..3).map(|_| lasting(PAN, HOUR)).collect()).await.len(), 3);
+
+    advance_to(&f, over(later(start, 5 * HOUR)));
+    assert_eq!(purge(&f, &mut sweep).await.tokens, 1);
+    advance_to(&f, over(later(start, DAY)));
+    let requests = purge(&f, &mut sweep).await;
+    // The first id was used anew when a day had gone, and is remembered for a day from then on.
+    assert_eq!((requests.requests, requests.renewed), (2, 1));
+    assert_eq!(count(&f, Table::Requests), 1);
+    assert!(is_there(&f, &tokens[0].handle), "it was renewed");
+
+    advance_to(&f, over(later(start, 41 * DAY)));
+    purge(&f, &mut sweep).await;
+    assert_eq!([Table::Tokens, Table::Expiry, Table::Requests].map(|table| count(&f, table)), [0, 0, 0]);
+    f.check();
+}
+
+#[tokio::test]
+async fn a_request_id_that_is_used_again_while_its_purge_is_under_way_stays_remembered() {
+    let (f, gate) = Fixture::gated();
+    let first = f.tester().request(1).issue("pan", item(PAN)).await;
+    advance_to(&f, over(later(f.site.clock.wall(), DAY)));
+    let held = f.hold(&gate).await;
+    let again = {
+        let tester = f.tester().request(1);
+        tokio::spawn(async move { tester.issue("pan", item(PAN)).await })
+    };
+    f.until_waiting(1).await;
+    let purging = {
+        let vault = Arc::clone(&f.vault);
+        tokio::spawn(async move { vault.purge(&mut sweep()).await.unwrap() })
+    };
+    // It has found the request's time to be over, and waits behind the call that begins another.
+    f.until_waiting(2).await;
+    gate.lift();
+    gate.go(Fault::NONE);
+    held.await.unwrap();
+    let second = again.await.unwrap();
+    assert_ne!(second, first, "a day has gone");
+    let purged = purging.await.unwrap();
+    assert_eq!((purged.requests, purged.renewed), (0, 1), "it ran again");
+    assert_eq!(f.tester().request(1).issue("pan", item(PAN)).await, second);
+    f.check();
+}
