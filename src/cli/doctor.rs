@@ -5,10 +5,9 @@
 //! without a machine that has the fault.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Exit, Format, findings, variables};
+use super::{ConfigFile, Exit, Format, findings, variables};
 use crate::clock::{SystemClock, Timestamp};
 use crate::config::Config;
 use crate::server::{Finding, InUse, in_use};
@@ -25,16 +24,15 @@ mod system;
 /// user. Exit status 0, or 1 if something is bad.
 #[derive(clap::Args)]
 pub(super) struct Options {
-    /// The configuration file.
-    #[arg(long, env = "CLOAKROOM_CONFIG", value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    file: ConfigFile,
     /// One line for each finding, or one JSON object.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
 pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<Exit> {
-    let config = Config::load(&options.config, variables())?;
+    let config = Config::load(&options.file.config, variables())?;
     let now = SystemClock::shared().wall();
     let findings = look(&config, now);
     findings::print(&findings, options.output, output)?;

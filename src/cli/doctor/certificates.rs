@@ -132,4 +132,25 @@ mod tests {
         std::fs::write(&path, certificate.pem()).unwrap();
         assert_eq!(lives(&path, Content::Certificates).unwrap().len(), 1);
     }
+
+    #[test]
+    fn a_revocation_list_ends_when_the_next_one_is_due() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("list.pem");
+        let mut authority = rcgen::CertificateParams::default();
+        authority.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
+        let issuer = rcgen::Issuer::new(authority, rcgen::KeyPair::generate().unwrap());
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2026, 1, 1),
+            next_update: rcgen::date_time_ymd(2026, 2, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        std::fs::write(&path, list.signed_by(&issuer).unwrap().pem().unwrap()).unwrap();
+        let begin = 1_767_225_600;
+        let verdict = |day| judge("list", &path, &lives(&path, Content::Lists), begin + day * DAY).verdict;
+        assert_eq!([-1, 1, 20, 31].map(verdict), [Verdict::Bad, Verdict::Ok, Verdict::Warn, Verdict::Bad]);
+    }
 }
