@@ -73,7 +73,7 @@ pub struct Table {
 use Fallback::{Absent, Required, Value};
 
 /// The tables, in the order in which `config show` prints them.
-pub const TABLES: [Table; 11] = [
+pub const TABLES: [Table; 12] = [
     table("server", "[server]", "The gRPC listener."),
     table(
         "operations",
@@ -93,6 +93,7 @@ pub const TABLES: [Table; 11] = [
         "[ledger]",
         "How much may wait for the one writer before callers are told to come back later. The whole table may be left out.",
     ),
+    table("purge", "[purge]", "How fast what has expired is deleted, and when. The whole table may be left out."),
     table("policies", "[policies]", "Where the Cedar policies are."),
     table("roles", "[roles]", "Names for callers, for policies to use."),
     table(
@@ -108,7 +109,7 @@ pub const TABLES: [Table; 11] = [
 ];
 
 /// All keys, by table and in the order in which they are read.
-pub const KEYS: [Key; 36] = [
+pub const KEYS: [Key; 39] = [
     key(
         "server.listen",
         Kind::Address,
@@ -268,6 +269,30 @@ pub const KEYS: [Key; 36] = [
         "\"128MiB\"",
         "Bytes that may wait, over all calls.",
     ),
+    key(
+        "purge.rows_per_second",
+        Kind::Integer,
+        Value("5000"),
+        "rows",
+        "20000",
+        "Records that are looked at and deleted in a second, at the most.",
+    ),
+    key(
+        "purge.grace",
+        Kind::Duration,
+        Value("\"24h\""),
+        "time",
+        "\"7d\"",
+        "How long what has expired is kept before it may be deleted.",
+    ),
+    key(
+        "purge.interval",
+        Kind::Duration,
+        Value("\"1m\""),
+        "time",
+        "\"10m\"",
+        "How often it is looked whether there is anything to do.",
+    ),
     key("policies.directory", Kind::Path, Required, "", "\"policies\"", "Every `*.cedar` in it is read."),
     key(
         "roles.NAME",
@@ -277,7 +302,14 @@ pub const KEYS: [Key; 36] = [
         "[\"spiffe://dev.cloakroom.internal/gateway\"]",
         "The role's members by SPIFFE ID. `*` stands for exactly one path segment.",
     ),
-    key("scopes.NAME.format", Kind::Text, Value("\"opaque\""), "", "\"opaque\"", "What tokens look like."),
+    key(
+        "scopes.NAME.format",
+        Kind::Text,
+        Value("\"opaque\""),
+        "",
+        "\"opaque\"",
+        "What tokens look like: `opaque` or `uuid`.",
+    ),
     key(
         "scopes.NAME.prefix",
         Kind::Text,
