@@ -30,7 +30,7 @@ macro_rules! pages {
     };
 }
 
-pages!(usage, completions, init, configuration, serve_check, doctor, tokens, audit, terminal, unreachable);
+pages!(usage, completions, init, configuration, serve_check, policy, doctor, tokens, audit, terminal, unreachable);
 
 #[test]
 fn every_page_is_run() {

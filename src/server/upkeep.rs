@@ -67,6 +67,7 @@ pub(super) async fn purge(vault: Arc<Vault>, config: config::Purge, stopped: wat
 
 fn count(purged: &Purged) {
     metrics::counter!("cloakroom_purged_rows_total", "table" => "tokens").increment(purged.tokens);
+    metrics::counter!("cloakroom_purged_rows_total", "table" => "requests").increment(purged.requests);
     metrics::counter!("cloakroom_purged_rows_total", "table" => "expiry").increment(purged.expiries);
     metrics::counter!("cloakroom_purge_left_total", "reason" => "damaged").increment(purged.damaged);
     metrics::counter!("cloakroom_purge_left_total", "reason" => "no_key").increment(purged.locked);

@@ -71,7 +71,8 @@ fn events_of(f: &Fixture, action: Action) -> Vec<Event> {
 /// A record that expires at `expires` instead, as a renewal writes it: with another row of `expiry`.
 fn renewal(f: &Fixture, basis: Basis, token: &Issued, expires: Timestamp) -> Submission {
     let (_, key, unlocked) = unlock(&f.vault, "pan", &token.handle, &f.row(&token.handle));
-    let header = Header { expires, ..*unlocked.header() };
+    let record_version = unlocked.header().record_version + 1;
+    let header = Header { expires, record_version, ..*unlocked.header() };
     let row = unlocked.relock(f.vault.keyring().vault(), &token.handle, &key, &header, [7; 16]);
     let (mut rows, mut expiries) = (Batch::default(), Expiries::default());
     rows.put(Table::Tokens, token.handle.as_bytes(), &row);
