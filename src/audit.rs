@@ -14,7 +14,7 @@ use crate::event::{self, Action, Event, Outcome};
 use crate::keys::Keyring;
 use crate::ledger::{IndexKey, Refused, Submission};
 use crate::policy::{self, Resource};
-use crate::store::{Found, Order, ReadError, Rows, Table, Tier};
+use crate::store::{Found, Order, ReadError, Row, Rows, Table, Tier};
 use crate::vault::{ATTEMPTS, Asked, Call, Failure, Reason, Vault, Violation, decided};
 use cursor::Cursor;
 use std::sync::Arc;
@@ -29,8 +29,10 @@ const PAGE_AT_MOST: usize = 1000;
 const PAGE_BYTES_AT_MOST: usize = 3 * 1024 * 1024;
 /// Events that one page may look at: a page may be short and still have a next one.
 const SCAN_BUDGET: usize = 20_000;
-/// Rows of one step of a scan.
+/// Rows of the index in one step of a scan.
 const ROWS_A_STEP: usize = 500;
+/// Events that are read at once. One can have thirty kilobytes.
+const EVENTS_AT_ONCE: usize = 64;
 
 /// A question.
 pub struct QueryRequest {
@@ -63,11 +65,13 @@ struct Scan {
     to: u64,
 }
 
-/// The next rows of a scan.
+/// Where the next events of a scan stand.
 struct Step {
-    /// Sequence and encoded event.
-    rows: Vec<(u64, Vec<u8>)>,
-    is_last: bool,
+    sequences: Vec<u64>,
+    /// How far it reaches, if there may be more behind.
+    end: Option<u64>,
+    /// Rows of the index that lead nowhere.
+    passed_over: usize,
 }
 
 /// What a scan found.
@@ -83,7 +87,7 @@ impl Vault {
     /// # Errors
     /// [`Failure`]: nothing was told.
     pub async fn query_events(&self, call: &Call, request: QueryRequest) -> Result<Page, Failure> {
-        let asked = Asked::of(call, Action::QueryAudit, "", 0);
+        let asked = Asked::of(call, Action::QueryAudit);
         for _ in 0..ATTEMPTS {
             let basis = self.ledger().basis();
             let mut event = self.event(&asked)?;
@@ -148,28 +152,35 @@ impl Scan {
         let mut bytes = 0;
         let mut looked_at = 0;
         loop {
-            let Step { rows: step, is_last } = self.step(rows)?;
-            for (sequence, encoded) in step {
-                let mut event = event::decode(&encoded).map_err(|error| damaged(sequence, &error))?;
-                let matches = self.filter.matches(&event, keyring);
-                // Full is full only when there is one more to come: no page is empty but where the budget ended it. One
-                // event alone always fits, or there would be no way past it.
-                let too_long = bytes > 0 && bytes + encoded.len() > PAGE_BYTES_AT_MOST;
-                let full = matches && (result.events.len() >= self.page_size || too_long);
-                if full || looked_at >= SCAN_BUDGET {
-                    result.next = Some(if self.order == Order::Ascending { sequence } else { sequence + 1 });
-                    return Ok(result);
-                }
-                looked_at += 1;
-                self.go_on_behind(sequence);
-                if matches {
-                    bytes += encoded.len();
-                    log_id.clone_into(&mut event.log_id);
-                    event.sequence = sequence;
-                    result.events.push(event);
+            let step = self.step(rows)?;
+            for sequences in step.sequences.chunks(EVENTS_AT_ONCE) {
+                for (sequence, encoded) in read_events(rows, sequences)? {
+                    let mut event = event::decode(&encoded).map_err(|error| damaged(sequence, &error))?;
+                    let matches = self.filter.matches(&event, keyring);
+                    // Full is full only when there is one more to come: no page is empty but where the budget ended it.
+                    // One event alone always fits, or there would be no way past it.
+                    let too_long = bytes > 0 && bytes + encoded.len() > PAGE_BYTES_AT_MOST;
+                    let full = matches && (result.events.len() >= self.page_size || too_long);
+                    if full || looked_at >= SCAN_BUDGET {
+                        result.next = Some(if self.order == Order::Ascending { sequence } else { sequence + 1 });
+                        return Ok(result);
+                    }
+                    looked_at += 1;
+                    self.go_on_behind(sequence);
+                    if matches {
+                        bytes += encoded.len();
+                        log_id.clone_into(&mut event.log_id);
+                        event.sequence = sequence;
+                        result.events.push(event);
+                    }
                 }
             }
-            if is_last {
+            let Some(end) = step.end else { return Ok(result) };
+            // Rows of the index that led nowhere are work as well.
+            looked_at += step.passed_over;
+            self.go_on_behind(end);
+            if looked_at >= SCAN_BUDGET {
+                result.next = Some(if self.order == Order::Ascending { self.from } else { self.to });
                 return Ok(result);
             }
         }
@@ -182,53 +193,64 @@ impl Scan {
         }
     }
 
+    /// Where the next events stand.
     fn step(&self, rows: &dyn Rows) -> Result<Step, ReadError> {
         let Some(index) = &self.index else {
             let (from, to) = (self.from.to_be_bytes(), self.to.to_be_bytes());
-            let found = rows.scan(Table::Events, &from, &to, self.order, ROWS_A_STEP)?;
-            let number = |key: &[u8]| key.try_into().map(u64::from_be_bytes).unwrap_or_default();
-            let is_last = found.len() < ROWS_A_STEP;
-            return Ok(Step {
-                rows: found.into_iter().map(|(key, encoded)| (number(&key), encoded)).collect(),
-                is_last,
-            });
+            let found = rows.scan(Table::Events, &from, &to, self.order, EVENTS_AT_ONCE)?;
+            let number = |(key, _): &Row| key.as_slice().try_into().map(u64::from_be_bytes).unwrap_or_default();
+            let sequences: Vec<u64> = found.iter().map(number).collect();
+            let end = sequences.last().copied().filter(|_| found.len() == EVENTS_AT_ONCE);
+            return Ok(Step { sequences, end, passed_over: 0 });
         };
-        let found = rows.scan(Table::EventIndex, &index.at(self.from), &index.at(self.to), self.order, ROWS_A_STEP)?;
-        let mut sequences: Vec<u64> = found.iter().filter_map(|(key, _)| index.sequence(key)).collect();
-        let is_last = found.len() < ROWS_A_STEP;
-        // After the scan: then the issue of every token that it met is there to be found.
-        self.insert_issues(rows, sequences.last().copied().filter(|_| !is_last), &mut sequences)?;
-        let keys: Vec<[u8; 8]> = sequences.iter().map(|sequence| sequence.to_be_bytes()).collect();
-        let keys: Vec<&[u8]> = keys.iter().map(<[u8; 8]>::as_slice).collect();
-        let encoded = rows.get(Table::Events, &keys, Tier::Disk)?;
-        let present = |(sequence, found)| Ok((sequence, present(found)?));
-        Ok(Step { rows: sequences.into_iter().zip(encoded).map(present).collect::<Result<_, _>>()?, is_last })
+        let mut step = self.look_up(rows, index, |_| true)?;
+        // After the other: then the issue of every token that it met is there to be found.
+        if let Some((handle, index)) = self.filter.issue() {
+            let issues = self.look_up(rows, &index, |marks| IndexKey::may_have_issued(marks, handle.as_bytes()))?;
+            step.join(issues, self.order);
+        }
+        Ok(step)
     }
 
-    /// Puts the events that may have issued the wanted handle in their places among `sequences`, as far as those reach: up
-    /// to `end`, or all that are left if there is none.
-    fn insert_issues(&self, rows: &dyn Rows, end: Option<u64>, sequences: &mut Vec<u64>) -> Result<(), ReadError> {
-        let Some((handle, key)) = self.filter.issue() else { return Ok(()) };
-        let (mut from, to) = match (self.order, end) {
-            (Order::Ascending, Some(end)) => (self.from, end),
-            (Order::Descending, Some(end)) => (end, self.to),
-            (_, None) => (self.from, self.to),
-        };
-        loop {
-            let found = rows.scan(Table::EventIndex, &key.at(from), &key.at(to), Order::Ascending, ROWS_A_STEP)?;
-            let marked = found.iter().filter(|(_, content)| IndexKey::may_have_issued(content, handle.as_bytes()));
-            sequences.extend(marked.filter_map(|(row_key, _)| key.sequence(row_key)));
-            match found.last().and_then(|(row_key, _)| key.sequence(row_key)) {
-                Some(last) if found.len() == ROWS_A_STEP => from = last + 1,
-                _ => break,
-            }
-        }
-        match self.order {
-            Order::Ascending => sequences.sort_unstable(),
-            Order::Descending => sequences.sort_unstable_by_key(|sequence| std::cmp::Reverse(*sequence)),
-        }
-        Ok(())
+    /// The next rows under one key of the index whose content is `wanted`.
+    fn look_up(&self, rows: &dyn Rows, index: &IndexKey, wanted: impl Fn(&[u8]) -> bool) -> Result<Step, ReadError> {
+        let found = rows.scan(Table::EventIndex, &index.at(self.from), &index.at(self.to), self.order, ROWS_A_STEP)?;
+        let end = found.last().and_then(|(key, _)| index.sequence(key)).filter(|_| found.len() == ROWS_A_STEP);
+        let leads = found.iter().filter(|(_, content)| wanted(content));
+        let sequences: Vec<u64> = leads.filter_map(|(key, _)| index.sequence(key)).collect();
+        let passed_over = found.len() - sequences.len();
+        Ok(Step { sequences, end, passed_over })
     }
+}
+
+impl Step {
+    /// Both together, as far as both have been looked up.
+    fn join(&mut self, other: Self, order: Order) {
+        let is_before = |one: u64, other: u64| match order {
+            Order::Ascending => one < other,
+            Order::Descending => one > other,
+        };
+        self.end = match (self.end, other.end) {
+            (Some(one), Some(other)) => Some(if is_before(one, other) { one } else { other }),
+            (one, other) => one.or(other),
+        };
+        self.sequences.extend(other.sequences);
+        self.passed_over += other.passed_over;
+        if let Some(end) = self.end {
+            self.sequences.retain(|sequence| *sequence == end || is_before(*sequence, end));
+        }
+        match order {
+            Order::Ascending => self.sequences.sort_unstable(),
+            Order::Descending => self.sequences.sort_unstable_by_key(|sequence| std::cmp::Reverse(*sequence)),
+        }
+    }
+}
+
+fn read_events(rows: &dyn Rows, sequences: &[u64]) -> Result<Vec<(u64, Vec<u8>)>, ReadError> {
+    let keys: Vec<[u8; 8]> = sequences.iter().map(|sequence| sequence.to_be_bytes()).collect();
+    let keys: Vec<&[u8]> = keys.iter().map(<[u8; 8]>::as_slice).collect();
+    let encoded = rows.get(Table::Events, &keys, Tier::Disk)?;
+    sequences.iter().zip(encoded).map(|(sequence, found)| Ok((*sequence, present(found)?))).collect()
 }
 
 /// Index and event are written together, so an index row without its event is damage, not absence.

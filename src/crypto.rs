@@ -11,7 +11,7 @@
 //! token's canonical bytes, which the vault does not keep
 //! └─ HKDF "inner", vault, scope, handle, created, salt ──▶ inner lock, once
 //!
-//! request id, which the vault does not keep
+//! request id, which the vault does not keep, under HMAC "answer" with the request key
 //! └─ HKDF "answer", vault, name, payload's hash, salt ──▶ lock of a remembered answer, once
 //! ```
 //!
@@ -43,7 +43,8 @@ const INNER: &[u8] = b"cloakroom/v1/inner";
 const WRAP: &[u8] = b"cloakroom/v1/wrap";
 /// In HKDF's info where the root key becomes the meta key.
 const META: &[u8] = b"cloakroom/v1/meta";
-/// In HKDF's info where a request id becomes the lock of its remembered answer.
+/// First field under the request key's HMAC, and in HKDF's info, where a request id becomes the lock of its remembered
+/// answer.
 const ANSWER: &[u8] = b"cloakroom/v1/answer";
 /// First field under the request key's HMAC.
 const REQUEST: &[u8] = b"cloakroom/v1/request";
@@ -139,6 +140,12 @@ impl RequestKey {
     /// The name under which the answer to this caller's request is remembered. It does not lead back to the request id.
     pub fn locate(&self, caller: &str, request_id: &[u8]) -> [u8; 32] {
         self.0.tag([REQUEST, caller.as_bytes(), request_id])
+    }
+
+    /// What the lock of the remembered answer is derived from. It takes the request id, which the vault does not keep, and
+    /// the vault's key: callers may be careless with their ids.
+    pub fn answer_secret(&self, request_id: &[u8; 16]) -> SecretKey {
+        SecretKey::new(self.0.tag([ANSWER, request_id]))
     }
 }
 

@@ -315,13 +315,11 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
 
     wait_for_signal().await?;
     tracing::info!("stopping: no new connections, calls in flight may finish");
-    health.set_not_serving::<TokenServiceServer<TokenDoor>>().await;
-    health.set_not_serving::<AuditServiceServer<AuditDoor>>().await;
-    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    say_not_serving(&mut health).await;
     // Nobody may be listening any more; then there is nobody to tell.
     let _ = stop.send(true);
     // Whoever watches is told, and then its stream ends: it would otherwise hold up the end as long as it may.
-    for service in ["", TokenServiceServer::<TokenDoor>::NAME, AuditServiceServer::<AuditDoor>::NAME] {
+    for service in SERVICES {
         health.clear_service_status(service).await;
     }
     let drained = tokio::time::timeout(config.server.drain_timeout, connections.drained()).await;
@@ -341,6 +339,15 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     opened.stop().await?;
     tracing::info!("stopped: the last event and checkpoint are written");
     Ok(())
+}
+
+/// By these names health is asked for; the empty one stands for the whole vault.
+const SERVICES: [&str; 3] = ["", TokenServiceServer::<TokenDoor>::NAME, AuditServiceServer::<AuditDoor>::NAME];
+
+async fn say_not_serving(health: &mut HealthReporter) {
+    for service in SERVICES {
+        health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+    }
 }
 
 /// Serves `service` behind the vault's own door, on its threads and with its limits, with no vault behind it, until the

@@ -17,7 +17,7 @@ use crate::secret::SecretBytes;
 
 /// A page of the answer. The server may send fewer.
 const PAGE_EVENTS: u64 = 500;
-/// A token is short; more than this is not one.
+/// A token or request id is short; more than this is not one.
 const TOKEN_BYTES: u64 = 4_096;
 
 /// Ask the audit log. Each question is itself recorded.
@@ -53,6 +53,15 @@ pub(super) struct QueryOptions {
     /// Only with this outcome.
     #[arg(long, value_enum)]
     outcome: Option<Outcome>,
+    /// Only with this purpose, exactly.
+    #[arg(long)]
+    purpose: Option<String>,
+    /// Only of this trace: 32 hexadecimal digits, as in a W3C traceparent.
+    #[arg(long, value_name = "TRACE ID")]
+    trace_id: Option<String>,
+    /// Of the call whose request id stands in this file, or in standard input for -. Only its keyed hash is recorded.
+    #[arg(long, value_name = "FILE")]
+    request_id_file: Option<PathBuf>,
     /// From this time on: RFC 3339, or how long ago, such as 2h.
     #[arg(long, value_parser = moment)]
     since: Option<prost_types::Timestamp>,
@@ -193,35 +202,35 @@ fn spiffe_id(text: &str) -> Result<String, String> {
 }
 
 fn filter(options: &QueryOptions) -> anyhow::Result<v1::AuditFilter> {
-    let token = match &options.token_file {
-        Some(file) => read_token(file)?,
-        None => String::new(),
-    };
+    let from_file =
+        |file: &Option<PathBuf>, what| file.as_deref().map_or(Ok(String::new()), |file| read_one(file, what));
     Ok(v1::AuditFilter {
         caller: options.caller.clone().unwrap_or_default(),
         scope: options.scope.clone().unwrap_or_default(),
         handle: options.handle.clone().unwrap_or_default(),
-        token,
+        token: from_file(&options.token_file, "token")?,
         action: options.action.map_or(v1::Action::Unspecified, Action::on_the_wire).into(),
         outcome: options.outcome.map_or(v1::Outcome::Unspecified, Outcome::on_the_wire).into(),
         start_time: options.since,
         end_time: options.until,
-        ..v1::AuditFilter::default()
+        purpose: options.purpose.clone().unwrap_or_default(),
+        trace_id: options.trace_id.clone().unwrap_or_default(),
+        request_id: from_file(&options.request_id_file, "request id")?,
     })
 }
 
-/// The token in `file`, without white space around it.
-fn read_token(file: &Path) -> anyhow::Result<String> {
+/// The one word in `file`, without white space around it. It is secret, so it comes from no argument.
+fn read_one(file: &Path, what: &str) -> anyhow::Result<String> {
     let mut content = SecretBytes::new(Vec::new());
     input::open(Some(file))?
         .take(TOKEN_BYTES)
         .read_to_end(content.expose_mut())
-        .with_context(|| format!("cannot read a token from {}", file.display()))?;
-    let token = std::str::from_utf8(content.expose()).map(str::trim).unwrap_or_default();
-    if token.is_empty() || token.contains(char::is_whitespace) {
-        return Err(Usage(format!("{}: expected one token and nothing else", file.display())).into());
+        .with_context(|| format!("cannot read a {what} from {}", file.display()))?;
+    let word = std::str::from_utf8(content.expose()).map(str::trim).unwrap_or_default();
+    if word.is_empty() || word.contains(char::is_whitespace) {
+        return Err(Usage(format!("{}: expected one {what} and nothing else", file.display())).into());
     }
-    Ok(token.to_owned())
+    Ok(word.to_owned())
 }
 
 /// Asks page after page until there are `limit` events, or no more. Says whether there are more.
@@ -470,10 +479,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         std::fs::write(&file, "pan_abc\n").unwrap();
-        assert_eq!(read_token(&file).unwrap(), "pan_abc");
+        assert_eq!(read_one(&file, "token").unwrap(), "pan_abc");
         for wrong in ["", "\n", "two tokens", "one\ntwo\n"] {
             std::fs::write(&file, wrong).unwrap();
-            assert!(read_token(&file).is_err(), "{wrong:?}");
+            assert!(read_one(&file, "token").is_err(), "{wrong:?}");
         }
     }
 }

@@ -396,6 +396,9 @@ fn json_item(line: &SecretBytes, ttl: Option<prost_types::Duration>, max_uses: u
         Some(text) => Some(lifetime(&text).map_err(|problem| format!("\"ttl\": {problem}"))?),
         None => ttl,
     };
+    if parsed.max_uses == Some(0) {
+        return Err("\"max_uses\": at least 1; leave it out for no limit".to_owned());
+    }
     Ok(Item { value, ttl, max_uses: parsed.max_uses.unwrap_or(max_uses) })
 }
 

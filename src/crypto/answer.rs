@@ -1,17 +1,18 @@
 //! The lock on a remembered answer.
 //!
 //! ```text
-//! request id, which the vault does not keep
+//! HMAC "answer", request id, which the vault does not keep, under the request key
 //! └─ HKDF "answer", vault, name, payload's hash, salt ──▶ seals one answer, once
 //! ```
 //!
-//! Who has the database and every key of the vault, but not the request id, can't open it; nor does another payload.
+//! Who has the database and every key of the vault, but not the request id, can't open it; nor can who has the request id
+//! and no key. Another payload does not open it either.
 
 use super::aead::{OneTimeKey, TAG_BYTES};
 use super::kdf::Source;
 use super::{ANSWER, VaultId};
 use crate::clock::Timestamp;
-use crate::secret::SecretBytes;
+use crate::secret::{SecretBytes, SecretKey};
 
 const FORMAT: u8 = 1;
 const SALT_BYTES: usize = 16;
@@ -25,8 +26,8 @@ pub struct Lock<'a> {
     pub vault: &'a VaultId,
     /// The row's key, see [`super::RequestKey::locate`].
     pub name: &'a [u8; 32],
-    /// The 16 bytes of the request id.
-    pub request_id: &'a [u8; 16],
+    /// See [`super::RequestKey::answer_secret`].
+    pub secret: &'a SecretKey,
     /// The hash of everything that was asked for.
     pub payload: &'a [u8; 32],
 }
@@ -74,7 +75,7 @@ impl Lock<'_> {
     }
 
     fn key(&self, salt: &[u8; SALT_BYTES]) -> OneTimeKey {
-        let source = Source::from_secret(self.request_id);
+        let source = Source::from_secret(self.secret.expose());
         OneTimeKey::new(source.derive([ANSWER, &self.vault.0, self.name, self.payload, salt]))
     }
 }

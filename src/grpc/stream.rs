@@ -11,7 +11,9 @@
 use super::methods::{Counters, Method};
 use super::{guard, status};
 use crate::clock::Clock;
-use crate::vault::{Call, Vault};
+use crate::vault::{Call, Failure, Reason, Vault};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,8 +32,23 @@ pub(super) struct Surroundings {
     pub vault: Arc<Vault>,
     /// Says whether a certificate is still valid: a stream may outlive it.
     pub clock: Arc<dyn Clock>,
+    pub streams: OpenStreams,
     /// True once the vault is stopping. Its sender is the process's assembly; if that is gone, so is the process.
     pub stopped: watch::Receiver<bool>,
+}
+
+/// Streams that one caller may have open at once. Each can hold three answers of 4 MiB that nobody reads, and what the
+/// transport makes of them.
+const STREAMS_OF_A_CALLER: usize = 16;
+
+/// How many streams each caller has open.
+#[derive(Clone, Default)]
+pub(super) struct OpenStreams(Arc<Mutex<HashMap<String, usize>>>);
+
+/// A stream's place among those of its caller, until its last answer is taken or its caller goes.
+pub(super) struct OpenStream {
+    all: OpenStreams,
+    caller: String,
 }
 
 /// One stream's side of the vault.
@@ -46,6 +63,33 @@ pub(super) struct Batches {
 pub struct Answers<T> {
     taken: mpsc::Receiver<T>,
     end: Option<oneshot::Receiver<Result<(), Status>>>,
+    /// Held for as long as there may be answers that nobody has taken.
+    _place: OpenStream,
+}
+
+impl OpenStreams {
+    /// A place for one more stream of `caller`; `None` if it has too many.
+    fn open(&self, caller: &str) -> Option<OpenStream> {
+        let mut open = self.0.lock();
+        let streams = open.entry(caller.to_owned()).or_default();
+        if *streams >= STREAMS_OF_A_CALLER {
+            return None;
+        }
+        *streams += 1;
+        Some(OpenStream { all: self.clone(), caller: caller.to_owned() })
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let mut open = self.all.0.lock();
+        if let Some(streams) = open.get_mut(&self.caller) {
+            *streams -= 1;
+            if *streams == 0 {
+                open.remove(&self.caller);
+            }
+        }
+    }
 }
 
 impl Batches {
@@ -54,12 +98,18 @@ impl Batches {
         self,
         messages: impl Stream<Item = Result<Q, Status>> + Send + Unpin + 'static,
         each: impl Fn(Call, Q) -> F + Send + 'static,
-    ) -> Answers<A>
+    ) -> Result<Answers<A>, Status>
     where
         Q: Send + 'static,
         A: Send + 'static,
         F: Future<Output = Result<A, Status>> + Send,
     {
+        let caller = &self.call.caller;
+        let Some(place) = self.surroundings.streams.open(caller.id.as_str()) else {
+            self.surroundings.vault.turned_away(caller, self.method.action, Reason::Overloaded);
+            self.counters.count(Code::ResourceExhausted);
+            return Err(status::of(Failure::Overloaded));
+        };
         let (answers, taken) = mpsc::channel(ANSWERS_WAITING);
         let (end, ended) = oneshot::channel();
         tokio::spawn(async move {
@@ -67,7 +117,7 @@ impl Batches {
             // Nobody is told if the caller has gone.
             let _ = end.send(ended);
         });
-        Answers { taken, end: Some(ended) }
+        Ok(Answers { taken, end: Some(ended), _place: place })
     }
 
     async fn run<Q, A, F>(
@@ -182,7 +232,12 @@ mod tests {
         let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
         let method = &methods::STREAM_TOKENIZE;
         Batches {
-            surroundings: Surroundings { vault: Arc::clone(&fixture.vault), clock, stopped },
+            surroundings: Surroundings {
+                vault: Arc::clone(&fixture.vault),
+                clock,
+                streams: OpenStreams::default(),
+                stopped,
+            },
             call: fixture.client("gateway").call,
             method,
             counters: Counters::of(method),
@@ -203,7 +258,7 @@ mod tests {
                 counter.fetch_add(1, Ordering::SeqCst);
                 async move { Ok(number) }
             };
-            let answers = batches(&fixture, &clock, stopped).answer(ReceiverStream::new(sent), each);
+            let answers = batches(&fixture, &clock, stopped).answer(ReceiverStream::new(sent), each).ok().unwrap();
             Self { fixture, clock, stop, messages, answers, begun }
         }
 
@@ -229,6 +284,18 @@ mod tests {
         }
         drop(numbers.messages);
         assert!(numbers.answers.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_caller_has_so_many_streams_open_and_others_have_theirs() {
+        let streams = OpenStreams::default();
+        let mut open: Vec<_> = (0..STREAMS_OF_A_CALLER).map(|_| streams.open("one").unwrap()).collect();
+        assert!(streams.open("one").is_none());
+        assert!(streams.open("other").is_some());
+        open.pop();
+        assert!(streams.open("one").is_some(), "one has ended");
+        drop(open);
+        assert!(streams.0.lock().is_empty());
     }
 
     #[tokio::test]
@@ -269,7 +336,7 @@ mod tests {
             move |call, batch| crate::grpc::token::tokenize(Arc::clone(&vault), call, &methods::STREAM_TOKENIZE, batch);
         let items = vec![v1::TokenizeItem { value: vec![1], ..Default::default() }];
         let batch = v1::TokenizeRequest { scope: "pan".to_owned(), items, ..Default::default() };
-        let mut answers = batches.answer(tokio_stream::iter([Ok(batch.clone()), Ok(batch)]), each);
+        let mut answers = batches.answer(tokio_stream::iter([Ok(batch.clone()), Ok(batch)]), each).ok().unwrap();
         let codes: Vec<_> = [answers.next().await, answers.next().await]
             .into_iter()
             .map(|answer| answer.map(|answer| answer.map(drop).map_err(|status| status.code())))
@@ -286,7 +353,8 @@ mod tests {
     async fn end(ended: Option<Result<(), Status>>) -> (usize, Option<Code>) {
         let (answers, taken) = mpsc::channel(1);
         let (tell, end) = oneshot::channel();
-        let mut stream = Answers { taken, end: Some(end) };
+        let place = OpenStreams::default().open("a").unwrap();
+        let mut stream = Answers { taken, end: Some(end), _place: place };
         answers.send(1).await.unwrap();
         drop(answers);
         match ended {

@@ -1,7 +1,7 @@
 //! `cloakroom.v1.TokenService`.
 
 use super::methods::{self, Counters, Method};
-use super::stream::{Answers, Batches, Surroundings};
+use super::stream::{Answers, Batches, OpenStreams, Surroundings};
 use super::{call_of, convert, finish, status};
 use crate::clock::{Clock, Timestamp};
 use crate::event::Reveal;
@@ -28,7 +28,7 @@ impl TokenDoor {
     /// A door to `vault`. Its streams ask `clock` whether certificates are still valid, and end once `stopped` says so.
     pub fn new(vault: Arc<Vault>, clock: Arc<dyn Clock>, stopped: watch::Receiver<bool>) -> Self {
         Self {
-            surroundings: Surroundings { vault: Arc::clone(&vault), clock, stopped },
+            surroundings: Surroundings { vault: Arc::clone(&vault), clock, streams: OpenStreams::default(), stopped },
             vault,
             stream_tokenize: Counters::of(&methods::STREAM_TOKENIZE),
             stream_detokenize: Counters::of(&methods::STREAM_DETOKENIZE),
@@ -149,7 +149,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let done = tokenize(Arc::clone(&vault), call, method, message.batch.unwrap_or_default());
             async move { Ok(v1::StreamTokenizeResponse { batch: Some(done.await?) }) }
         };
-        Ok(Response::new(Batches { surroundings, call, method, counters }.answer(request.into_inner(), each)))
+        Batches { surroundings, call, method, counters }.answer(request.into_inner(), each).map(Response::new)
     }
 
     async fn stream_detokenize(
@@ -163,7 +163,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let done = detokenize(Arc::clone(&vault), call, method, message.batch.unwrap_or_default());
             async move { Ok(v1::StreamDetokenizeResponse { batch: Some(done.await?) }) }
         };
-        Ok(Response::new(Batches { surroundings, call, method, counters }.answer(request.into_inner(), each)))
+        Batches { surroundings, call, method, counters }.answer(request.into_inner(), each).map(Response::new)
     }
 }
 

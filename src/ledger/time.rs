@@ -88,6 +88,12 @@ impl VaultClock {
         (self.clock.wall().since(mark) < LEAP).then_some(mark)
     }
 
+    /// By how much the wall clock is behind the vault's time, which stands still meanwhile. Zero where it is not.
+    pub fn behind(&self) -> Duration {
+        let now = self.now();
+        now.since(self.clock.wall())
+    }
+
     /// By how much the wall clock is ahead of the mark, if that is a leap.
     pub fn leap(&self) -> Option<Duration> {
         let ahead = self.clock.wall().since(self.mark());

@@ -9,16 +9,19 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 const CLOCK_PERIOD: Duration = Duration::from_secs(1);
+/// A clock that is put right by less than this is no news.
+const TELL_BEHIND: Duration = Duration::from_mins(1);
 /// After a failure. The log that can't be written ends the process; a busy one shall first get its callers served.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Each second, looks at the clock.
 pub(super) async fn keep_time(vault: Arc<Vault>, stopped: watch::Receiver<bool>) {
     let mut stop = std::pin::pin!(until(stopped));
+    let mut told_behind = false;
     loop {
         tokio::select! {
             () = &mut stop => return,
-            () = look(&vault) => {}
+            () = look(&vault, &mut told_behind) => {}
         }
         tokio::select! {
             () = &mut stop => return,
@@ -27,11 +30,22 @@ pub(super) async fn keep_time(vault: Arc<Vault>, stopped: watch::Receiver<bool>)
     }
 }
 
-async fn look(vault: &Vault) {
+async fn look(vault: &Vault, told_behind: &mut bool) {
     match vault.keep_time().await {
         Ok(standing) => {
             let ahead = if let Standing::Leapt(ahead) = standing { ahead } else { Duration::ZERO };
             metrics::gauge!("cloakroom_clock_leap_seconds").set(ahead.as_secs_f64());
+            let behind = vault.ledger().clock().behind();
+            let already = std::mem::replace(told_behind, behind >= TELL_BEHIND);
+            if behind >= TELL_BEHIND && !already {
+                let behind = humantime::format_duration(Duration::from_secs(behind.as_secs()));
+                tracing::warn!(
+                    %behind,
+                    "the machine's clock is behind the vault's time, which stands still until the clock has caught up: \
+                     until then nothing expires. Look at the clock"
+                );
+            }
+            metrics::gauge!("cloakroom_clock_behind_seconds").set(behind.as_secs_f64());
         }
         Err(failure) => tracing::error!(?failure, "what the clock did could not be written to the log"),
     }

@@ -1,7 +1,7 @@
 //! Detokenize: tokens in, values out, in full or masked.
 
 use super::attempt::{Effects, Wanted};
-use super::record::{Asked, HANDLES_OF_DENIED};
+use super::record::HANDLES_OF_DENIED;
 use super::requests::{self, Payload, REPEATED, Recalled, Remembered, Request};
 use super::shape::{check_batch, check_words, scope_path};
 use super::uses::Turn;
@@ -89,7 +89,7 @@ impl Vault {
     /// # Errors
     /// [`Failure`]: nothing was released.
     pub async fn detokenize(&self, call: &Call, request: DetokenizeRequest) -> Result<Detokenized, Failure> {
-        let asked = Asked::of(call, Action::Detokenize, &request.scope, request.tokens.len());
+        let asked = self.asked(call, Action::Detokenize, &request.scope, request.tokens.len());
         let (path, reveal, named) = match self.check_detokenize(call, &request) {
             Ok(shape) => shape,
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
@@ -126,7 +126,7 @@ impl Vault {
             let violation = Violation { field: "purpose", reason: Reason::PurposeRequired };
             return Err(self.invalid(attempt.event, violation).await);
         }
-        let before = match self.recall(wanted.request.as_ref(), attempt.now).await? {
+        let before = match self.recall(wanted.request.as_ref()).await? {
             Recalled::Nothing => None,
             Recalled::Another => return Err(self.request_id_used(attempt.event).await),
             Recalled::Outcome(items) => Some(items),
@@ -162,7 +162,7 @@ impl Vault {
             (Some(_), Some(_)) => REPEATED.clone_into(&mut attempt.event.detail),
             (Some(request), None) => {
                 let items = opened.results.iter().map(to_be_remembered);
-                request.remember(self, attempt.now, attempt.random.take(), items, &mut effects);
+                request.remember(self, attempt.random.take(), items, &mut effects);
             }
         }
         let held = Held::new(opened.results, opened.names);
@@ -300,6 +300,7 @@ impl Opening<'_> {
         }
         match (why_dead(&header, self.now), self.released_before(place)) {
             // It may have been the call itself that used it up.
+            (Some(ItemOutcome::UsedUp), Some(true)) if self.now >= header.expires => return Err(ItemOutcome::Expired),
             (None | Some(ItemOutcome::UsedUp), Some(true)) => return Ok((value, header.expires)),
             (Some(dead), _) => return Err(dead),
             // The same outcome as the first time, whatever may have changed.

@@ -2,7 +2,6 @@
 
 use super::attempt::{Effects, Wanted};
 use super::detokenize::{data_key, parse_all, why_dead};
-use super::record::Asked;
 use super::shape::{check_batch, scope_path};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault};
 use crate::clock::Timestamp;
@@ -81,7 +80,7 @@ impl Vault {
     /// [`Failure`]: nothing was told.
     pub async fn inspect(&self, call: &Call, request: InspectRequest) -> Result<Inspected, Failure> {
         let requested = request.tokens.len() + request.handles.len();
-        let asked = Asked::of(call, Action::Inspect, &request.scope, requested);
+        let asked = self.asked(call, Action::Inspect, &request.scope, requested);
         let shape = scope_path(&request.scope).and_then(|path| check_batch("tokens", requested).map(|()| path));
         let path = match shape {
             Ok(path) => path,

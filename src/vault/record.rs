@@ -1,6 +1,6 @@
 //! Events: what each says, and how refusals reach the log without filling it.
 
-use super::shape::scope_path;
+use super::shape::{check_words, scope_path};
 use super::{Call, Failure, Reason, Vault, Violation};
 use crate::caller::Caller;
 use crate::clock::Timestamp;
@@ -53,10 +53,9 @@ pub(crate) struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// `scope` as the caller wrote it: it gets into the event if it has the form of one.
-    pub fn of(call: &'a Call, action: Action, scope: &'a str, requested: usize) -> Self {
-        let scope = if scope_path(scope).is_ok() { scope } else { "" };
-        Self { call, action, scope, requested }
+    /// Of something that is not about a scope.
+    pub fn of(call: &'a Call, action: Action) -> Self {
+        Self { call, action, scope: "", requested: 0 }
     }
 
     pub fn requested_count(&self) -> u32 {
@@ -76,6 +75,18 @@ pub(crate) fn decided<A: policy::Action>(event: &mut Event, permit: &Permit<A>) 
 }
 
 impl Vault {
+    /// `scope` as the caller wrote it gets into the event if it is one, or can be no value that was put into the wrong
+    /// field: a card number and a token of the format `uuid` have the form of a scope.
+    pub(super) fn asked<'a>(&self, call: &'a Call, action: Action, scope: &'a str, requested: usize) -> Asked<'a> {
+        let is_known = || {
+            let path = scope_path(scope).ok();
+            path.is_some_and(|path| self.policy.rulebook().scopes().resolve(&path).is_some())
+        };
+        let is_harmless = check_words(scope) && scope_path(scope).is_ok();
+        let scope = if is_harmless || is_known() { scope } else { "" };
+        Asked { call, action, scope, requested }
+    }
+
     /// The event's beginning. Handles, outcomes and policies come later.
     pub(crate) fn event(&self, asked: &Asked<'_>) -> Result<Event, Failure> {
         Ok(self.event_salted(asked, entropy::bytes()?))
@@ -305,7 +316,7 @@ impl Vault {
     /// # Errors
     /// If the log can't be written.
     pub async fn panicked(&self, call: &Call, action: Action) -> Result<Receipt, Failure> {
-        let mut event = self.event(&Asked::of(call, action, "", 0))?;
+        let mut event = self.event(&Asked::of(call, action))?;
         event.outcome = Outcome::Failed.into();
         event.reason = Reason::Internal.as_str().into();
         self.record_event(event).await
@@ -313,7 +324,7 @@ impl Vault {
 
     /// Answers a call of a method on the log that this version does not have: after policy, and recorded.
     pub async fn unbuilt_audit(&self, call: &Call) -> Failure {
-        let asked = Asked::of(call, Action::QueryAudit, "", 0);
+        let asked = Asked::of(call, Action::QueryAudit);
         let mut event = match self.event(&asked) {
             Ok(event) => event,
             Err(failure) => return failure,

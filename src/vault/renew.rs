@@ -4,8 +4,7 @@ use super::attempt::{Effects, Wanted};
 use super::detokenize::{data_key, why_dead};
 use super::expiry::{self, Expiries};
 use super::inspect::{Looked, Named, describe};
-use super::record::Asked;
-use super::requests::{self, Payload, REPEATED, Recalled, Remembered, Request};
+use super::requests::{self, Payload, Recalled, Request};
 use super::revoke::Times;
 use super::shape::{check_batch, scope_path};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault, Violation};
@@ -64,7 +63,7 @@ impl Vault {
     /// # Errors
     /// [`Failure`]: nothing was renewed.
     pub async fn renew(&self, call: &Call, request: RenewRequest) -> Result<Renewed, Failure> {
-        let asked = Asked::of(call, Action::Renew, &request.scope, request.tokens.len());
+        let asked = self.asked(call, Action::Renew, &request.scope, request.tokens.len());
         let (path, named) = match self.check_renew(call, &request) {
             Ok(shape) => shape,
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
@@ -94,7 +93,7 @@ impl Vault {
         ttl: Option<Result<Duration, Reason>>,
     ) -> Result<Option<(Times, Receipt)>, Failure> {
         let mut attempt = self.attempt::<policy::action::Renew>(wanted, requests::RANDOM_BYTES).await?;
-        let before = match self.recall(wanted.request.as_ref(), attempt.now).await? {
+        let before = match self.recall(wanted.request.as_ref()).await? {
             Recalled::Nothing => None,
             Recalled::Another => return Err(self.request_id_used(attempt.event).await),
             Recalled::Outcome(items) => Some(items),
@@ -103,8 +102,9 @@ impl Vault {
         let named = Named::parse(attempt.scope.format(), wanted.tokens, &[]);
         let handles = named.locate(self, &keys);
         let renewing = if let Some(items) = before {
-            REPEATED.clone_into(&mut attempt.event.detail);
-            Renewing::again(items)
+            attempt.event.detail = requests::repeated(wanted.detail);
+            let (results, outcomes) = requests::times_again(items);
+            Renewing { results, outcomes, effects: Effects::default() }
         } else {
             let looked = self.look_up(&named, &handles, &keys).await?;
             let terms = Terms { scope: &attempt.scope, ttl, now: attempt.now };
@@ -112,7 +112,7 @@ impl Vault {
             renewing.effects.touched.extend(handles.iter().flatten());
             if let Some(request) = &wanted.request {
                 let items = renewing.results.iter().map(requests::Outcome::of_time);
-                request.remember(self, attempt.now, attempt.random.take(), items, &mut renewing.effects);
+                request.remember(self, attempt.random.take(), items, &mut renewing.effects);
             }
             renewing
         };
@@ -185,41 +185,17 @@ impl Terms<'_> {
             return Err(Reason::LifetimeNotPositive);
         }
         let expires = self.now.checked_add(ttl).ok_or(Reason::LifetimeTooLong)?;
-        let ceiling = header.created.checked_add(self.scope.max_ttl()).ok_or(Reason::LifetimeTooLong)?;
+        // A token that was made while the clock was ahead must not have more than others from now on.
+        let created = header.created.min(self.now);
+        let ceiling = created.checked_add(self.scope.max_ttl()).ok_or(Reason::LifetimeTooLong)?;
         if expires > ceiling { Err(Reason::LifetimeTooLong) } else { Ok(expires) }
     }
 }
 
 impl Renewing {
-    /// What became of it the first time.
-    fn again(items: Vec<Remembered>) -> Self {
-        let mut renewing = Self::default();
-        for item in items {
-            match item {
-                Remembered::Time(expires) => renewing.push(Ok(expires), None),
-                Remembered::Failed(failure) => renewing.push(Err(failure), Some(outcome_of(failure))),
-                // Nothing else is remembered of this action, whose name is part of what opens the row.
-                Remembered::Issued { .. } | Remembered::Released => {
-                    renewing.push(Err(ItemFailure::DataLoss), Some(ItemOutcome::Corrupt));
-                }
-            }
-        }
-        renewing
-    }
-
     fn push(&mut self, result: Result<Timestamp, ItemFailure>, outcome: Option<ItemOutcome>) {
         let otherwise = if result.is_ok() { ItemOutcome::Done } else { ItemOutcome::Malformed };
         self.outcomes.push(outcome.unwrap_or(otherwise));
         self.results.push(result);
-    }
-}
-
-/// As exact as what is remembered; the first event says more.
-fn outcome_of(failure: ItemFailure) -> ItemOutcome {
-    match failure {
-        ItemFailure::NotFound => ItemOutcome::Unknown,
-        ItemFailure::DataLoss => ItemOutcome::Corrupt,
-        ItemFailure::Invalid(Reason::TokenMalformed) => ItemOutcome::Malformed,
-        ItemFailure::Invalid(_) => ItemOutcome::Refused,
     }
 }

@@ -6,12 +6,13 @@
 
 use super::attempt::Effects;
 use super::expiry::Expiries;
+use super::revoke::Times;
 use super::{Failure, ItemFailure, Reason, Vault, Violation};
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
 use crate::crypto::answer::{Lock, Row};
-use crate::event::Action;
-use crate::secret::{Secret, SecretBytes};
+use crate::event::{Action, ItemOutcome};
+use crate::secret::{Secret, SecretBytes, SecretKey};
 use crate::store::{Found, Table, Tier};
 use prost::bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -29,8 +30,9 @@ pub(super) const RANDOM_BYTES: usize = 16;
 
 /// The name that a call's outcome is remembered by.
 pub(super) struct Request {
-    id: Secret<[u8; 16]>,
     name: [u8; 32],
+    /// What the lock is derived from.
+    secret: SecretKey,
     payload: [u8; 32],
 }
 
@@ -80,12 +82,15 @@ impl Vault {
         }
         let id = parse(request_id).ok_or(malformed)?;
         let name = self.keyring.request().locate(caller, id.expose());
-        Ok(Some(Request { id, name, payload: payload().hash() }))
+        let secret = self.keyring.request().answer_secret(id.expose());
+        Ok(Some(Request { name, secret, payload: payload().hash() }))
     }
 
     /// What became of the call the first time.
-    pub(super) async fn recall(&self, request: Option<&Request>, now: Timestamp) -> Result<Recalled, Failure> {
+    pub(super) async fn recall(&self, request: Option<&Request>) -> Result<Recalled, Failure> {
         let Some(request) = request else { return Ok(Recalled::Nothing) };
+        // By the mark: a clock that leaps must not make work be done twice.
+        let now = self.ledger.clock().mark();
         let row = match self.rows.get(Table::Requests, &[&request.name], Tier::Memory)?.pop() {
             Some(Found::Cold) => {
                 let (rows, name) = (Arc::clone(&self.rows), request.name);
@@ -101,6 +106,31 @@ impl Vault {
         }
         let answer = request.lock(self).open(&row).ok().and_then(|answer| decode(answer.expose()));
         Ok(answer.map_or(Recalled::Another, Recalled::Outcome))
+    }
+}
+
+/// The detail of an event that had `detail` the first time. A reason has no semicolon.
+pub(super) fn repeated(detail: &str) -> String {
+    if detail.is_empty() { REPEATED.to_owned() } else { format!("{detail}; {REPEATED}") }
+}
+
+/// What became of items that have times, as exact as it is remembered; the first event says more.
+pub(super) fn times_again(items: Vec<Remembered>) -> (Times, Vec<ItemOutcome>) {
+    let again = |item| match item {
+        Remembered::Time(time) => (Ok(time), ItemOutcome::Done),
+        Remembered::Failed(failure) => (Err(failure), outcome_of(failure)),
+        // Nothing else is remembered of these actions, whose names are part of what opens the row.
+        Remembered::Issued { .. } | Remembered::Released => (Err(ItemFailure::DataLoss), ItemOutcome::Corrupt),
+    };
+    items.into_iter().map(again).unzip()
+}
+
+fn outcome_of(failure: ItemFailure) -> ItemOutcome {
+    match failure {
+        ItemFailure::NotFound => ItemOutcome::Unknown,
+        ItemFailure::DataLoss => ItemOutcome::Corrupt,
+        ItemFailure::Invalid(Reason::TokenMalformed | Reason::HandleMalformed) => ItemOutcome::Malformed,
+        ItemFailure::Invalid(_) => ItemOutcome::Refused,
     }
 }
 
@@ -132,11 +162,11 @@ impl Request {
     pub fn remember<'a>(
         &self,
         vault: &Vault,
-        now: Timestamp,
         salt: [u8; RANDOM_BYTES],
         items: impl Iterator<Item = Outcome<'a>>,
         effects: &mut Effects,
     ) {
+        let now = vault.ledger.clock().mark();
         let until = now.checked_add(REMEMBERED_FOR).unwrap_or(now);
         let row = self.lock(vault).seal(until, salt, &encode(items));
         effects.rows.put(Table::Requests, &self.name, &row);
@@ -146,7 +176,7 @@ impl Request {
     }
 
     fn lock<'a>(&'a self, vault: &'a Vault) -> Lock<'a> {
-        Lock { vault: vault.keyring.vault(), name: &self.name, request_id: self.id.expose(), payload: &self.payload }
+        Lock { vault: vault.keyring.vault(), name: &self.name, secret: &self.secret, payload: &self.payload }
     }
 }
 
@@ -363,12 +393,13 @@ mod tests {
         for (frozen, payload) in frozen.iter().zip(payloads(&token)) {
             let payload = payload.hash();
             assert_eq!(payload, array(&frozen["payload"]), "{}", frozen["about"]);
-            let request_id = array(&frozen["request_id"]);
+            let request_id: [u8; 16] = array(&frozen["request_id"]);
             let key = RequestKey::new(Secret::new(array(&frozen["request_key"])));
+            let secret = key.answer_secret(&request_id);
             let name = key.locate(frozen["caller"].as_str().unwrap(), &request_id);
             let stored = bytes(&frozen["row"]);
             assert_eq!(name, array(&frozen["row_key"]));
-            let lock = Lock { vault: &vault, name: &name, request_id: &request_id, payload: &payload };
+            let lock = Lock { vault: &vault, name: &name, secret: &secret, payload: &payload };
             let row = Row::parse(&stored).unwrap();
             let answer = lock.open(&row).ok().unwrap();
             assert!(answer.matches(&bytes(&frozen["answer"])));
@@ -378,10 +409,13 @@ mod tests {
             assert_eq!(lock.seal(row.until, array(&frozen["salt"]), &again), stored);
             // Another payload, another id, another name, another vault, and any byte of the row.
             let other = [1; 32];
+            let other_id = key.answer_secret(&[1; 16]);
+            let other_key = RequestKey::new(Secret::new([1; 32])).answer_secret(&request_id);
             for lock in [
                 Lock { payload: &other, ..lock },
                 Lock { name: &other, ..lock },
-                Lock { request_id: &[1; 16], ..lock },
+                Lock { secret: &other_id, ..lock },
+                Lock { secret: &other_key, ..lock },
                 Lock { vault: &VaultId([1; 16]), ..lock },
             ] {
                 assert!(lock.open(&row).is_err());

@@ -3,7 +3,6 @@
 use super::attempt::{Effects, Wanted};
 use super::detokenize::data_key;
 use super::inspect::{Named, describe};
-use super::record::Asked;
 use super::requests::{self, Payload, Recalled, Request};
 use super::shape::{check_batch, check_words, scope_path};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault, Violation};
@@ -48,7 +47,7 @@ impl Vault {
     /// [`Failure`]: nothing was revoked.
     pub async fn revoke(&self, call: &Call, request: RevokeRequest) -> Result<Revoked, Failure> {
         let requested = request.tokens.len() + request.handles.len();
-        let asked = Asked::of(call, Action::Revoke, &request.scope, requested);
+        let asked = self.asked(call, Action::Revoke, &request.scope, requested);
         let (path, named) = match self.check_revoke(call, &request, requested) {
             Ok(shape) => shape,
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
@@ -74,21 +73,28 @@ impl Vault {
 
     async fn attempt_revoke(&self, wanted: &Wanted<'_>) -> Result<Option<(Times, Receipt)>, Failure> {
         let mut attempt = self.attempt::<policy::action::Revoke>(wanted, requests::RANDOM_BYTES).await?;
-        // Revoking again changes nothing and answers the same, so what is remembered is only that it was this request.
-        let before = self.recall(wanted.request.as_ref(), attempt.now).await?;
-        if let Recalled::Another = before {
-            return Err(self.request_id_used(attempt.event).await);
-        }
+        let before = match self.recall(wanted.request.as_ref()).await? {
+            Recalled::Nothing => None,
+            Recalled::Another => return Err(self.request_id_used(attempt.event).await),
+            Recalled::Outcome(items) => Some(items),
+        };
         let keys = self.keys_of(&wanted.path);
         let named = Named::parse(attempt.scope.format(), wanted.tokens, wanted.handles);
         let handles = named.locate(self, &keys);
-        let mut revoking = self.revoke_all(&named, &handles, &keys, attempt.now).await?;
+        let revoking = if let Some(items) = before {
+            attempt.event.detail = requests::repeated(wanted.detail);
+            let (results, outcomes) = requests::times_again(items);
+            Revoking { results, outcomes, effects: Effects::default() }
+        } else {
+            let mut revoking = self.revoke_all(&named, &handles, &keys, attempt.now).await?;
+            revoking.effects.touched.extend(handles.iter().flatten());
+            if let Some(request) = &wanted.request {
+                let items = revoking.results.iter().map(requests::Outcome::of_time);
+                request.remember(self, attempt.random.take(), items, &mut revoking.effects);
+            }
+            revoking
+        };
         describe(&mut attempt.event, &handles, revoking.outcomes.iter().copied());
-        revoking.effects.touched.extend(handles.iter().flatten());
-        if let (Some(request), Recalled::Nothing) = (&wanted.request, before) {
-            let items = revoking.results.iter().map(requests::Outcome::of_time);
-            request.remember(self, attempt.now, attempt.random.take(), items, &mut revoking.effects);
-        }
         self.conclude(wanted, attempt, revoking.effects, Held::new(revoking.results, Vec::new())).await
     }
 

@@ -2,7 +2,6 @@
 
 use super::attempt::{Attempt, Effects, Wanted};
 use super::expiry::Expiries;
-use super::record::Asked;
 use super::requests::{self, Payload, REPEATED, Recalled, Remembered, Request};
 use super::shape::{check_batch, scope_path};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, REPLY_BYTES_AT_MOST, Reason, Vault, VaultEvent, Violation};
@@ -97,7 +96,7 @@ impl Vault {
     /// # Errors
     /// [`Failure`]: nothing was issued.
     pub async fn tokenize(&self, call: &Call, request: TokenizeRequest) -> Result<Tokenized, Failure> {
-        let asked = Asked::of(call, Action::Tokenize, &request.scope, request.items.len());
+        let asked = self.asked(call, Action::Tokenize, &request.scope, request.items.len());
         let (path, named) = match self.check_tokenize(call, &request) {
             Ok(shape) => shape,
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
@@ -128,7 +127,7 @@ impl Vault {
     ) -> Result<Option<(Issues, Receipt)>, Failure> {
         let random = requests::RANDOM_BYTES + request.items.len() * RANDOM_BYTES_AN_ITEM;
         let mut attempt = self.attempt::<policy::action::Tokenize>(wanted, random).await?;
-        match self.recall(wanted.request.as_ref(), attempt.now).await? {
+        match self.recall(wanted.request.as_ref()).await? {
             Recalled::Nothing => {}
             Recalled::Another => return Err(self.request_id_used(attempt.event).await),
             Recalled::Outcome(items) => {
@@ -149,7 +148,7 @@ impl Vault {
         }
         if let Some(request) = &wanted.request {
             let items = made.results.iter().map(to_be_remembered);
-            request.remember(self, attempt.now, attempt.random.take(), items, &mut made.effects);
+            request.remember(self, attempt.random.take(), items, &mut made.effects);
         }
         made.conclude(self, wanted, attempt).await
     }

@@ -100,8 +100,9 @@ def inner_key(canonical, vault, scope, handle, created, salt):
     return derive(canonical, b"cloakroom/v1/inner", vault, u32(scope), handle, u64(created), salt)
 
 
-def answer_key(request_id, vault, name, payload, salt):
-    return derive(request_id, b"cloakroom/v1/answer", vault, name, payload, salt)
+def answer_key(request_key, request_id, vault, name, payload, salt):
+    secret = mac(request_key, lp(b"cloakroom/v1/answer", request_id))
+    return derive(secret, b"cloakroom/v1/answer", vault, name, payload, salt)
 
 
 def request_name(request_key, caller, request_id):
@@ -530,11 +531,11 @@ def payload_of(*fields):
 ANSWER_HEADER = 1 + 8 + 16
 
 
-def open_answer(request_id, vault, name, payload, row):
+def open_answer(request_key, request_id, vault, name, payload, row):
     header = row[:ANSWER_HEADER]
     if header[:1] != b"\x01":
         raise Refused("answer format")
-    return unseal(answer_key(request_id, vault, name, payload, header[9:]), header, row[ANSWER_HEADER:])
+    return unseal(answer_key(request_key, request_id, vault, name, payload, header[9:]), header, row[ANSWER_HEADER:])
 
 
 TOKENIZE = 1
@@ -997,7 +998,7 @@ class Vectors:
             request_key = bytes.fromhex(case["request_key"])
             self.same("name", request_name(request_key, case["caller"].encode(), request_id), case["row_key"])
             stored = bytes.fromhex(case["row"])
-            self.same("answer", open_answer(request_id, vault, name, payload, stored), case["answer"])
+            self.same("answer", open_answer(request_key, request_id, vault, name, payload, stored), case["answer"])
             self.same("until", number(stored[1:9]), case["until_millis"])
             self.same("key of its expiry", expiry_key(case["until_millis"], name), case["expiry_row_key"])
         for case in file["event_index"]:

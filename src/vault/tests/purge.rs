@@ -72,7 +72,7 @@ fn events_of(f: &Fixture, action: Action) -> Vec<Event> {
 fn renewal(f: &Fixture, basis: Basis, token: &Issued, expires: Timestamp) -> Submission {
     let (_, key, unlocked) = unlock(&f.vault, "pan", &token.handle, &f.row(&token.handle));
     let record_version = unlocked.header().record_version + 1;
-    let header = Header { expires, record_version, ..*unlocked.header() };
+    let header = Header { record_version, expires, ..*unlocked.header() };
     let row = unlocked.relock(f.vault.keyring().vault(), &token.handle, &key, &header, [7; 16]);
     let (mut rows, mut expiries) = (Batch::default(), Expiries::default());
     rows.put(Table::Tokens, token.handle.as_bytes(), &row);

@@ -339,3 +339,24 @@ async fn what_is_turned_away_before_policy_is_counted_too() {
     assert_eq!(words(&f.event(&receipt)), "revoke failed INTERNAL");
     f.check();
 }
+
+/// What is put into the wrong field must not reach the log through it.
+#[tokio::test]
+async fn a_value_or_token_in_the_place_of_a_scope_is_not_recorded_a_11() {
+    let f = Fixture::new();
+    let tester = f.tester();
+    for wrong in ["4111111111111111", "be146b41-dc4d-4660-9913-4ec7205c270d", "4111-1111-1111-1111/x"] {
+        assert_eq!(tester.show(wrong, &["pan"]).await, Err("denied".to_owned()));
+        assert_eq!(f.last_event().scope, "");
+        f.site.clock.advance(Duration::from_secs(1));
+    }
+    // What no rule set covers is recorded as it is, to be found; so is what one covers, whatever it is called.
+    for scope in ["nowhere", "tenant-7/pan"] {
+        tester.show(scope, &["pan"]).await.unwrap_err();
+        assert_eq!(f.last_event().scope, scope);
+        f.site.clock.advance(Duration::from_secs(1));
+    }
+    tester.issue("1234567890123/note", item(PAN)).await;
+    assert_eq!(f.last_event().scope, "1234567890123/note");
+    f.check();
+}

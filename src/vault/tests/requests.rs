@@ -1,6 +1,7 @@
 //! Request ids: the same call again, by the same caller, has the same outcome and changes nothing twice.
 
 use super::*;
+use crate::clock::Clock;
 use crate::vault::requests::{REMEMBERED_FOR, REPEATED};
 
 fn all(count: usize) -> Vec<TokenizeItem> {
@@ -223,5 +224,48 @@ async fn all_or_nothing_issues_nothing_if_one_item_is_wrong() {
     }
     // The call failed as a whole, so its id may be used for one that is mended.
     tester.request(1).issue_all("pan", all(1)).await;
+    f.check();
+}
+
+#[tokio::test]
+async fn what_was_used_up_and_then_expired_is_not_found_and_sinks_no_neighbour() {
+    let f = Fixture::new();
+    let tester = f.tester();
+    let short = TokenizeItem { max_uses: 1, ..lasting(PAN, Duration::from_secs(3)) };
+    let tokens = tester.issue_all("pan", vec![short, item(b"good")]).await;
+    let tokens: Vec<&str> = tokens.iter().map(|token| token.token.as_str()).collect();
+    assert_eq!(tester.request(1).show("pan", &tokens).await, values(&[PAN, b"good"]));
+    f.site.clock.advance(Duration::from_secs(3));
+    let shown = tester.request(1).show("pan", &tokens).await;
+    assert_eq!(shown, Ok(vec![Err(ItemFailure::NotFound), Ok(b"good".to_vec())]));
+    assert_eq!(outcomes(&f.last_event()), [ItemOutcome::Expired, ItemOutcome::Released]);
+    f.check();
+}
+
+#[tokio::test]
+async fn a_repeated_revocation_says_so_and_keeps_its_time_when_the_token_is_gone() {
+    let f = Fixture::new();
+    let tester = f.tester();
+    let token = tester.issue("pan", item(PAN)).await.token;
+    let results = tester.request(1).revoke("pan", &[&token, "nonsense"], &[]).await.unwrap().results;
+    f.site.clock.advance(Duration::from_mins(1));
+    assert_eq!(tester.request(1).revoke("pan", &[&token, "nonsense"], &[]).await.unwrap().results, results);
+    let event = f.last_event();
+    assert_eq!(event.detail, format!("lost; {REPEATED}"));
+    assert_eq!(outcomes(&event), [ItemOutcome::Done, ItemOutcome::Malformed]);
+    f.check();
+}
+
+/// A wall clock that is far ahead for a while must not make work be done twice.
+#[tokio::test]
+async fn a_clock_that_leaps_makes_no_request_be_forgotten() {
+    let f = Fixture::new();
+    let tester = f.tester().request(1);
+    let first = tester.issue("pan", lasting(PAN, Duration::from_hours(24 * 400))).await;
+    let right = f.site.clock.wall();
+    f.site.clock.set_wall(right.checked_add(Duration::from_hours(48)).unwrap());
+    assert_eq!(tester.issue("pan", lasting(PAN, Duration::from_hours(24 * 400))).await, first);
+    f.site.clock.set_wall(right);
+    assert_eq!(tester.issue("pan", lasting(PAN, Duration::from_hours(24 * 400))).await, first);
     f.check();
 }
