@@ -215,7 +215,7 @@ pub const KEYS: [Key; 39] = [
         Value("[]"),
         "",
         "[]",
-        "Its revocation lists in PEM. Empty: nothing is checked for revocation, and the start says so.",
+        "Its revocation lists in PEM. This version checks none and refuses to start if any is given: a certificate is good until it expires.",
     ),
     key("root_key.provider", Kind::Choice(&["file"]), Required, "", "\"file\"", "What gives the root key."),
     key(
