@@ -110,7 +110,7 @@ impl Error {
         match self {
             Self::Rulebook(_) | Self::RootKey(_) | Self::LogKey { .. } => true,
             Self::Door(error) => !matches!(error, SetupError::Listen { .. } | SetupError::Tls(_)),
-            Self::Telemetry(error) => matches!(error, TelemetryError::Levels(_)),
+            Self::Telemetry(error) => matches!(error, TelemetryError::Levels(_) | TelemetryError::Word(_)),
             Self::Store(_) | Self::Ledger(_) | Self::Keys(_) | Self::Log(_) | Self::Io { .. } => false,
         }
     }

@@ -27,6 +27,9 @@ pub enum TelemetryError {
     /// The variable does not say levels.
     #[error("{LOG_VARIABLE} is not a list of levels such as `info` or `warn,cloakroom=debug`: {0}")]
     Levels(#[from] tracing_subscriber::filter::ParseError),
+    /// A word that is no level. The filter would take it for a module, and say nothing.
+    #[error("{LOG_VARIABLE}: `{0}` is no level; write one of off, error, warn, info, debug, trace, or `module=level`")]
+    Word(String),
     /// Metrics were set up before, or can't be.
     #[error("metrics can't be set up: {0}")]
     Metrics(#[from] BuildError),
@@ -37,6 +40,7 @@ pub enum TelemetryError {
 /// # Errors
 /// If `levels` can't be understood.
 pub fn log_to_stderr(levels: &str) -> Result<(), TelemetryError> {
+    check_words(levels)?;
     let filter = EnvFilter::builder().parse(levels)?;
     let most = filter.max_level_hint().unwrap_or(LevelFilter::TRACE);
     // Beside the levels that were asked for, not among them: of those the one that names a module more exactly wins.
@@ -47,6 +51,14 @@ pub fn log_to_stderr(levels: &str) -> Result<(), TelemetryError> {
     // Already set: a test started two servers in one process, which then share it.
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
     Ok(())
+}
+
+fn check_words(levels: &str) -> Result<(), TelemetryError> {
+    let bare = levels.split(',').map(str::trim).filter(|part| !part.contains(['=', '[']) && !part.is_empty());
+    match bare.into_iter().find(|word| word.parse::<LevelFilter>().is_err()) {
+        Some(word) => Err(TelemetryError::Word(word.escape_default().to_string())),
+        None => Ok(()),
+    }
 }
 
 /// Whether a module, by its path, belongs to a library that handles bytes of requests.
@@ -74,4 +86,22 @@ pub fn silence_panics() {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "a fault in Cloakroom: a thread panicked. Please report it with this place");
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_named() {
+        for good in
+            ["info", "TRACE", "off", "warn,cloakroom=debug", "cloakroom::ledger=trace", "info,", "warn,[call]=info"]
+        {
+            assert!(check_words(good).is_ok(), "{good}");
+        }
+        for (bad, word) in [("dbug", "dbug"), ("info,ledger", "ledger"), ("cloakroom:debug", "cloakroom:debug")] {
+            let said = check_words(bad).unwrap_err().to_string();
+            assert!(said.contains(&format!("`{word}` is no level")), "{said}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ use crate::crypto::record::Record;
 use crate::crypto::{DataKey, Handle, ScopeId, answer};
 use crate::event::{Action, Event};
 use crate::ledger::{Basis, Refused, Submission};
-use crate::store::{Batch, Found, Order, ReadError, Row, Table, Tier};
+use crate::store::{Batch, Found, Order, ReadError, Row, Rows, Table, Tier};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -165,7 +165,7 @@ impl Vault {
         let tokens = read_blocking(&*self.rows, &keys_in(Table::Tokens))?;
         let names = keys_in(Table::Requests);
         let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
-        let mut requests = self.rows.get(Table::Requests, &names, Tier::Disk)?.into_iter();
+        let mut requests = read_requests(&*self.rows, &names)?.into_iter();
         let claimed = |found: &Found| match found {
             Found::Row(row) => Record::parse(row).ok().map(|record| record.claimed_header().scope),
             Found::Absent | Found::Cold => None,
@@ -366,6 +366,19 @@ impl Target {
                 vec![Self { table: Table::Requests, key: name.to_vec(), place: requests::place(name) }]
             }
         }
+    }
+}
+
+/// A row that the disk has damaged is no reason to leave its neighbours: it comes as one that is no such row.
+fn read_requests(rows: &dyn Rows, names: &[&[u8]]) -> Result<Vec<Found>, ReadError> {
+    let alone = |name: &&[u8]| match rows.get(Table::Requests, &[name], Tier::Disk) {
+        Ok(found) => Ok(found.into_iter().next().unwrap_or(Found::Absent)),
+        Err(ReadError::Corrupt { .. }) => Ok(Found::Row(Vec::new())),
+        Err(error) => Err(error),
+    };
+    match rows.get(Table::Requests, names, Tier::Disk) {
+        Err(ReadError::Corrupt { .. }) => names.iter().map(alone).collect(),
+        found => found,
     }
 }
 
