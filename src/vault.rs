@@ -22,6 +22,7 @@ mod renew;
 pub(crate) mod requests;
 mod revoke;
 mod shape;
+mod times;
 mod timekeeping;
 mod tokenize;
 mod uses;

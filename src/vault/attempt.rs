@@ -145,7 +145,22 @@ impl Vault {
     }
 }
 
-impl Wanted<'_> {
+impl<'a> Wanted<'a> {
+    /// Of a call that says no more than who wants what on which scope.
+    pub fn of(asked: Asked<'a>, path: scope::Path) -> Self {
+        Self {
+            asked,
+            path,
+            purpose: "",
+            reveal: event::Reveal::Unspecified,
+            detail: "",
+            tokens: &[],
+            handles: &[],
+            unsupported: None,
+            request: None,
+        }
+    }
+
     fn context(&self, now: Timestamp) -> Context<'_> {
         let reveal = match self.reveal {
             event::Reveal::Unspecified => policy::Reveal::Nothing,

@@ -2,7 +2,7 @@
 
 use super::attempt::{Effects, Wanted};
 use super::record::HANDLES_OF_DENIED;
-use super::requests::{self, Payload, REPEATED, Recalled, Remembered, Request};
+use super::requests::{self, Payload, REPEATED, Remembered, Request};
 use super::shape::{check_batch, check_words, scope_path};
 use super::uses::Turn;
 use super::{ATTEMPTS, Call, Failure, ItemFailure, REPLY_BYTES_AT_MOST, Reason, Vault, Violation};
@@ -95,15 +95,12 @@ impl Vault {
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
         };
         let wanted = Wanted {
-            asked,
-            path,
             purpose: &request.purpose,
             reveal,
-            detail: "",
             tokens: &request.tokens,
-            handles: &[],
             unsupported: request.unsupported,
             request: named,
+            ..Wanted::of(asked, path)
         };
         let mut turn: Option<Turn> = None;
         for _ in 0..ATTEMPTS {
@@ -126,11 +123,7 @@ impl Vault {
             let violation = Violation { field: "purpose", reason: Reason::PurposeRequired };
             return Err(self.invalid(attempt.event, violation).await);
         }
-        let before = match self.recall(wanted.request.as_ref()).await? {
-            Recalled::Nothing => None,
-            Recalled::Another => return Err(self.request_id_used(attempt.event).await),
-            Recalled::Outcome(items) => Some(items),
-        };
+        let before = self.before(wanted, &attempt).await?;
         let keys = self.keys_of(&wanted.path);
         let parsed = parse_all(attempt.scope.format(), wanted.tokens);
         let handles: Vec<_> = parsed.iter().map(|parsed| self.handle_of(parsed, &keys)).collect();

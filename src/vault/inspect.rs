@@ -7,7 +7,7 @@ use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault};
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
 use crate::crypto::record::{Header, Record, Unlocked};
-use crate::event::{self, Action, Event, ItemOutcome, Outcome, Reveal};
+use crate::event::{self, Action, Event, ItemOutcome, Outcome};
 use crate::keys::ScopeKeys;
 use crate::ledger::{Held, Receipt};
 use crate::policy;
@@ -86,17 +86,7 @@ impl Vault {
             Ok(path) => path,
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
         };
-        let wanted = Wanted {
-            asked,
-            path,
-            purpose: "",
-            reveal: Reveal::Unspecified,
-            detail: "",
-            tokens: &request.tokens,
-            handles: &request.handles,
-            unsupported: None,
-            request: None,
-        };
+        let wanted = Wanted { tokens: &request.tokens, handles: &request.handles, ..Wanted::of(asked, path) };
         for _ in 0..ATTEMPTS {
             if let Some((results, receipt)) = self.attempt_inspect(&wanted).await? {
                 return Ok(Inspected { results, receipt });

@@ -1,19 +1,19 @@
 //! Renew: tokens get another lifetime, counted from now, within their scope's ceiling.
 
-use super::attempt::{Effects, Wanted};
+use super::attempt::Wanted;
 use super::detokenize::{data_key, why_dead};
 use super::expiry::{self, Expiries};
-use super::inspect::{Looked, Named, describe};
-use super::requests::{self, Payload, Recalled, Request};
-use super::revoke::Times;
+use super::inspect::{Looked, Named};
+use super::requests::{self, Payload, Request};
 use super::shape::{check_batch, scope_path};
+use super::times::{Timed, Times};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault, Violation};
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
 use crate::crypto::record::Header;
-use crate::event::{Action, ItemOutcome, Reveal};
+use crate::event::{Action, ItemOutcome};
 use crate::keys::{ScopeKeys, entropy};
-use crate::ledger::{Held, Receipt};
+use crate::ledger::Receipt;
 use crate::policy;
 use crate::scope::{self, Scope};
 use crate::secret::Secret;
@@ -41,14 +41,6 @@ pub struct Renewed {
     pub receipt: Receipt,
 }
 
-/// What one attempt would change, before anything is durable.
-#[derive(Default)]
-struct Renewing {
-    results: Times,
-    outcomes: Vec<ItemOutcome>,
-    effects: Effects,
-}
-
 /// What it takes to renew one token.
 struct Terms<'a> {
     scope: &'a Scope,
@@ -68,17 +60,7 @@ impl Vault {
             Ok(shape) => shape,
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
         };
-        let wanted = Wanted {
-            asked,
-            path,
-            purpose: "",
-            reveal: Reveal::Unspecified,
-            detail: "",
-            tokens: &request.tokens,
-            handles: &[],
-            unsupported: None,
-            request: named,
-        };
+        let wanted = Wanted { tokens: &request.tokens, request: named, ..Wanted::of(asked, path) };
         for _ in 0..ATTEMPTS {
             if let Some((results, receipt)) = self.attempt_renew(&wanted, request.ttl).await? {
                 return Ok(Renewed { results, receipt });
@@ -92,32 +74,18 @@ impl Vault {
         wanted: &Wanted<'_>,
         ttl: Option<Result<Duration, Reason>>,
     ) -> Result<Option<(Times, Receipt)>, Failure> {
-        let mut attempt = self.attempt::<policy::action::Renew>(wanted, requests::RANDOM_BYTES).await?;
-        let before = match self.recall(wanted.request.as_ref()).await? {
-            Recalled::Nothing => None,
-            Recalled::Another => return Err(self.request_id_used(attempt.event).await),
-            Recalled::Outcome(items) => Some(items),
-        };
+        let attempt = self.attempt::<policy::action::Renew>(wanted, requests::RANDOM_BYTES).await?;
+        let before = self.before(wanted, &attempt).await?;
         let keys = self.keys_of(&wanted.path);
         let named = Named::parse(attempt.scope.format(), wanted.tokens, &[]);
         let handles = named.locate(self, &keys);
-        let renewing = if let Some(items) = before {
-            attempt.event.detail = requests::repeated(wanted.detail);
-            let (results, outcomes) = requests::times_again(items);
-            Renewing { results, outcomes, effects: Effects::default() }
-        } else {
-            let looked = self.look_up(&named, &handles, &keys).await?;
-            let terms = Terms { scope: &attempt.scope, ttl, now: attempt.now };
-            let mut renewing = self.renew_all(&terms, &named, &handles, &looked, &keys)?;
-            renewing.effects.touched.extend(handles.iter().flatten());
-            if let Some(request) = &wanted.request {
-                let items = renewing.results.iter().map(requests::Outcome::of_time);
-                request.remember(self, attempt.random.take(), items, &mut renewing.effects);
-            }
-            renewing
-        };
-        describe(&mut attempt.event, &handles, renewing.outcomes.iter().copied());
-        self.conclude(wanted, attempt, renewing.effects, Held::new(renewing.results, Vec::new())).await
+        if let Some(items) = before {
+            return self.conclude_again(wanted, attempt, &handles, items).await;
+        }
+        let looked = self.look_up(&named, &handles, &keys).await?;
+        let terms = Terms { scope: &attempt.scope, ttl, now: attempt.now };
+        let renewing = self.renew_all(&terms, &named, &handles, &looked, &keys)?;
+        self.conclude_first(wanted, attempt, &handles, renewing).await
     }
 
     fn renew_all(
@@ -127,29 +95,30 @@ impl Vault {
         handles: &[Option<Handle>],
         looked: &[Looked],
         keys: &ScopeKeys,
-    ) -> Result<Renewing, Failure> {
+    ) -> Result<Timed, Failure> {
         let data_key = data_key(self, keys);
         let mut random = entropy::Supply::of(handles.len() * 16)?;
-        let mut renewing = Renewing::default();
+        let mut renewing = Timed::default();
         let mut renewed: HashMap<Handle, Timestamp> = HashMap::new();
         for (place, (handle, looked)) in handles.iter().zip(looked).enumerate() {
             let (Some(handle), Ok(unlocked)) = (handle, looked) else {
-                renewing.push(Err(named.failure(place, looked)), looked.as_ref().err().copied());
+                let outcome = looked.as_ref().err().copied().unwrap_or(ItemOutcome::Malformed);
+                renewing.failed(named.failure(place, looked), outcome);
                 continue;
             };
             if let Some(expires) = renewed.get(handle) {
-                renewing.push(Ok(*expires), None);
+                renewing.done(*expires);
                 continue;
             }
             let header = unlocked.header();
             if let Some(dead) = why_dead(header, terms.now) {
-                renewing.push(Err(ItemFailure::NotFound), Some(dead));
+                renewing.failed(ItemFailure::NotFound, dead);
                 continue;
             }
             let expires = match terms.expiry(header) {
                 Ok(expires) => expires,
                 Err(reason) => {
-                    renewing.push(Err(ItemFailure::Invalid(reason)), Some(ItemOutcome::Refused));
+                    renewing.failed(ItemFailure::Invalid(reason), ItemOutcome::Refused);
                     continue;
                 }
             };
@@ -163,7 +132,7 @@ impl Vault {
             }
             renewing.effects.rewritten.push(*handle);
             renewed.insert(*handle, expires);
-            renewing.push(Ok(expires), None);
+            renewing.done(expires);
         }
         Ok(renewing)
     }
@@ -189,13 +158,5 @@ impl Terms<'_> {
         let created = header.created.min(self.now);
         let ceiling = created.checked_add(self.scope.max_ttl()).ok_or(Reason::LifetimeTooLong)?;
         if expires > ceiling { Err(Reason::LifetimeTooLong) } else { Ok(expires) }
-    }
-}
-
-impl Renewing {
-    fn push(&mut self, result: Result<Timestamp, ItemFailure>, outcome: Option<ItemOutcome>) {
-        let otherwise = if result.is_ok() { ItemOutcome::Done } else { ItemOutcome::Malformed };
-        self.outcomes.push(outcome.unwrap_or(otherwise));
-        self.results.push(result);
     }
 }

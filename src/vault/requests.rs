@@ -4,14 +4,14 @@
 //! What is remembered of a call lies in `requests` for a day, sealed under a key that only the request id and the payload
 //! yield. It is written in the same commit as what the call changed, so there is never one without the other.
 
-use super::attempt::Effects;
+use super::attempt::{Attempt, Effects, Wanted};
 use super::expiry::Expiries;
-use super::revoke::Times;
 use super::{Failure, ItemFailure, Reason, Vault, Violation};
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
 use crate::crypto::answer::{Lock, Row};
-use crate::event::{Action, ItemOutcome};
+use crate::event::Action;
+use crate::policy;
 use crate::secret::{Secret, SecretBytes, SecretKey};
 use crate::store::{Found, Table, Tier};
 use prost::bytes::Bytes;
@@ -52,7 +52,7 @@ pub(super) enum Remembered {
 }
 
 /// What is known of a request id.
-pub(super) enum Recalled {
+enum Recalled {
     /// Nothing: the call is the first of its kind.
     Nothing,
     /// This became of each of its items.
@@ -86,8 +86,24 @@ impl Vault {
         Ok(Some(Request { name, secret, payload: payload().hash() }))
     }
 
-    /// What became of the call the first time.
-    pub(super) async fn recall(&self, request: Option<&Request>) -> Result<Recalled, Failure> {
+    /// What became of each of the call's items the first time; `None` if this is the first time.
+    ///
+    /// # Errors
+    /// If its request id was used for another payload, which is recorded; or the store can't be read.
+    pub(super) async fn before<A: policy::Action>(
+        &self,
+        wanted: &Wanted<'_>,
+        attempt: &Attempt<A>,
+    ) -> Result<Option<Vec<Remembered>>, Failure> {
+        match self.recall(wanted.request.as_ref()).await? {
+            Recalled::Nothing => Ok(None),
+            Recalled::Outcome(items) => Ok(Some(items)),
+            // On the heap, like all that is rare.
+            Recalled::Another => Err(Box::pin(self.request_id_used(attempt.event.clone())).await),
+        }
+    }
+
+    async fn recall(&self, request: Option<&Request>) -> Result<Recalled, Failure> {
         let Some(request) = request else { return Ok(Recalled::Nothing) };
         // By the mark: a clock that leaps must not make work be done twice.
         let now = self.ledger.clock().mark();
@@ -112,26 +128,6 @@ impl Vault {
 /// The detail of an event that had `detail` the first time. A reason has no semicolon.
 pub(super) fn repeated(detail: &str) -> String {
     if detail.is_empty() { REPEATED.to_owned() } else { format!("{detail}; {REPEATED}") }
-}
-
-/// What became of items that have times, as exact as it is remembered; the first event says more.
-pub(super) fn times_again(items: Vec<Remembered>) -> (Times, Vec<ItemOutcome>) {
-    let again = |item| match item {
-        Remembered::Time(time) => (Ok(time), ItemOutcome::Done),
-        Remembered::Failed(failure) => (Err(failure), outcome_of(failure)),
-        // Nothing else is remembered of these actions, whose names are part of what opens the row.
-        Remembered::Issued { .. } | Remembered::Released => (Err(ItemFailure::DataLoss), ItemOutcome::Corrupt),
-    };
-    items.into_iter().map(again).unzip()
-}
-
-fn outcome_of(failure: ItemFailure) -> ItemOutcome {
-    match failure {
-        ItemFailure::NotFound => ItemOutcome::Unknown,
-        ItemFailure::DataLoss => ItemOutcome::Corrupt,
-        ItemFailure::Invalid(Reason::TokenMalformed | Reason::HandleMalformed) => ItemOutcome::Malformed,
-        ItemFailure::Invalid(_) => ItemOutcome::Refused,
-    }
 }
 
 /// The 16 bytes of a UUID of version 4 (RFC 9562).

@@ -1,17 +1,18 @@
 //! Revoke: tokens are taken back, at once and for ever.
 
-use super::attempt::{Effects, Wanted};
+use super::attempt::Wanted;
 use super::detokenize::data_key;
-use super::inspect::{Named, describe};
-use super::requests::{self, Payload, Recalled, Request};
+use super::inspect::Named;
+use super::requests::{self, Payload, Request};
 use super::shape::{check_batch, check_words, scope_path};
+use super::times::{Timed, Times};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault, Violation};
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
 use crate::crypto::record::{Header, State};
-use crate::event::{Action, ItemOutcome, Reveal};
+use crate::event::{Action, ItemOutcome};
 use crate::keys::{ScopeKeys, entropy};
-use crate::ledger::{Held, Receipt};
+use crate::ledger::Receipt;
 use crate::policy;
 use crate::scope;
 use crate::secret::Secret;
@@ -53,15 +54,11 @@ impl Vault {
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
         };
         let wanted = Wanted {
-            asked,
-            path,
-            purpose: "",
-            reveal: Reveal::Unspecified,
             detail: &request.reason,
             tokens: &request.tokens,
             handles: &request.handles,
-            unsupported: None,
             request: named,
+            ..Wanted::of(asked, path)
         };
         for _ in 0..ATTEMPTS {
             if let Some((results, receipt)) = self.attempt_revoke(&wanted).await? {
@@ -72,30 +69,16 @@ impl Vault {
     }
 
     async fn attempt_revoke(&self, wanted: &Wanted<'_>) -> Result<Option<(Times, Receipt)>, Failure> {
-        let mut attempt = self.attempt::<policy::action::Revoke>(wanted, requests::RANDOM_BYTES).await?;
-        let before = match self.recall(wanted.request.as_ref()).await? {
-            Recalled::Nothing => None,
-            Recalled::Another => return Err(self.request_id_used(attempt.event).await),
-            Recalled::Outcome(items) => Some(items),
-        };
+        let attempt = self.attempt::<policy::action::Revoke>(wanted, requests::RANDOM_BYTES).await?;
+        let before = self.before(wanted, &attempt).await?;
         let keys = self.keys_of(&wanted.path);
         let named = Named::parse(attempt.scope.format(), wanted.tokens, wanted.handles);
         let handles = named.locate(self, &keys);
-        let revoking = if let Some(items) = before {
-            attempt.event.detail = requests::repeated(wanted.detail);
-            let (results, outcomes) = requests::times_again(items);
-            Revoking { results, outcomes, effects: Effects::default() }
-        } else {
-            let mut revoking = self.revoke_all(&named, &handles, &keys, attempt.now).await?;
-            revoking.effects.touched.extend(handles.iter().flatten());
-            if let Some(request) = &wanted.request {
-                let items = revoking.results.iter().map(requests::Outcome::of_time);
-                request.remember(self, attempt.random.take(), items, &mut revoking.effects);
-            }
-            revoking
-        };
-        describe(&mut attempt.event, &handles, revoking.outcomes.iter().copied());
-        self.conclude(wanted, attempt, revoking.effects, Held::new(revoking.results, Vec::new())).await
+        if let Some(items) = before {
+            return self.conclude_again(wanted, attempt, &handles, items).await;
+        }
+        let revoking = self.revoke_all(&named, &handles, &keys, attempt.now).await?;
+        self.conclude_first(wanted, attempt, &handles, revoking).await
     }
 
     fn check_revoke(
@@ -122,16 +105,16 @@ impl Vault {
         handles: &[Option<Handle>],
         keys: &ScopeKeys,
         now: Timestamp,
-    ) -> Result<Revoking, Failure> {
+    ) -> Result<Timed, Failure> {
         let looked = self.look_up(named, handles, keys).await?;
         let data_key = data_key(self, keys);
         let mut random = entropy::Supply::of(handles.len() * 16)?;
-        let mut revoking = Revoking::default();
+        let mut revoking = Timed::default();
         let mut revoked: HashMap<Handle, Timestamp> = HashMap::new();
         for (place, (handle, looked)) in handles.iter().zip(&looked).enumerate() {
             let (Some(handle), Ok(unlocked)) = (handle, looked) else {
-                revoking.results.push(Err(named.failure(place, looked)));
-                revoking.outcomes.push(looked.as_ref().err().copied().unwrap_or(ItemOutcome::Malformed));
+                let outcome = looked.as_ref().err().copied().unwrap_or(ItemOutcome::Malformed);
+                revoking.failed(named.failure(place, looked), outcome);
                 continue;
             };
             let header = unlocked.header();
@@ -148,20 +131,8 @@ impl Vault {
                     now
                 }
             };
-            revoking.results.push(Ok(time));
-            revoking.outcomes.push(ItemOutcome::Done);
+            revoking.done(time);
         }
         Ok(revoking)
     }
-}
-
-/// A time for each item.
-pub(super) type Times = Vec<Result<Timestamp, ItemFailure>>;
-
-/// What one attempt would change, before anything is durable.
-#[derive(Default)]
-struct Revoking {
-    results: Times,
-    outcomes: Vec<ItemOutcome>,
-    effects: Effects,
 }

@@ -2,7 +2,7 @@
 
 use super::attempt::{Attempt, Effects, Wanted};
 use super::expiry::Expiries;
-use super::requests::{self, Payload, REPEATED, Recalled, Remembered, Request};
+use super::requests::{self, Payload, REPEATED, Remembered, Request};
 use super::shape::{check_batch, scope_path};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, REPLY_BYTES_AT_MOST, Reason, Vault, VaultEvent, Violation};
 use crate::clock::Timestamp;
@@ -101,17 +101,7 @@ impl Vault {
             Ok(shape) => shape,
             Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
         };
-        let wanted = Wanted {
-            asked,
-            path,
-            purpose: "",
-            reveal: event::Reveal::Unspecified,
-            detail: "",
-            tokens: &[],
-            handles: &[],
-            unsupported: request.unsupported,
-            request: named,
-        };
+        let wanted = Wanted { unsupported: request.unsupported, request: named, ..Wanted::of(asked, path) };
         for _ in 0..ATTEMPTS {
             if let Some((results, receipt)) = self.attempt_tokenize(&wanted, &request).await? {
                 return Ok(Tokenized { results, receipt });
@@ -127,14 +117,9 @@ impl Vault {
     ) -> Result<Option<(Issues, Receipt)>, Failure> {
         let random = requests::RANDOM_BYTES + request.items.len() * RANDOM_BYTES_AN_ITEM;
         let mut attempt = self.attempt::<policy::action::Tokenize>(wanted, random).await?;
-        match self.recall(wanted.request.as_ref()).await? {
-            Recalled::Nothing => {}
-            Recalled::Another => return Err(self.request_id_used(attempt.event).await),
-            Recalled::Outcome(items) => {
-                let made = Made::again(items);
-                REPEATED.clone_into(&mut attempt.event.detail);
-                return made.conclude(self, wanted, attempt).await;
-            }
+        if let Some(items) = self.before(wanted, &attempt).await? {
+            REPEATED.clone_into(&mut attempt.event.detail);
+            return Made::again(items).conclude(self, wanted, attempt).await;
         }
         let keys = self.keys_for_tokenize(&wanted.path, attempt.now).await?;
         let second = token::second(attempt.now);
