@@ -13,6 +13,8 @@
 //! Events hold no value and no token, so they may be printed. This module must not know how events come about, how they are
 //! stored or who may read them.
 
+pub mod json;
+
 #[cfg(test)]
 mod tests;
 
