@@ -136,6 +136,8 @@ pub enum Engine {
 pub struct Audit {
     /// `checkpoints`: the directory for signed checkpoints, outside the database. Better on another disk.
     pub checkpoints: PathBuf,
+    /// `checkpoints_copy`: a second directory for the same, on another machine's disk if possible. None by default.
+    pub checkpoints_copy: Option<PathBuf>,
     /// `signing_key`: the log's private key. By default `log.key`.
     pub signing_key: PathBuf,
 }

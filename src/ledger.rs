@@ -16,10 +16,13 @@
 //! The ledger knows neither Cedar nor tonic: the operation tells it the generation of the rulebook that it decided by.
 
 mod checkpoint;
+mod checkpointer;
 mod index;
 mod open;
 mod queue;
 mod recent;
+mod replay;
+mod signing;
 mod time;
 mod wake;
 mod writer;
@@ -34,14 +37,21 @@ use crate::crypto::Handle;
 use crate::event::{Event, ItemOutcome};
 use crate::merkle::Hash;
 use crate::store::{Batch, CommitError, ReadError, Rows};
+use parking_lot::{Mutex, RwLock};
 use queue::{Entry, Queue};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use wake::Wakes;
 
-pub use checkpoint::{CheckpointDirectory, CheckpointError};
+pub use checkpoint::{CheckpointDirectory, CheckpointError, Checkpoints};
+pub use checkpointer::Vouched;
 pub use index::{IndexKey, IndexRow};
-pub use open::{Genesis, OpenError, Running, Settings, create, identify, open};
+pub use open::{Genesis, OpenError, Running, Settings, create, identify, log_keys, log_keys_row, open};
+pub use replay::ReplayError;
+pub use signing::{LogKeys, Signing};
 pub use time::{Standing, VaultClock};
 pub use wake::Worker;
 
@@ -75,6 +85,12 @@ struct Shared {
     rulebook_generation: Generation,
     log_id: Arc<str>,
     clock: Arc<VaultClock>,
+    /// The number of events that are durable, for those who follow the log.
+    durable: watch::Sender<u64>,
+    /// The newest checkpoint. Only the checkpointer replaces it.
+    vouched: RwLock<Arc<Vouched>>,
+    orders: Sender<checkpointer::Order>,
+    on_fatal: Mutex<Option<OnFatal>>,
 }
 
 /// What a submission was based on, taken before its first read.
@@ -116,7 +132,7 @@ pub struct Held<T> {
 }
 
 /// Why nothing was acknowledged.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refused {
     /// What it was based on has changed; run the operation again from its policy check.
     #[error("what the request was based on has changed since")]
@@ -144,6 +160,9 @@ pub struct Head {
 /// Tells the generation of the rulebook in force.
 pub type Generation = Box<dyn Fn() -> u64 + Send + Sync>;
 
+/// Tells the digest of the rulebook in force.
+pub type RulebookDigest = Box<dyn Fn() -> [u8; 32] + Send>;
+
 /// What the ledger calls once when it can't go on. It must end the process within a second.
 pub type OnFatal = Box<dyn FnOnce(&Fatal) + Send>;
 
@@ -153,6 +172,12 @@ pub enum Fatal {
     /// The store failed.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// What was about to be signed is not what was written.
+    #[error(
+        "the stored log is not what its tree says, so no checkpoint was signed: {0}. Memory or disk changed it. Check \
+         both, and restore from a backup"
+    )]
+    Doubt(ReplayError),
     /// The writer itself failed: a fault in this program.
     #[error("the ledger's writer failed. This is a fault in Cloakroom; please report it")]
     Writer,
@@ -195,6 +220,30 @@ impl Ledger {
         self.shared.queue.ask_head()
     }
 
+    /// What is vouched for now, by the newest checkpoint.
+    pub fn vouched(&self) -> Arc<Vouched> {
+        self.shared.vouched()
+    }
+
+    /// Has all that is durable now vouched for, and waits for that.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`] if it can't be read again, signed or written in time.
+    pub async fn vouch(&self) -> Result<Arc<Vouched>, Refused> {
+        let (asker, answer) = oneshot::channel();
+        self.shared.orders.send(checkpointer::Order::Sign(asker)).map_err(|_| Refused::Unavailable)?;
+        match tokio::time::timeout(self.shared.limits.patience, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(Refused::Unavailable),
+        }
+    }
+
+    /// Tells the number of durable events, and wakes whoever waits for more. The last number is told as well, so that one
+    /// who falls behind misses none.
+    pub fn follow(&self) -> watch::Receiver<u64> {
+        self.shared.durable.subscribe()
+    }
+
     /// The name of this log, as checkpoints and receipts carry it.
     pub fn log_id(&self) -> &Arc<str> {
         &self.shared.log_id
@@ -221,6 +270,25 @@ impl Ledger {
         let (waiter, receipt) = wake::waiter();
         self.shared.queue.push(Entry::new(submission, waiter), &self.shared.limits)?;
         Ok(receipt)
+    }
+}
+
+impl Shared {
+    fn vouched(&self) -> Arc<Vouched> {
+        Arc::clone(&self.vouched.read())
+    }
+
+    /// Stops for good: nothing more is acknowledged, and whoever ends the process is told, once.
+    fn fail(&self, fatal: &Fatal) {
+        for entry in self.queue.close() {
+            let mut wakes = Wakes::default();
+            wakes.add(entry.waiter, Err(Refused::Unavailable));
+            wakes.send();
+        }
+        let on_fatal = self.on_fatal.lock().take();
+        if let Some(on_fatal) = on_fatal {
+            on_fatal(fatal);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::event::Action;
 use crate::grpc::{AuditDoor, Guard, TokenDoor};
 use crate::keys::provider::{File, Provider, ProviderError};
 use crate::keys::{Keyring, KeyringError, entropy};
-use crate::ledger::{self, CheckpointDirectory, Genesis, Limits, Running, Standing, Submission};
+use crate::ledger::{self, CheckpointDirectory, Checkpoints, Genesis, Limits, Running, Signing, Standing, Submission};
 use crate::limits::{Rate, Refusals};
 use crate::merkle::note::{KeyError, LogKey};
 use crate::policy::{Policy, RulebookErrors};
@@ -135,6 +135,24 @@ pub struct Opened {
     healthy: Arc<AtomicBool>,
 }
 
+/// What the ledger is told of the rulebook.
+struct RulebookView {
+    generation: ledger::Generation,
+    digest: ledger::RulebookDigest,
+}
+
+impl RulebookView {
+    fn of(policy: &Arc<Policy>) -> Self {
+        let (counted, named) = (Arc::clone(policy), Arc::clone(policy));
+        Self { generation: Box::new(move || counted.generation()), digest: Box::new(move || named.rulebook().digest()) }
+    }
+
+    /// While a vault is made there is none yet.
+    fn none() -> Self {
+        Self { generation: Box::new(|| 0), digest: Box::new(|| [0; 32]) }
+    }
+}
+
 // === create ===
 
 /// Makes the data of a new vault, with its first event and checkpoint.
@@ -147,13 +165,15 @@ pub fn create(config: &Config) -> Result<(), Error> {
     let log_key = log_key(config)?;
     let genesis =
         Genesis { vault: VaultId(entropy::bytes().map_err(KeyringError::from)?), log_id: log_key.name().to_string() };
-    std::fs::create_dir_all(&config.audit.checkpoints)
-        .map_err(|error| Error::Io { what: "can't make the directory for checkpoints", error })?;
+    for directory in std::iter::once(&config.audit.checkpoints).chain(&config.audit.checkpoints_copy) {
+        std::fs::create_dir_all(directory)
+            .map_err(|error| Error::Io { what: "can't make the directory for checkpoints", error })?;
+    }
     let store: Arc<dyn Store> = Arc::new(RocksStore::create(&config.storage.path, &rocks_config(config))?);
-    ledger::create(&*store, &root, &genesis, clock.wall())?;
+    ledger::create(&*store, &root, &genesis, log_key.verifier(), clock.wall())?;
     let (genesis, meta) = ledger::identify(&*store, &root)?;
     let keys = Keyring::create(&root, &genesis.vault, &meta, clock.wall())?;
-    let settings = ledger_settings(config, log_key, &clock, Box::new(|| 0), Box::new(|_| {}));
+    let settings = ledger_settings(config, Signing::by(log_key), &clock, RulebookView::none(), Box::new(|_| {}));
     let (ledger, running) = ledger::open(store, &genesis, meta, settings)?;
     let event = crate::vault::own_event(
         &identity(config)?,
@@ -176,21 +196,27 @@ pub fn create(config: &Config) -> Result<(), Error> {
 /// # Errors
 /// [`Error`] says what is wrong and what to do; nothing was changed.
 pub fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Opened, Error> {
+    open_signing(config, clock, Signing::by)
+}
+
+/// As [`open`]; `signing` says who signs, given the log key.
+fn open_signing(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    signing: impl FnOnce(LogKey) -> Signing,
+) -> Result<Opened, Error> {
     let rulebook = rulebook::load(config)?;
     for warning in rulebook.warnings() {
         tracing::warn!("{warning}");
     }
     let policy = Arc::new(Policy::new(rulebook));
     let root = root_key(config)?;
-    let log_key = log_key(config)?;
+    let signing = signing(log_key(config)?);
     let store = Arc::new(RocksStore::open(&config.storage.path, &rocks_config(config))?);
     let (genesis, meta) = ledger::identify(&*store, &root)?;
     let healthy = Arc::new(AtomicBool::new(true));
-    let generation = {
-        let policy = Arc::clone(&policy);
-        Box::new(move || policy.generation())
-    };
-    let settings = ledger_settings(config, log_key, clock, generation, end_process(Arc::clone(&healthy)));
+    let settings =
+        ledger_settings(config, signing, clock, RulebookView::of(&policy), end_process(Arc::clone(&healthy)));
     let keyring = Keyring::open(root, genesis.vault, Arc::clone(&meta), &*store)?;
     let rows: Arc<dyn store::Rows> = Arc::clone(&store) as _;
     let (ledger, running) = ledger::open(store, &genesis, meta, settings)?;
@@ -485,9 +511,9 @@ fn identity(config: &Config) -> Result<Arc<str>, Error> {
 
 fn ledger_settings(
     config: &Config,
-    log_key: LogKey,
+    signing: Signing,
     clock: &Arc<dyn Clock>,
-    rulebook_generation: ledger::Generation,
+    rulebook: RulebookView,
     on_fatal: ledger::OnFatal,
 ) -> ledger::Settings {
     ledger::Settings {
@@ -497,11 +523,15 @@ fn ledger_settings(
             bytes: config.ledger.max_queued_bytes,
             patience: COMMIT_PATIENCE,
         },
-        checkpoints: CheckpointDirectory::new(&config.audit.checkpoints),
+        checkpoints: Checkpoints {
+            directory: CheckpointDirectory::new(&config.audit.checkpoints),
+            copy: config.audit.checkpoints_copy.as_ref().map(CheckpointDirectory::new),
+        },
         checkpoint_period: CHECKPOINT_PERIOD,
-        log_key,
+        signing,
         clock: Arc::clone(clock),
-        rulebook_generation,
+        rulebook_generation: rulebook.generation,
+        rulebook_digest: rulebook.digest,
         on_fatal,
     }
 }

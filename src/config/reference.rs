@@ -109,7 +109,7 @@ pub const TABLES: [Table; 12] = [
 ];
 
 /// All keys, by table and in the order in which they are read.
-pub const KEYS: [Key; 39] = [
+pub const KEYS: [Key; 40] = [
     key(
         "server.listen",
         Kind::Address,
@@ -243,6 +243,14 @@ pub const KEYS: [Key; 39] = [
         "",
         "\"checkpoints\"",
         "The directory for signed checkpoints, outside the database and better on another disk.",
+    ),
+    key(
+        "audit.checkpoints_copy",
+        Kind::Path,
+        Absent,
+        "",
+        "\"/mnt/other/checkpoints\"",
+        "A second directory for the same checkpoints, on another machine's disk if possible. A start believes the newer of both.",
     ),
     key(
         "audit.signing_key",

@@ -125,9 +125,10 @@ fn storage(mut section: Section<'_>) -> Option<Storage> {
 fn audit(mut section: Section<'_>) -> Option<Audit> {
     let folder = section.folder();
     let checkpoints = section.required("checkpoints", path(folder));
+    let checkpoints_copy = section.or("checkpoints_copy", None, |given| path(folder)(given).map(Some));
     let signing_key = section.or("signing_key", folder.join("log.key"), path(folder));
     section.finish();
-    Some(Audit { checkpoints: checkpoints?, signing_key: signing_key? })
+    Some(Audit { checkpoints: checkpoints?, checkpoints_copy: checkpoints_copy?, signing_key: signing_key? })
 }
 
 fn ledger(mut section: Section<'_>) -> Option<Ledger> {

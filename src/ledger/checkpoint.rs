@@ -1,30 +1,37 @@
-//! Signed checkpoints, each second while events arrive, also kept outside the database.
+//! Signed checkpoints outside the database.
 //!
-//! The copy outside is what start-up holds the database against: RocksDB's own recovery can drop a tail silently, and
-//! whoever can write the database could cut it. The order is: commit, sign, write outside, and with the next commit store
-//! a copy inside. So the checkpoint outside never speaks of events that are not durable.
+//! They are what start-up holds the database against: RocksDB's own recovery can drop a tail silently, and whoever can write
+//! the database could cut it. A second directory, on another machine's disk say, makes it harder to turn everything back.
 
-use super::Shared;
-use super::queue::Queue;
-use crate::merkle::note::{Checkpoint, LogKey, NoteError};
+use super::LogKeys;
+use crate::merkle::note::{Checkpoint, NoteError};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
 
 /// The row of `tree` with the newest checkpoint that a commit stored.
 pub(super) const CHECKPOINT_ROW: &[u8] = b"checkpoint";
 const FILE: &str = "checkpoint";
-const NEW_FILE: &str = "checkpoint.new";
+/// Notes by which a verifier follows from one key to the next. They are never replaced.
+const ROTATIONS: &str = "rotations";
+/// Says that a checkpoint was refused, and why.
+const DOUBT: &str = "doubt";
 /// A checkpoint has a few hundred bytes.
 const LENGTH_AT_MOST: u64 = 65_536;
 
-/// The directory outside the database that holds the newest checkpoint.
+/// A directory outside the database that holds the newest checkpoint.
 #[derive(Clone, Debug)]
 pub struct CheckpointDirectory {
     path: PathBuf,
+}
+
+/// The directories of a log: one that a start can't do without, and perhaps a copy.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    /// Where the newest checkpoint must be.
+    pub directory: CheckpointDirectory,
+    /// Where the same is written again.
+    pub copy: Option<CheckpointDirectory>,
 }
 
 /// Why a checkpoint can't be read or written.
@@ -50,15 +57,6 @@ pub enum CheckpointError {
     },
 }
 
-/// Signs and writes, on a thread of its own.
-pub(super) struct Checkpointer {
-    pub shared: Arc<Shared>,
-    pub key: LogKey,
-    pub directory: CheckpointDirectory,
-    /// The size of the last checkpoint outside.
-    pub signed: u64,
-}
-
 impl CheckpointDirectory {
     /// The directory at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -70,19 +68,20 @@ impl CheckpointDirectory {
         self.path.join(FILE)
     }
 
-    /// The newest checkpoint, its signature verified. `None` if there never was one.
+    /// The newest checkpoint, its signature verified, and the note itself. `None` if there never was one.
     ///
     /// # Errors
-    /// If it can't be read, or is not signed by `key`.
-    pub fn newest(&self, key: &LogKey) -> Result<Option<Checkpoint>, CheckpointError> {
+    /// If it can't be read, or is not signed by the key in force.
+    pub fn newest(&self, keys: &LogKeys) -> Result<Option<(Checkpoint, String)>, CheckpointError> {
         let path = self.file();
         let io = |error| CheckpointError::Io { path: path.clone(), error };
         match fs::metadata(&path) {
             Ok(metadata) if metadata.len() > LENGTH_AT_MOST => Err(io(io::ErrorKind::FileTooLarge.into())),
             Ok(_) => {
                 let text = fs::read_to_string(&path).map_err(io)?;
-                let verified = Checkpoint::open(&text, key.name(), &[key.verifier()]);
-                verified.map(Some).map_err(|error| CheckpointError::Invalid { path: path.clone(), error })
+                let checkpoint = keys.open(&text);
+                let checkpoint = checkpoint.map_err(|error| CheckpointError::Invalid { path: path.clone(), error })?;
+                Ok(Some((checkpoint, text)))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io(error)),
@@ -95,45 +94,71 @@ impl CheckpointDirectory {
     /// If the file system refuses.
     pub fn write(&self, note: &str) -> Result<(), CheckpointError> {
         let path = self.file();
-        self.replace(&path, note).map_err(|error| CheckpointError::Io { path, error })
+        replace(&path, note).map_err(|error| CheckpointError::Io { path, error })
     }
 
-    fn replace(&self, path: &Path, note: &str) -> io::Result<()> {
-        let new = self.path.join(NEW_FILE);
-        let mut file = File::create(&new)?;
-        file.write_all(note.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        // The rename itself is durable only once the directory is.
-        File::open(&self.path)?.sync_all()
+    /// Where it stands that a checkpoint was refused, if one was.
+    pub(super) fn doubt_file(&self) -> PathBuf {
+        self.path.join(DOUBT)
+    }
+
+    /// Keeps a note that leads from one key to the next.
+    fn keep(&self, size: u64, note: &str) -> Result<(), CheckpointError> {
+        let directory = self.path.join(ROTATIONS);
+        let path = directory.join(size.to_string());
+        let keep = || {
+            fs::create_dir_all(&directory)?;
+            replace(&path, note)?;
+            File::open(&self.path)?.sync_all()
+        };
+        keep().map_err(|error| CheckpointError::Io { path: path.clone(), error })
     }
 }
 
-impl Checkpointer {
-    /// Signs each `period` if there are new events, and once more when told to stop.
-    pub fn run(&mut self, period: Duration, stop: &Receiver<()>) {
-        while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(period) {
-            if let Some(head) = Queue::ask_head(&self.shared.queue) {
-                self.sign(&head);
-            }
-        }
+impl Checkpoints {
+    /// In one directory.
+    pub fn of(directory: CheckpointDirectory) -> Self {
+        Self { directory, copy: None }
     }
 
-    /// Signs `head` if it is news.
-    pub fn sign(&mut self, head: &super::Head) {
-        if head.size <= self.signed {
-            return;
+    /// Replaces the newest checkpoint. That the copy could not be written is no failure: it is logged and counted.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub(super) fn write(&self, note: &str) -> Result<(), CheckpointError> {
+        if let Some(Err(error)) = self.copy.as_ref().map(|copy| copy.write(note)) {
+            tracing::error!(%error, "the copy of a checkpoint could not be written");
+            metrics::counter!("cloakroom_checkpoint_failures_total").increment(1);
         }
-        // Without extension lines there is nothing in it that could be malformed.
-        let Ok(checkpoint) = Checkpoint::new(self.key.name().clone(), head.size, head.root, Vec::new()) else { return };
-        let note = checkpoint.sign(&[&self.key]);
-        match self.directory.write(&note) {
-            Ok(()) => {
-                self.signed = head.size;
-                self.shared.queue.leave_checkpoint(note);
-            }
-            // The log itself is durable; what is at stake is how much a later start can vouch for. Tried again each period.
-            Err(error) => tracing::error!(%error, "a checkpoint could not be written outside the database"),
-        }
+        self.directory.write(note)
     }
+
+    /// Leaves word that a checkpoint was refused: the next start might find nothing wrong, if what is missing was only ever
+    /// acknowledged.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub(super) fn leave_doubt(&self, why: &str) -> Result<(), CheckpointError> {
+        let path = self.directory.doubt_file();
+        replace(&path, why).map_err(|error| CheckpointError::Io { path, error })
+    }
+
+    /// Keeps a note that both keys have signed, by its size.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub(super) fn keep(&self, size: u64, note: &str) -> Result<(), CheckpointError> {
+        self.copy.as_ref().map_or(Ok(()), |copy| copy.keep(size, note))?;
+        self.directory.keep(size, note)
+    }
+}
+
+fn replace(path: &Path, note: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(note.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    // The rename itself is durable only once the directory is.
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }

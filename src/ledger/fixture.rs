@@ -5,8 +5,8 @@
 
 use super::queue::Entry;
 use super::{
-    CheckpointDirectory, Generation, Genesis, Ledger, Limits, OpenError, Receipt, Refused, Running, Settings,
-    Submission, create, identify, open, wake,
+    CheckpointDirectory, Checkpoints, Generation, Genesis, Ledger, Limits, LogKeys, OpenError, Receipt, Refused,
+    Running, Settings, Signing, Submission, create, identify, log_keys, open, wake,
 };
 use crate::clock::{FakeClock, Timestamp};
 use crate::crypto::{Handle, MetaKey, RootKey, VaultId};
@@ -45,6 +45,8 @@ pub(crate) struct Site {
     pub period: Duration,
     pub root: [u8; 32],
     pub log_key: (&'static str, [u8; 32]),
+    /// A second directory for checkpoints.
+    pub copy: Option<CheckpointDirectory>,
     folder: tempfile::TempDir,
 }
 
@@ -104,9 +106,10 @@ impl Site {
             period: HANG * 1000,
             root,
             log_key: (LOG, log_seed),
+            copy: None,
             folder: tempfile::tempdir().unwrap(),
         };
-        create(&*site.store, &site.root(), genesis, start).unwrap();
+        create(&*site.store, &site.root(), genesis, site.log_key().verifier(), start).unwrap();
         site
     }
 
@@ -124,7 +127,18 @@ impl Site {
 
     /// The size that the checkpoint outside vouches for.
     pub fn vouched(&self) -> u64 {
-        self.checkpoints().newest(&self.log_key()).unwrap().map_or(0, |checkpoint| checkpoint.size())
+        self.newest().map_or(0, |checkpoint| checkpoint.size())
+    }
+
+    /// The checkpoint outside.
+    pub fn newest(&self) -> Option<Checkpoint> {
+        self.checkpoints().newest(&self.log_keys()).unwrap().map(|(checkpoint, _)| checkpoint)
+    }
+
+    /// The log's public keys, as the data names them.
+    pub fn log_keys(&self) -> LogKeys {
+        let (_, meta) = identify(&*self.store, &self.root()).unwrap();
+        log_keys(&*self.store, &meta).unwrap()
     }
 
     /// What a crash leaves: the store opened again, with these faults.
@@ -149,15 +163,21 @@ impl Site {
 
     /// Opens with a rulebook's generation of the test's own.
     pub fn open_under(&self, rulebook_generation: Generation) -> Result<Open, OpenError> {
+        self.open_with(rulebook_generation, Signing::by(self.log_key()))
+    }
+
+    /// Opens with signers of the test's own.
+    pub fn open_with(&self, rulebook_generation: Generation, signing: Signing) -> Result<Open, OpenError> {
         let (genesis, meta) = identify(&*self.store, &self.root())?;
         let fatal = Arc::clone(&self.fatal);
         let settings = Settings {
             limits: self.limits.clone(),
-            checkpoints: self.checkpoints(),
+            checkpoints: Checkpoints { directory: self.checkpoints(), copy: self.copy.clone() },
             checkpoint_period: self.period,
-            log_key: self.log_key(),
+            signing,
             clock: Arc::clone(&self.clock) as _,
             rulebook_generation,
+            rulebook_digest: Box::new(|| [0x72; 32]),
             on_fatal: Box::new(move |error| fatal.lock().unwrap().push(error.to_string())),
         };
         let store = Arc::clone(&self.store);
@@ -203,12 +223,11 @@ impl Site {
             assert_eq!(checkpoint.root().0, root(&leaves[..size]), "the checkpoint's root over {size} events");
             size
         };
-        let outside = self.checkpoints().newest(&self.log_key()).unwrap();
+        let outside = self.newest();
         let outside = outside.as_ref().map_or(0, check);
         if let Some(note) = dump.get(&(Table::Tree, b"checkpoint".to_vec())) {
-            let key = self.log_key();
             let note = std::str::from_utf8(note).unwrap();
-            let inside = check(&Checkpoint::open(note, key.name(), &[key.verifier()]).unwrap());
+            let inside = check(&self.log_keys().open(note).unwrap());
             assert!(inside <= outside, "what is stored inside was outside before");
         }
     }

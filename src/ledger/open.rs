@@ -1,23 +1,30 @@
 //! Opening the log: what is on disk is held against the checkpoint outside before anything is served.
 
-use super::checkpoint::Checkpointer;
+use super::checkpointer::{self, Checkpointer, Vouched};
 use super::queue::Queue;
 use super::recent::Recent;
+use super::replay::{check_root, replay};
+use super::signing::LOG_KEYS_ROW;
 use super::wake::Wakes;
 use super::writer::{TIME_MARK_ROW, Writer};
-use super::{CheckpointDirectory, CheckpointError, Head, Ledger, Limits, OnFatal, Shared, VaultClock, read_event};
+use super::{
+    CheckpointError, Checkpoints, Head, Ledger, Limits, LogKeys, OnFatal, RulebookDigest, Shared, Signing, VaultClock,
+    read_event,
+};
 use crate::clock::{Clock, Timestamp};
 use crate::crypto::{MetaKey, RootKey, VaultId};
 use crate::event;
 use crate::keys::authentic;
-use crate::merkle::note::LogKey;
-use crate::merkle::{self, Frontier, Hash, TILE_WIDTH, Tile, TileId};
+use crate::merkle::note::{Checkpoint, VerifierKey};
+use crate::merkle::{Frontier, TILE_WIDTH, TileId, Tree};
 use crate::store::{Batch, CommitError, Found, Order, ReadError, Rows, Store, Table, Tier};
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::sync::watch;
 
 const FORMAT_ROW: &str = "format";
 const VAULT_ROW: &str = "vault";
@@ -26,8 +33,6 @@ const LOG_ROW: &str = "log";
 const FORMAT: u32 = 1;
 /// The version of each row of `meta` but `format`.
 const META_ROW_FORMAT: u8 = 1;
-/// Events read in one scan at start.
-const EVENTS_A_SCAN: usize = 4096;
 
 /// What names a vault for ever.
 pub struct Genesis {
@@ -42,15 +47,17 @@ pub struct Settings {
     /// Bounds of its queue.
     pub limits: Limits,
     /// Where the checkpoints outside are.
-    pub checkpoints: CheckpointDirectory,
+    pub checkpoints: Checkpoints,
     /// How often one is signed while events arrive.
     pub checkpoint_period: Duration,
     /// Signs them.
-    pub log_key: LogKey,
+    pub signing: Signing,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// The generation of the rulebook in force.
     pub rulebook_generation: super::Generation,
+    /// Its digest, which checkpoints name.
+    pub rulebook_digest: RulebookDigest,
     /// Called once if the ledger can't go on.
     pub on_fatal: OnFatal,
 }
@@ -60,7 +67,6 @@ pub struct Running {
     ledger: Ledger,
     writer: JoinHandle<Option<Head>>,
     checkpointer: JoinHandle<Checkpointer>,
-    stop_checkpointer: Sender<()>,
 }
 
 /// Why the log can't be opened. Nothing was changed.
@@ -83,6 +89,37 @@ pub enum OpenError {
         /// The data's log.
         data: String,
     },
+    /// Another key is in force.
+    #[error(
+        "the log key {key} does not sign this log, {in_force} does. {}",
+        if *known {
+            "It was succeeded by that one: if `cloakroom keys rotate-log-key` did not come to its end, run it again; \
+             else give the new `log.key`"
+        } else {
+            "Give the right `log.key`"
+        }
+    )]
+    RetiredLogKey {
+        /// The key's id.
+        key: String,
+        /// The id of the one in force.
+        in_force: String,
+        /// Whether it was in force before.
+        known: bool,
+    },
+    /// The two directories speak of different logs.
+    #[error(
+        "the checkpoint in {0} is not of the same log as the data: its root over {1} events is another. Somebody has \
+         another history: keep both, and compare them with `cloakroom audit verify`"
+    )]
+    OtherHistory(std::path::PathBuf, u64),
+    /// A checkpoint was refused before.
+    #[error(
+        "{0} says that a checkpoint was refused, because the stored log was not what had been written: acknowledged \
+         events may be changed or missing, though nothing else shows it now. Check memory and disk and restore from a \
+         backup; delete that file only if you accept what is stored"
+    )]
+    Doubted(std::path::PathBuf),
     /// There are events but no checkpoint outside.
     #[error(
         "there is no checkpoint in {0}, so nothing vouches that the log is whole. Put the file back; if the directory \
@@ -136,7 +173,13 @@ pub enum OpenError {
 ///
 /// # Errors
 /// If the store can't be written.
-pub fn create(store: &dyn Store, root: &RootKey, genesis: &Genesis, now: Timestamp) -> Result<(), OpenError> {
+pub fn create(
+    store: &dyn Store,
+    root: &RootKey,
+    genesis: &Genesis,
+    log_key: VerifierKey,
+    now: Timestamp,
+) -> Result<(), OpenError> {
     let meta = root.meta_key(&genesis.vault);
     let mut rows = Batch::default();
     let mut put = |name: &str, content: &[u8]| {
@@ -145,6 +188,7 @@ pub fn create(store: &dyn Store, root: &RootKey, genesis: &Genesis, now: Timesta
     put(FORMAT_ROW, &FORMAT.to_be_bytes());
     put(VAULT_ROW, &versioned(&genesis.vault.0));
     put(LOG_ROW, &versioned(genesis.log_id.as_bytes()));
+    put(LOG_KEYS_ROW, &versioned(&LogKeys::of(log_key).encode()));
     put(TIME_MARK_ROW, &versioned(&now.millis().to_be_bytes()));
     Ok(store.commit(&rows)?)
 }
@@ -196,18 +240,21 @@ pub fn open(
     meta: Arc<MetaKey>,
     settings: Settings,
 ) -> Result<(Ledger, Running), OpenError> {
-    if settings.log_key.name().as_str() != genesis.log_id {
-        let key = settings.log_key.name().to_string();
+    if settings.signing.name().as_str() != genesis.log_id {
+        let key = settings.signing.name().to_string();
         return Err(OpenError::WrongLogKey { key, data: genesis.log_id.clone() });
     }
     let rows: &dyn Rows = &*store;
+    let keys = log_keys(rows, &meta)?;
+    keys.check(&settings.signing)?;
     let mark = meta_row(rows, TIME_MARK_ROW)?;
     let mark = authentic::open(&meta, Table::Meta, TIME_MARK_ROW.as_bytes(), &mark)
         .ok_or(OpenError::WrongRootKey(TIME_MARK_ROW))?;
     let mark = unversioned(TIME_MARK_ROW, Some(mark))?.try_into().map_err(|_| OpenError::Damaged(TIME_MARK_ROW))?;
     let mark = Timestamp::from_millis(u64::from_be_bytes(mark));
-    let (frontier, signed) = recover(rows, &settings)?;
+    let (frontier, vouched) = recover(rows, &settings.checkpoints, &keys)?;
     let last_time = last_event_time(rows, frontier.size())?;
+    let (orders, ordered) = channel();
     let shared = Arc::new(Shared {
         queue: Queue::new(),
         limits: settings.limits,
@@ -215,10 +262,14 @@ pub fn open(
         rulebook_generation: settings.rulebook_generation,
         log_id: genesis.log_id.as_str().into(),
         clock: Arc::new(VaultClock::resume(settings.clock, mark)),
+        durable: watch::Sender::new(frontier.size()),
+        vouched: RwLock::new(Arc::new(vouched)),
+        orders,
+        on_fatal: Mutex::new(Some(settings.on_fatal)),
     });
     let writer = Writer {
         shared: Arc::clone(&shared),
-        store,
+        store: Arc::clone(&store),
         frontier,
         last_time,
         last_mark: mark,
@@ -228,61 +279,73 @@ pub fn open(
         wakes: Wakes::default(),
         index_key: Vec::new(),
     };
-    let checkpointer =
-        Checkpointer { shared: Arc::clone(&shared), key: settings.log_key, directory: settings.checkpoints, signed };
-    start(shared, writer, checkpointer, settings.checkpoint_period, settings.on_fatal)
+    let checkpointer = Checkpointer {
+        shared: Arc::clone(&shared),
+        rows: store,
+        signing: settings.signing,
+        directories: settings.checkpoints,
+        rulebook_digest: settings.rulebook_digest,
+        doubtful: false,
+    };
+    start(shared, writer, checkpointer, ordered, settings.checkpoint_period)
 }
 
 fn start(
     shared: Arc<Shared>,
     writer: Writer,
-    checkpointer: Checkpointer,
+    mut checkpointer: Checkpointer,
+    ordered: Receiver<checkpointer::Order>,
     period: Duration,
-    on_fatal: OnFatal,
 ) -> Result<(Ledger, Running), OpenError> {
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-    let writer = thread("ledger").spawn(move || writer.run(on_fatal)).map_err(OpenError::Thread)?;
-    let (stop_checkpointer, stop) = channel();
+    let writer = thread("ledger").spawn(move || writer.run()).map_err(OpenError::Thread)?;
     let signing = move || {
-        let mut checkpointer = checkpointer;
-        checkpointer.run(period, &stop);
+        checkpointer.run(period, &ordered);
         checkpointer
     };
     let checkpointer = thread("checkpoints").spawn(signing).map_err(OpenError::Thread)?;
     let ledger = Ledger { shared };
-    Ok((ledger.clone(), Running { ledger, writer, checkpointer, stop_checkpointer }))
+    Ok((ledger.clone(), Running { ledger, writer, checkpointer }))
 }
 
 impl Running {
     /// Finishes what waits, signs the last checkpoint and ends the threads.
     pub fn close(self) {
         // Its end of the channel gone, or a message: both end the thread's wait.
-        let _ = self.stop_checkpointer.send(());
+        let _ = self.ledger.shared.orders.send(checkpointer::Order::Stop);
         let checkpointer = self.checkpointer.join();
         self.ledger.shared.queue.drain();
         // A writer that failed or panicked has called `on_fatal`; there is nothing left to sign for.
         let head = self.writer.join();
         if let (Ok(mut checkpointer), Ok(Some(head))) = (checkpointer, head) {
-            checkpointer.sign(&head);
+            // It has said why, if it could not; the next start goes by the one before.
+            let _ = checkpointer.sign(&head);
         }
     }
 }
 
 // === recovery ===
 
-/// The tree as the events on disk make it, checked against stored tiles and the checkpoint outside.
-fn recover(rows: &dyn Rows, settings: &Settings) -> Result<(Frontier, u64), OpenError> {
+/// The tree as the events on disk make it, checked against stored tiles and the checkpoints outside; and what is vouched
+/// for.
+fn recover(rows: &dyn Rows, checkpoints: &Checkpoints, keys: &LogKeys) -> Result<(Frontier, Vouched), OpenError> {
+    let doubt = checkpoints.directory.doubt_file();
+    if doubt.exists() {
+        return Err(OpenError::Doubted(doubt));
+    }
     let size = log_size(rows)?;
-    let vouched = settings.checkpoints.newest(&settings.log_key)?;
-    let Some(vouched) = vouched else {
+    let copy = checkpoints.copy.as_ref().map(|copy| copy.newest(keys)).transpose()?.flatten();
+    let (vouched, note) = match checkpoints.directory.newest(keys)? {
+        Some(newest) => newest,
         // Only a log that has just been made has none.
-        return match size {
-            0 => Ok((Frontier::new(), 0)),
-            _ => Err(OpenError::NoCheckpoint(settings.checkpoints.file())),
-        };
+        None if size == 0 && copy.is_none() => {
+            return Ok((Frontier::new(), Vouched::new(String::new(), Frontier::new())));
+        }
+        None => return Err(OpenError::NoCheckpoint(checkpoints.directory.file())),
     };
-    if size < vouched.size() {
-        return Err(OpenError::TooShort { size, vouched: vouched.size() });
+    let least = copy.as_ref().map_or(0, |(copy, _)| copy.size()).max(vouched.size());
+    if size < least {
+        return Err(OpenError::TooShort { size, vouched: least });
     }
     // Everything from the last full tile before the checkpoint on is read again and appended again, through the same
     // function that the writer uses; what lies before is vouched for by its tiles, whose hashes make the root.
@@ -290,46 +353,51 @@ fn recover(rows: &dyn Rows, settings: &Settings) -> Result<(Frontier, u64), Open
     let from = vouched.size() / width * width;
     let tile = |id: TileId| row(rows, Table::Tree, id.path().as_bytes());
     let mut frontier = Frontier::rebuild(from, tile, []).map_err(|_| OpenError::WrongHash { from: 0, to: from })?;
-    if vouched.size() == from {
-        check_root(&frontier, vouched.root())?;
+    replay(rows, &mut frontier, vouched.size())?;
+    check_root(&frontier, 0, vouched.root())?;
+    let vouched = Vouched::new(note, frontier.clone());
+    replay(rows, &mut frontier, size)?;
+    if let (Some((other, _)), Some(directory)) = (copy, &checkpoints.copy) {
+        check_copy(rows, &frontier, &other, directory.file())?;
     }
-    let mut next = from;
-    while next < size {
-        let batch =
-            rows.scan(Table::Events, &next.to_be_bytes(), &size.to_be_bytes(), Order::Ascending, EVENTS_A_SCAN)?;
-        for (key, bytes) in &batch {
-            if key.as_slice() != next.to_be_bytes() {
-                return Err(OpenError::Gap(next));
-            }
-            let completed = frontier.append(merkle::leaf_hash(bytes));
-            next += 1;
-            for tile in completed {
-                check_tile(rows, &tile, next)?;
-            }
-            if next == vouched.size() {
-                check_root(&frontier, vouched.root())?;
-            }
-        }
-        if batch.is_empty() {
-            return Err(OpenError::Gap(next));
-        }
-    }
-    Ok((frontier, vouched.size()))
+    Ok((frontier, vouched))
 }
 
-fn check_root(frontier: &Frontier, vouched: &Hash) -> Result<(), OpenError> {
-    if frontier.root() != *vouched {
-        return Err(OpenError::WrongHash { from: 0, to: frontier.size() });
+/// The copy may be older than the other, or newer if that could not be written; it must be about the same history.
+fn check_copy(
+    rows: &dyn Rows,
+    frontier: &Frontier,
+    copy: &Checkpoint,
+    file: std::path::PathBuf,
+) -> Result<(), OpenError> {
+    let mut tree = Tree::new(frontier, |id: TileId| row(rows, Table::Tree, id.path().as_bytes()));
+    match tree.root_at(copy.size()) {
+        Ok(root) if root == *copy.root() => Ok(()),
+        _ => Err(OpenError::OtherHistory(file, copy.size())),
     }
-    Ok(())
 }
 
-fn check_tile(rows: &dyn Rows, tile: &Tile, next: u64) -> Result<(), OpenError> {
-    let stored = row(rows, Table::Tree, tile.id().path().as_bytes())?;
-    if stored.as_deref() != Some(tile.bytes()) {
-        return Err(OpenError::WrongHash { from: next.saturating_sub(TILE_WIDTH as u64), to: next });
-    }
-    Ok(())
+/// The public keys of the log.
+///
+/// # Errors
+/// If the row is missing or damaged.
+pub fn log_keys(rows: &dyn Rows, meta: &MetaKey) -> Result<LogKeys, OpenError> {
+    let row = meta_row(rows, LOG_KEYS_ROW)?;
+    let content = authentic::open(meta, Table::Meta, LOG_KEYS_ROW.as_bytes(), &row);
+    let content = content.ok_or(OpenError::WrongRootKey(LOG_KEYS_ROW))?;
+    LogKeys::decode(unversioned(LOG_KEYS_ROW, Some(content))?).ok_or(OpenError::Damaged(LOG_KEYS_ROW))
+}
+
+/// The row with which another key comes into force, for the commit with the event that says so.
+pub fn log_keys_row(meta: &MetaKey, keys: &LogKeys) -> Batch {
+    let mut rows = Batch::default();
+    let content = versioned(&keys.encode());
+    rows.put(
+        Table::Meta,
+        LOG_KEYS_ROW.as_bytes(),
+        &authentic::seal(meta, Table::Meta, LOG_KEYS_ROW.as_bytes(), &content),
+    );
+    rows
 }
 
 fn log_size(rows: &dyn Rows) -> Result<u64, OpenError> {
@@ -350,7 +418,7 @@ fn meta_row(rows: &dyn Rows, name: &'static str) -> Result<Vec<u8>, OpenError> {
     row(rows, Table::Meta, name.as_bytes())?.ok_or(OpenError::Damaged(name))
 }
 
-fn row(rows: &dyn Rows, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+pub(super) fn row(rows: &dyn Rows, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
     let found = rows.get(table, &[key], Tier::Disk)?.into_iter().next();
     Ok(match found {
         Some(Found::Row(content)) => Some(content),

@@ -11,7 +11,9 @@ use std::task::Poll;
 mod commits;
 mod faults;
 mod recovery;
+mod rotation;
 mod stored;
+mod vouching;
 
 fn handle(number: u32) -> Handle {
     Handle::new(number, [0x68; 16])
@@ -39,6 +41,12 @@ fn release(basis: Basis, number: u32) -> Submission {
     let mut event = event(&format!("release {number}"), &[handle(number)]);
     event.item_outcomes = vec![ItemOutcome::Released.into()];
     Submission::new(basis, event).resting_on(vec![handle(number)], Vec::new())
+}
+
+/// Has everything vouched for, from outside any runtime.
+fn vouch(open: &Open) -> Result<Arc<Vouched>, Refused> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(open.ledger.vouch())
 }
 
 fn issue_now(open: &Open, number: u32) -> Answer {

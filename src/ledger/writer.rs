@@ -2,10 +2,10 @@
 
 use super::checkpoint::CHECKPOINT_ROW;
 use super::open::versioned;
-use super::queue::{Entry, Queue, Work};
+use super::queue::{Entry, Work};
 use super::recent::Recent;
 use super::wake::Wakes;
-use super::{Fatal, Head, OnFatal, Receipt, Refused, Shared};
+use super::{Fatal, Head, Receipt, Refused, Shared};
 use crate::clock::Timestamp;
 use crate::crypto::MetaKey;
 use crate::event;
@@ -42,20 +42,21 @@ pub(super) struct Writer {
 /// Ends the process's acknowledgements if the writer's thread unwinds: then a batch is in an unknown state.
 struct Guard {
     shared: Arc<Shared>,
-    on_fatal: Option<OnFatal>,
+    finished: bool,
 }
 
 impl Writer {
     /// Runs until the queue has been drained, and says where the log then ends; or until the store fails.
-    pub fn run(mut self, on_fatal: OnFatal) -> Option<Head> {
-        let mut guard = Guard { shared: Arc::clone(&self.shared), on_fatal: Some(on_fatal) };
+    pub fn run(mut self) -> Option<Head> {
+        let mut guard = Guard { shared: Arc::clone(&self.shared), finished: false };
         while let Some(work) = self.shared.queue.take() {
             if let Err(fatal) = self.commit(work) {
-                guard.fail(&fatal);
+                guard.finished = true;
+                self.shared.fail(&fatal);
                 return None;
             }
         }
-        guard.on_fatal = None;
+        guard.finished = true;
         Some(self.head())
     }
 
@@ -97,6 +98,7 @@ impl Writer {
             // Release: a request that sees this number also sees the rows (the store's own contract), and whoever is woken
             // below starts its next request from here.
             self.shared.visible.store(number, Ordering::Release);
+            self.shared.durable.send_replace(self.frontier.size());
         }
         for (waiter, receipt) in acknowledged {
             self.wakes.add(waiter, Ok(receipt));
@@ -152,24 +154,11 @@ impl Writer {
     }
 }
 
-impl Guard {
-    fn fail(&mut self, fatal: &Fatal) {
-        // The call may come from a panic, when the batch's own waiters have been dropped: they see that as unavailable.
-        for entry in Queue::close(&self.shared.queue) {
-            let mut wakes = Wakes::default();
-            wakes.add(entry.waiter, Err(Refused::Unavailable));
-            wakes.send();
-        }
-        if let Some(on_fatal) = self.on_fatal.take() {
-            on_fatal(fatal);
-        }
-    }
-}
-
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.on_fatal.is_some() {
-            self.fail(&Fatal::Writer);
+        // A panic: the batch's own waiters have been dropped with it, and see that as unavailable.
+        if !self.finished {
+            self.shared.fail(&Fatal::Writer);
         }
     }
 }

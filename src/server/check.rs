@@ -2,7 +2,7 @@
 
 use super::{Error, identity, log_key, root_key, rulebook, tls_config};
 use crate::config::{self, Config};
-use crate::ledger::CheckpointDirectory;
+use crate::ledger::{CheckpointDirectory, LogKeys};
 use crate::tls::{self, ServerIdentity};
 use rustix::fs::Access;
 use rustix::process::{Flock, FlockType};
@@ -141,7 +141,7 @@ fn check_checkpoints(config: &Config, key: Option<&crate::merkle::note::LogKey>)
     let Some(key) = key else {
         return Finding::warn(SUBJECT, format!("{}: not looked at without the log key", file.display()), "");
     };
-    match directory.newest(key) {
+    match directory.newest(&LogKeys::of(key.verifier())) {
         Ok(Some(_)) => Finding::ok(SUBJECT, format!("{}, signed by the log key", file.display())),
         Ok(None) => Finding::bad(
             SUBJECT,

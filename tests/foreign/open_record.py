@@ -27,7 +27,7 @@ import zlib
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 
@@ -581,10 +581,12 @@ class RowCheck:
             raise Refused(what)
 
     def meta(self, rows):
-        self.expect([key for key, _ in rows] == [b"format", b"log", b"time", b"vault"], "other rows of meta")
+        self.expect([key for key, _ in rows] == [b"format", b"log", b"log_keys", b"time", b"vault"], "other rows of meta")
         self.vault.check_meta()
         self.expect(len(self.vault.behind_version(self.vault.checked("meta", b"time"))) == 8, "time mark")
         self.log_id = self.vault.behind_version(self.vault.checked("meta", b"log")).decode()
+        keys = self.vault.behind_version(self.vault.checked("meta", b"log_keys")).decode().splitlines()
+        self.expect(keys and keys[0].startswith(f"0 {self.log_id}+"), "the log's keys")
 
     def scopes(self, rows):
         self.scope_ids = {key.decode(): self.vault.scope_id(key.decode()) for key, _ in rows}
@@ -769,6 +771,13 @@ def protobuf(data):
             yield key >> 3, data[place - length : place]
         else:
             raise Refused("an event's wire types")
+
+
+def verifier_of(name, seed):
+    """The public key of a log as `log.vkey` has it, from the seed of RFC 8032."""
+    public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    key_id = hashlib.sha256(name.encode() + b"\n\x01" + public).digest()[:4]
+    return "+".join([name, key_id.hex(), base64.b64encode(b"\x01" + public).decode()])
 
 
 def read_checkpoint(text, verifier):
@@ -975,7 +984,14 @@ class Vectors:
             self.same(f"row of {table}", content + row_mac(meta, table, row_key, content), case["row"])
 
         log_id = file["log_id"].encode()
-        contents = {"format": u32(1), "vault": b"\x01" + vault, "log": b"\x01" + log_id, "time": b"\x01" + created}
+        verifier = verifier_of(file["log_id"], bytes.fromhex(file["log_seed"]))
+        contents = {
+            "format": u32(1),
+            "vault": b"\x01" + vault,
+            "log": b"\x01" + log_id,
+            "log_keys": b"\x01" + f"0 {verifier}\n".encode(),
+            "time": b"\x01" + created,
+        }
         for case in file["meta"]:
             self.same("name in meta", case["name"].encode(), case["row_key"])
             row("meta", case, contents[case["name"]])
@@ -1015,7 +1031,7 @@ class Vectors:
         stored = {row["row_key"]: row["row"] for row in file["log"]["event_index"]}
         self.same("the events' index", {key.hex(): content.hex() for key, content in index.items()}, stored)
         for name, size in (("checkpoint_after_one", 1), ("checkpoint_after_two", 2)):
-            origin, its_size, its_root = parse_checkpoint(file["log"][name])
+            origin, its_size, its_root = read_checkpoint(file["log"][name], verifier)
             self.same("checkpoint", [origin, its_size, its_root], [file["log_id"], size, root_of(leaves[:size])])
 
 

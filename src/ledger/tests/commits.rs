@@ -389,21 +389,23 @@ fn a_checkpoint_that_can_not_be_written_is_tried_again() {
     let site = Site::new();
     let open = site.open().unwrap();
     issue_now(&open, 1).wait().unwrap();
-    let mut checkpointer = super::checkpoint::Checkpointer {
+    let mut checkpointer = super::checkpointer::Checkpointer {
         shared: Arc::clone(&open.ledger.shared),
-        key: site.log_key(),
-        directory: CheckpointDirectory::new("/nowhere/at/all"),
-        signed: 1,
+        rows: Arc::clone(&site.store) as _,
+        signing: Signing::by(site.log_key()),
+        directories: Checkpoints::of(CheckpointDirectory::new("/nowhere/at/all")),
+        rulebook_digest: Box::new(|| [0; 32]),
+        doubtful: false,
     };
     let head = open.ledger.head().unwrap();
-    checkpointer.sign(&head);
-    assert_eq!(checkpointer.signed, 1, "nothing vouches for more than was written");
-    checkpointer.directory = site.checkpoints();
-    checkpointer.sign(&head);
-    assert_eq!((checkpointer.signed, site.vouched()), (2, 2));
+    assert_eq!(checkpointer.sign(&head).err(), Some(Refused::Unavailable));
+    assert_eq!(open.ledger.vouched().size(), 1, "nothing vouches for more than was written");
+    checkpointer.directories = Checkpoints::of(site.checkpoints());
+    assert_eq!(checkpointer.sign(&head).unwrap().size(), 2);
+    assert_eq!((open.ledger.vouched().size(), site.vouched()), (2, 2));
     let old = Head { size: 1, root: head.root };
-    checkpointer.sign(&old);
-    assert_eq!(site.vouched(), 2, "an older head is never signed after a newer one");
+    assert_eq!(checkpointer.sign(&old).unwrap().size(), 2, "an older head is never signed after a newer one");
+    assert_eq!(site.vouched(), 2);
     open.close();
     check(&site, &[]);
 }

@@ -37,7 +37,7 @@ fn the_rows_of_meta_are_the_frozen_ones() {
         .iter()
         .map(|row| ((Table::Meta, unhex(&row["row_key"])), unhex(&row["row"])))
         .collect();
-    assert_eq!(expected.len(), 4);
+    assert_eq!(expected.len(), 5);
     assert!(site.dump() == expected);
     let (genesis, _) = identify(&*site.store, &site.root()).unwrap();
     assert_eq!((genesis.vault.0.to_vec(), genesis.log_id.as_str()), (unhex(&frozen["vault_id"]), LOG));
