@@ -1,4 +1,4 @@
-//! Asking the log: who saw what, when and why.
+//! Asking the log: who saw what, when and why; and having it prove the answer ([`prove`]).
 //!
 //! A question is answered from the narrowest index that it names (handle, caller, scope; else the log itself), filtered by
 //! the rest, a page at a time. The question is itself an event, durable before the answer leaves. Nothing here can reach a
@@ -6,6 +6,8 @@
 
 mod cursor;
 mod filter;
+pub mod prove;
+mod tail;
 
 #[cfg(test)]
 mod tests;
@@ -13,6 +15,7 @@ mod tests;
 use crate::event::{self, Action, Event, Outcome};
 use crate::keys::Keyring;
 use crate::ledger::{IndexKey, Refused, Submission};
+use crate::merkle::TreeError;
 use crate::policy::{self, Resource};
 use crate::store::{Found, Order, ReadError, Row, Rows, Table, Tier};
 use crate::vault::{ATTEMPTS, Asked, Call, Failure, Reason, Vault, Violation, decided};
@@ -20,6 +23,7 @@ use cursor::Cursor;
 use std::sync::Arc;
 
 pub use filter::{Filter, FilterRequest};
+pub use tail::{Tail, TailRequest};
 
 /// Events on a page if the caller does not say.
 const PAGE_DEFAULT: usize = 100;
@@ -267,6 +271,14 @@ fn present(found: Found) -> Result<Vec<u8>, ReadError> {
 /// Leaving it out would be an answer that is not complete.
 fn damaged(sequence: u64, error: &event::DecodeError) -> ReadError {
     ReadError::Corrupt { table: Table::Events.name(), detail: format!("event {sequence}: {error}") }
+}
+
+/// A tree that can't be read has lost tiles, or has other ones.
+fn damaged_tree(error: TreeError<ReadError>) -> ReadError {
+    match error {
+        TreeError::Read { source, .. } => source,
+        error => ReadError::Corrupt { table: Table::Tree.name(), detail: error.to_string() },
+    }
 }
 
 impl ScanResult {

@@ -25,6 +25,7 @@ mod doctor;
 mod findings;
 mod init;
 mod input;
+mod keys;
 mod moment;
 mod policy;
 mod settings;
@@ -60,6 +61,8 @@ enum Command {
     Audit(audit::Command),
     #[command(subcommand)]
     Policy(policy::Command),
+    #[command(subcommand)]
+    Keys(keys::Command),
     #[command(subcommand)]
     Clock(clock::Command),
     Health(HealthOptions),
@@ -163,6 +166,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Revoke(options) => tokens::revoke(options, &mut output)?,
         Command::Audit(command) => audit::run(command, &mut output)?,
         Command::Policy(command) => policy::run(command, &mut output)?,
+        Command::Keys(command) => keys::run(&command, &mut output)?,
         Command::Clock(command) => clock::run(&command, &mut output)?,
         Command::Health(options) => health(&options, &mut output)?,
         Command::Bench(options) => bench::run(&options, &mut output)?,

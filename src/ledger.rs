@@ -35,8 +35,8 @@ mod tests;
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
 use crate::event::{Event, ItemOutcome};
-use crate::merkle::Hash;
-use crate::store::{Batch, CommitError, ReadError, Rows};
+use crate::merkle::{Hash, TileId};
+use crate::store::{Batch, CommitError, ReadError, Rows, Table};
 use parking_lot::{Mutex, RwLock};
 use queue::{Entry, Queue};
 use std::sync::Arc;
@@ -388,15 +388,18 @@ fn names_item(event: &Event, place: usize, handle: &Handle) -> bool {
     named && matches!(outcome, Some(ItemOutcome::Issued | ItemOutcome::Released | ItemOutcome::Masked))
 }
 
+/// Reads a full tile of the tree, or `None` if it is not there.
+///
+/// # Errors
+/// If the store can't be read.
+pub fn read_tile(rows: &dyn Rows, id: TileId) -> Result<Option<Vec<u8>>, ReadError> {
+    open::row(rows, Table::Tree, id.path().as_bytes())
+}
+
 /// Reads the whole event at `sequence`, or `None` past the end.
 ///
 /// # Errors
 /// If the store can't be read.
 pub fn read_event(rows: &dyn Rows, sequence: u64) -> Result<Option<Vec<u8>>, ReadError> {
-    let key = sequence.to_be_bytes();
-    let found = rows.get(crate::store::Table::Events, &[&key], crate::store::Tier::Disk)?;
-    Ok(match found.into_iter().next() {
-        Some(crate::store::Found::Row(bytes)) => Some(bytes),
-        _ => None,
-    })
+    open::row(rows, Table::Events, &sequence.to_be_bytes())
 }

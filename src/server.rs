@@ -6,6 +6,7 @@
 
 mod check;
 mod operations;
+mod rotation;
 mod rulebook;
 mod upkeep;
 mod workers;
@@ -46,6 +47,7 @@ use tower::Service;
 use workers::Doors;
 
 pub use check::{Finding, InUse, Verdict, check, config_mistakes, in_use};
+pub use rotation::{Rotated, rotate_log_key};
 pub use rulebook::{load as load_rulebook, locate};
 
 /// How often refusals and failed handshakes that were only counted are written to the log.
@@ -311,7 +313,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     health.set_serving::<AuditServiceServer<AuditDoor>>().await;
     let doors = Doors {
         token: TokenDoor::new(Arc::clone(&vault), Arc::clone(&clock), stopped.clone()),
-        audit: AuditDoor::new(Arc::clone(&vault)),
+        audit: AuditDoor::new(Arc::clone(&vault), Arc::clone(&clock), stopped.clone()),
         health: HealthServer::new(HealthService::from_health_reporter(health.clone())),
     };
     let workers = workers::start(&config.server, &doors, &guard, &stopped)?;

@@ -106,6 +106,8 @@ pub enum Failure {
     RequestIdUsed(Option<Receipt>),
     /// It asks for something that does not exist yet.
     Unimplemented(&'static str, Option<Receipt>),
+    /// The log has no such event or size.
+    NotInLog(Option<Receipt>),
     /// Too much waits to be written.
     Overloaded,
     /// The log can't be written, or the store not read.
@@ -167,6 +169,8 @@ pub enum Reason {
     FilterMalformed,
     CursorMalformed,
     PageSizeMalformed,
+    SizesReversed,
+    NotInLog,
     DeadlineExceeded,
     BasisChanged,
     Overloaded,
@@ -294,6 +298,8 @@ impl Reason {
             Self::FilterMalformed => ("FILTER_MALFORMED", "this part of the filter is not well-formed"),
             Self::CursorMalformed => ("CURSOR_MALFORMED", "page_token must come from the same query's last page"),
             Self::PageSizeMalformed => ("PAGE_SIZE_MALFORMED", "page_size is 0 (the default, 100) to 1,000"),
+            Self::SizesReversed => ("SIZES_REVERSED", "from_size is the smaller tree's, to_size the larger one's"),
+            Self::NotInLog => ("NOT_IN_LOG", "the log has no such event or size; see the newest checkpoint"),
             Self::DeadlineExceeded => ("DEADLINE_EXCEEDED", "the deadline passed before the answer was durable"),
             Self::BasisChanged => ("BASIS_CHANGED", "the tokens or the rulebook kept changing meanwhile; try again"),
             Self::Overloaded => ("OVERLOADED", "too much waits to be written; try again later"),

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 mod pages;
+mod proofs;
 mod questions;
+mod tails;
 
 const PAN: &[u8] = b"4111111111111111";
 

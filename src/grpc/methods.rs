@@ -29,8 +29,6 @@ pub struct Method {
     pub action: Action,
     /// What the permission is about.
     pub resource: Resource,
-    /// Whether this version has it. What it has not answers UNIMPLEMENTED, after policy and with an event.
-    pub built: bool,
     /// Whether each message of its stream is a call of its own.
     pub batches: bool,
 }
@@ -40,20 +38,20 @@ pub struct Method {
 #[derive(Clone)]
 pub(super) struct Counters(Arc<[Counter; CODES]>);
 
-const fn on_scope(path: &'static str, action: Action, built: bool) -> Method {
-    Method { path, action, resource: Resource::Scope, built, batches: false }
+const fn on_scope(path: &'static str, action: Action) -> Method {
+    Method { path, action, resource: Resource::Scope, batches: false }
 }
 
 const fn batches_on_scope(path: &'static str, action: Action) -> Method {
-    Method { path, action, resource: Resource::Scope, built: true, batches: true }
+    Method { path, action, resource: Resource::Scope, batches: true }
 }
 
-const fn on_vault(path: &'static str, built: bool) -> Method {
-    Method { path, action: Action::QueryAudit, resource: Resource::Vault, built, batches: false }
+const fn on_vault(path: &'static str) -> Method {
+    Method { path, action: Action::QueryAudit, resource: Resource::Vault, batches: false }
 }
 
 const fn open(path: &'static str) -> Method {
-    Method { path, action: Action::Unspecified, resource: Resource::None, built: true, batches: false }
+    Method { path, action: Action::Unspecified, resource: Resource::None, batches: false }
 }
 
 macro_rules! rows {
@@ -65,18 +63,18 @@ macro_rules! rows {
 }
 
 rows! {
-    TOKENIZE = on_scope("/cloakroom.v1.TokenService/Tokenize", Action::Tokenize, true);
-    DETOKENIZE = on_scope("/cloakroom.v1.TokenService/Detokenize", Action::Detokenize, true);
-    INSPECT_TOKENS = on_scope("/cloakroom.v1.TokenService/InspectTokens", Action::Inspect, true);
-    RENEW_TOKENS = on_scope("/cloakroom.v1.TokenService/RenewTokens", Action::Renew, false);
-    REVOKE_TOKENS = on_scope("/cloakroom.v1.TokenService/RevokeTokens", Action::Revoke, true);
+    TOKENIZE = on_scope("/cloakroom.v1.TokenService/Tokenize", Action::Tokenize);
+    DETOKENIZE = on_scope("/cloakroom.v1.TokenService/Detokenize", Action::Detokenize);
+    INSPECT_TOKENS = on_scope("/cloakroom.v1.TokenService/InspectTokens", Action::Inspect);
+    RENEW_TOKENS = on_scope("/cloakroom.v1.TokenService/RenewTokens", Action::Renew);
+    REVOKE_TOKENS = on_scope("/cloakroom.v1.TokenService/RevokeTokens", Action::Revoke);
     STREAM_TOKENIZE = batches_on_scope("/cloakroom.v1.TokenService/StreamTokenize", Action::Tokenize);
     STREAM_DETOKENIZE = batches_on_scope("/cloakroom.v1.TokenService/StreamDetokenize", Action::Detokenize);
-    QUERY_EVENTS = on_vault("/cloakroom.v1.AuditService/QueryEvents", true);
-    TAIL_EVENTS = on_vault("/cloakroom.v1.AuditService/TailEvents", false);
-    GET_CHECKPOINT = on_vault("/cloakroom.v1.AuditService/GetCheckpoint", false);
-    GET_INCLUSION_PROOF = on_vault("/cloakroom.v1.AuditService/GetInclusionProof", false);
-    GET_CONSISTENCY_PROOF = on_vault("/cloakroom.v1.AuditService/GetConsistencyProof", false);
+    QUERY_EVENTS = on_vault("/cloakroom.v1.AuditService/QueryEvents");
+    TAIL_EVENTS = on_vault("/cloakroom.v1.AuditService/TailEvents");
+    GET_CHECKPOINT = on_vault("/cloakroom.v1.AuditService/GetCheckpoint");
+    GET_INCLUSION_PROOF = on_vault("/cloakroom.v1.AuditService/GetInclusionProof");
+    GET_CONSISTENCY_PROOF = on_vault("/cloakroom.v1.AuditService/GetConsistencyProof");
     HEALTH_CHECK = open("/grpc.health.v1.Health/Check");
     HEALTH_WATCH = open("/grpc.health.v1.Health/Watch");
     REFLECTION = open("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");

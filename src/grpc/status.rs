@@ -35,6 +35,7 @@ pub fn of(failure: Failure) -> Status {
         Failure::Unimplemented(field, receipt) => {
             invalid(&Violation { field, reason: Reason::NotImplemented }, receipt.as_ref())
         }
+        Failure::NotInLog(receipt) => made(Code::NotFound, Reason::NotInLog, receipt.as_ref(), |_| {}),
         Failure::Overloaded => made(Code::ResourceExhausted, Reason::Overloaded, None, |details| {
             details.set_retry_info(Some(RETRY_AFTER));
         }),

@@ -56,7 +56,20 @@ pub(super) struct Batches {
     pub surroundings: Surroundings,
     pub call: Call,
     pub method: &'static Method,
-    pub counters: Counters,
+    /// Counts each batch; `None` where the messages of a stream are no calls of their own.
+    pub counters: Option<Counters>,
+}
+
+/// Where a stream's messages come from: its caller, or the log that it follows.
+pub(super) trait Messages<Q>: Send + 'static {
+    /// The next one. It may be dropped while it waits, if the stream is over then.
+    fn take(&mut self) -> impl Future<Output = Option<Result<Q, Status>>> + Send;
+}
+
+impl<Q, S: Stream<Item = Result<Q, Status>> + Send + Unpin + 'static> Messages<Q> for S {
+    fn take(&mut self) -> impl Future<Output = Option<Result<Q, Status>>> + Send {
+        self.next()
+    }
 }
 
 /// Answers in the order of their batches and then, if it was not the caller who ended the stream, why it ended.
@@ -96,7 +109,7 @@ impl Batches {
     /// Answers `messages` one after the other with what `each` makes of them, until one fails.
     pub fn answer<Q, A, F>(
         self,
-        messages: impl Stream<Item = Result<Q, Status>> + Send + Unpin + 'static,
+        messages: impl Messages<Q>,
         each: impl Fn(Call, Q) -> F + Send + 'static,
     ) -> Result<Answers<A>, Status>
     where
@@ -107,7 +120,7 @@ impl Batches {
         let caller = &self.call.caller;
         let Some(place) = self.surroundings.streams.open(caller.id.as_str()) else {
             self.surroundings.vault.turned_away(caller, self.method.action, Reason::Overloaded);
-            self.counters.count(Code::ResourceExhausted);
+            self.count(Code::ResourceExhausted);
             return Err(status::of(Failure::Overloaded));
         };
         let (answers, taken) = mpsc::channel(ANSWERS_WAITING);
@@ -122,7 +135,7 @@ impl Batches {
 
     async fn run<Q, A, F>(
         mut self,
-        mut messages: impl Stream<Item = Result<Q, Status>> + Send + Unpin,
+        mut messages: impl Messages<Q>,
         answers: mpsc::Sender<A>,
         each: impl Fn(Call, Q) -> F + Send,
     ) -> Result<(), Status>
@@ -132,14 +145,19 @@ impl Batches {
         loop {
             // Room for the answer comes first: see above. An error means that the caller has gone.
             let Ok(room) = self.meanwhile(answers.reserve()).await? else { return Ok(()) };
-            let message = match self.meanwhile(messages.next()).await? {
+            let message = tokio::select! {
+                message = self.meanwhile(messages.take()) => message?,
+                // Who follows a log may wait for long, and nothing else would tell that its caller has gone.
+                () = answers.closed() => return Ok(()),
+            };
+            let message = match message {
                 Some(Ok(message)) => message,
                 None => return Ok(()),
                 Some(Err(status)) => return self.unreadable(&status),
             };
             self.check_certificate()?;
             let outcome = in_time(self.call.deadline, each(self.call.clone(), message)).await;
-            self.counters.count(outcome.as_ref().map_or_else(Status::code, |_| Code::Ok));
+            self.count(outcome.as_ref().map_or_else(Status::code, |_| Code::Ok));
             room.send(outcome?);
         }
     }
@@ -153,8 +171,14 @@ impl Batches {
             event = event => return Ok(event),
             () = past(self.call.deadline) => status::deadline_exceeded(),
         };
-        self.counters.count(ended.code());
+        self.count(ended.code());
         Err(ended)
+    }
+
+    fn count(&self, code: Code) {
+        if let Some(counters) = &self.counters {
+            counters.count(code);
+        }
     }
 
     fn check_certificate(&self) -> Result<(), Status> {
@@ -169,7 +193,7 @@ impl Batches {
             return Ok(());
         }
         let status = status::of_transport(status.code()).unwrap_or_else(status::internal);
-        self.counters.count(status.code());
+        self.count(status.code());
         Err(status)
     }
 }
@@ -240,7 +264,7 @@ mod tests {
             },
             call: fixture.client("gateway").call,
             method,
-            counters: Counters::of(method),
+            counters: Some(Counters::of(method)),
         }
     }
 

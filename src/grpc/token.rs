@@ -149,7 +149,9 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let done = tokenize(Arc::clone(&vault), call, method, message.batch.unwrap_or_default());
             async move { Ok(v1::StreamTokenizeResponse { batch: Some(done.await?) }) }
         };
-        Batches { surroundings, call, method, counters }.answer(request.into_inner(), each).map(Response::new)
+        Batches { surroundings, call, method, counters: Some(counters) }
+            .answer(request.into_inner(), each)
+            .map(Response::new)
     }
 
     async fn stream_detokenize(
@@ -163,7 +165,9 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let done = detokenize(Arc::clone(&vault), call, method, message.batch.unwrap_or_default());
             async move { Ok(v1::StreamDetokenizeResponse { batch: Some(done.await?) }) }
         };
-        Batches { surroundings, call, method, counters }.answer(request.into_inner(), each).map(Response::new)
+        Batches { surroundings, call, method, counters: Some(counters) }
+            .answer(request.into_inner(), each)
+            .map(Response::new)
     }
 }
 

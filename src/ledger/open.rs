@@ -9,7 +9,7 @@ use super::wake::Wakes;
 use super::writer::{TIME_MARK_ROW, Writer};
 use super::{
     CheckpointError, Checkpoints, Head, Ledger, Limits, LogKeys, OnFatal, RulebookDigest, Shared, Signing, VaultClock,
-    read_event,
+    read_event, read_tile,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::crypto::{MetaKey, RootKey, VaultId};
@@ -351,7 +351,7 @@ fn recover(rows: &dyn Rows, checkpoints: &Checkpoints, keys: &LogKeys) -> Result
     // function that the writer uses; what lies before is vouched for by its tiles, whose hashes make the root.
     let width = TILE_WIDTH as u64;
     let from = vouched.size() / width * width;
-    let tile = |id: TileId| row(rows, Table::Tree, id.path().as_bytes());
+    let tile = |id: TileId| read_tile(rows, id);
     let mut frontier = Frontier::rebuild(from, tile, []).map_err(|_| OpenError::WrongHash { from: 0, to: from })?;
     replay(rows, &mut frontier, vouched.size())?;
     check_root(&frontier, 0, vouched.root())?;
@@ -370,7 +370,7 @@ fn check_copy(
     copy: &Checkpoint,
     file: std::path::PathBuf,
 ) -> Result<(), OpenError> {
-    let mut tree = Tree::new(frontier, |id: TileId| row(rows, Table::Tree, id.path().as_bytes()));
+    let mut tree = Tree::new(frontier, |id: TileId| read_tile(rows, id));
     match tree.root_at(copy.size()) {
         Ok(root) if root == *copy.root() => Ok(()),
         _ => Err(OpenError::OtherHistory(file, copy.size())),

@@ -60,6 +60,11 @@ impl LogKeys {
         key
     }
 
+    /// The size from which `key` is in force, if it is the log's.
+    pub fn in_force_from(&self, key: &VerifierKey) -> Option<u64> {
+        self.0.iter().find(|(_, other)| other == key).map(|(from, _)| *from)
+    }
+
     /// With one more, in force from the `size` behind the event that says so.
     #[must_use]
     pub fn succeeded_by(mut self, key: VerifierKey, size: u64) -> Self {

@@ -9,7 +9,7 @@ use crate::event::{self, Action, Event, Outcome, Time};
 use crate::keys::entropy;
 use crate::ledger::{Receipt, Submission};
 use crate::limits::{Refusals, Summary, Verdict};
-use crate::policy::{self, Context, Denied, Permit, Resource};
+use crate::policy::{self, Context, Denied, Permit};
 use crate::store::Batch;
 use prost::bytes::Bytes;
 use std::hash::Hash;
@@ -152,6 +152,14 @@ impl Vault {
     pub(super) async fn request_id_used(&self, event: Event) -> Failure {
         match self.refuse(event, Outcome::Failed, Reason::RequestIdUsed).await {
             Ok(receipt) => Failure::RequestIdUsed(receipt),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Records that the log has no such place, and says so.
+    pub(crate) async fn not_in_log(&self, event: Event) -> Failure {
+        match self.refuse(event, Outcome::Failed, Reason::NotInLog).await {
+            Ok(receipt) => Failure::NotInLog(receipt),
             Err(failure) => failure,
         }
     }
@@ -320,23 +328,6 @@ impl Vault {
         event.outcome = Outcome::Failed.into();
         event.reason = Reason::Internal.as_str().into();
         self.record_event(event).await
-    }
-
-    /// Answers a call of a method on the log that this version does not have: after policy, and recorded.
-    pub async fn unbuilt_audit(&self, call: &Call) -> Failure {
-        let asked = Asked::of(call, Action::QueryAudit);
-        let mut event = match self.event(&asked) {
-            Ok(event) => event,
-            Err(failure) => return failure,
-        };
-        let context = asked.context(self.now());
-        match self.policy.permit::<policy::action::QueryAudit>(&call.caller, Resource::Vault, &context) {
-            Err(denied) => self.denied(event, &denied, &[]).await,
-            Ok(permit) => {
-                decided(&mut event, &permit);
-                self.unimplemented(event, "method").await
-            }
-        }
     }
 }
 

@@ -648,42 +648,58 @@ class Client:
     def edges(self):
         Edges(self, sys.modules[__name__]).run()
 
-    def unbuilt(self):
-        """What this version does not have answers UNIMPLEMENTED to whom policy lets through, and has an event."""
-        t, a = self.t, self.a
-        query = self.e.ACTION_QUERY_AUDIT
-        for name, permitted, action, call in [
-            (
-                "TailEvents",
-                "auditor",
-                query,
-                lambda c: list(c.audit.TailEvents(a.TailEventsRequest(), timeout=PATIENCE)),
-            ),
-            (
-                "GetCheckpoint",
-                "auditor",
-                query,
-                lambda c: c.audit.GetCheckpoint(a.GetCheckpointRequest(), timeout=PATIENCE),
-            ),
-            (
-                "GetInclusionProof",
-                "auditor",
-                query,
-                lambda c: c.audit.GetInclusionProof(a.GetInclusionProofRequest(), timeout=PATIENCE),
-            ),
-            (
-                "GetConsistencyProof",
-                "auditor",
-                query,
-                lambda c: c.audit.GetConsistencyProof(a.GetConsistencyProofRequest(), timeout=PATIENCE),
-            ),
+    def proofs(self):
+        """Checkpoints, proofs and tails: what is answered fits together, and who may not ask is refused."""
+        a, query, auditor = self.a, self.e.ACTION_QUERY_AUDIT, self.new("auditor")
+        note = lambda c: c.audit.GetCheckpoint(a.GetCheckpointRequest(), timeout=PATIENCE).checkpoint.note
+        include = lambda c, **f: c.audit.GetInclusionProof(a.GetInclusionProofRequest(**f), timeout=PATIENCE).proof
+        connect = lambda c, **f: c.audit.GetConsistencyProof(a.GetConsistencyProofRequest(**f), timeout=PATIENCE).proof
+
+        def first(caller, **fields):
+            tail = caller.audit.TailEvents(a.TailEventsRequest(**fields), timeout=PATIENCE)
+            event = next(tail).event
+            tail.cancel()
+            return event
+
+        size = lambda text: int(text.split("\n")[1])
+        old, new = note(auditor), note(auditor)
+        self.checks.check("GetCheckpoint OK: it covers its own event", size(new) > size(old), new)
+        proof = include(auditor, sequence=3, tree_size=size(new))
+        event = first(auditor, from_sequence=3)
+        self.is_("TailEvents OK: from where it was asked", event.sequence, 3)
+        self.is_("GetInclusionProof OK: the tree that was named", (proof.sequence, proof.tree_size), (3, size(new)))
+        event.ClearField("log_id"), event.ClearField("sequence")
+        hashed = b"\x01" + event.SerializeToString(deterministic=True)
+        self.is_("GetInclusionProof OK: the event's bytes", proof.event, hashed)
+        newest = include(auditor, sequence=size(new))
+        self.checks.check("GetInclusionProof OK: younger than the checkpoint", newest.tree_size > size(new), str(newest))
+        path = connect(auditor, from_size=size(old), to_size=size(new))
+        self.is_("GetConsistencyProof OK", (path.from_size, path.to_size), (size(old), size(new)))
+        beyond = 1 << 40
+        for what, call in [
+            ("an event beyond the log", lambda: include(auditor, sequence=beyond)),
+            ("a tree beyond the log", lambda: include(auditor, sequence=0, tree_size=beyond)),
+            ("an event beyond its tree", lambda: include(auditor, sequence=size(old), tree_size=size(old))),
+            ("a size beyond the log", lambda: connect(auditor, from_size=1, to_size=beyond)),
+            ("a tail beyond the log", lambda: first(auditor, from_sequence=beyond)),
         ]:
-            caller = self.new(permitted)
-            what = f"{name} UNIMPLEMENTED"
-            run = lambda: call(caller)
-            self.refused(what, run, Code.UNIMPLEMENTED, "NOT_IMPLEMENTED", ["method"], caller, action)
-            caller = self.new("stranger")
-            self.denied(f"{name} PERMISSION_DENIED", lambda: call(caller), caller, action)
+            self.refused(f"NOT_FOUND: {what}", call, Code.NOT_FOUND, "NOT_IN_LOG", None, auditor, query)
+        what, call = "GetConsistencyProof INVALID_ARGUMENT: backwards", lambda: connect(auditor, from_size=3, to_size=2)
+        self.refused(what, call, Code.INVALID_ARGUMENT, "SIZES_REVERSED", ["from_size"], auditor, query)
+        what, call = (
+            "TailEvents INVALID_ARGUMENT: a handle that is none",
+            lambda: first(auditor, filter=a.AuditFilter(handle="xyz")),
+        )
+        self.refused(what, call, Code.INVALID_ARGUMENT, "FILTER_MALFORMED", ["filter.handle"], auditor, query)
+        for name, call in [
+            ("TailEvents", first),
+            ("GetCheckpoint", note),
+            ("GetInclusionProof", include),
+            ("GetConsistencyProof", connect),
+        ]:
+            for who in ("stranger", "operator", "gateway", "payments"):
+                caller = self.new(who)
+                self.denied(f"{name} PERMISSION_DENIED: {who}", lambda: call(caller), caller, query)
 
     # === Streams and formats ===
 
@@ -1146,7 +1162,7 @@ SECTIONS = (
     Client.renewals,
     Client.repeats,
     Client.edges,
-    Client.unbuilt,
+    Client.proofs,
     Client.streams,
     Client.uuids,
     Client.queries,
