@@ -339,9 +339,10 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
         tracing::warn!(domain = domain.name, "no revocation lists: a certificate is good until it expires");
     }
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
+    let signals = Signals::listen()?;
     announce(address)?;
 
-    wait_for_signal().await?;
+    signals.one().await;
     tracing::info!("stopping: no new connections, calls in flight may finish");
     say_not_serving(&mut health).await;
     // Nobody may be listening any more; then there is nobody to tell.
@@ -397,8 +398,9 @@ where
         let workers = workers::start_bare(&config.server, service, &stopped)?;
         let (address, connections) = (door.local_addr(), door.connections());
         tokio::spawn(door.run(workers.doors(), |_| {}, until(stopped)));
+        let signals = Signals::listen()?;
         announce(address)?;
-        wait_for_signal().await?;
+        signals.one().await;
         // Nobody may be listening any more; then there is nobody to tell.
         let _ = stop.send(true);
         connections.close_all();
@@ -443,15 +445,26 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-async fn wait_for_signal() -> Result<(), Error> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|error| Error::Io { what: "can't listen for signals", error });
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that end the process in order. Listened for before the vault says that it is ready: whoever has read that
+/// may send one.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| signal(kind).map_err(|error| Error::Io { what: "can't listen for signals", error });
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn one(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// After a failed write nothing may be acknowledged. What waits has been answered; those answers get a moment to leave,

@@ -23,6 +23,7 @@ mod promises;
 mod purge;
 mod races;
 mod requests;
+mod rotation;
 mod strace;
 mod streams;
 mod tokens;
