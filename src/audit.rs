@@ -7,6 +7,7 @@
 mod cursor;
 mod filter;
 pub mod prove;
+mod retention;
 mod tail;
 
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod tests;
 
 use crate::event::{self, Action, Event, Outcome};
 use crate::keys::Keyring;
-use crate::ledger::{IndexKey, Refused, Submission};
+use crate::ledger::{IndexKey, Ledger, Refused, Submission};
 use crate::merkle::TreeError;
 use crate::policy::{self, Resource};
 use crate::store::{Found, Order, ReadError, Row, Rows, Table, Tier};
@@ -23,6 +24,7 @@ use cursor::Cursor;
 use std::sync::Arc;
 
 pub use filter::{Filter, FilterRequest};
+pub use retention::Dropped;
 pub use tail::{Tail, TailRequest};
 
 /// Events on a page if the caller does not say.
@@ -109,8 +111,8 @@ impl Vault {
             scan.filter.describe(&mut event, request.newest_first);
             let binding = scan.filter.binding(request.newest_first);
             let (rows, keyring) = (Arc::clone(self.rows()), Arc::clone(self.keyring()));
-            let log_id = Arc::clone(self.ledger().log_id());
-            let found = tokio::task::spawn_blocking(move || scan.run(&*rows, &keyring, &log_id)).await;
+            let ledger = self.ledger().clone();
+            let found = tokio::task::spawn_blocking(move || scan.run(&*rows, &keyring, &ledger)).await;
             let found = found.map_err(|_| Failure::Internal)??;
             event.outcome = Outcome::Allowed.into();
             event.succeeded = u32::try_from(found.events.len()).unwrap_or(u32::MAX);
@@ -151,14 +153,14 @@ impl Vault {
 }
 
 impl Scan {
-    fn run(mut self, rows: &dyn Rows, keyring: &Keyring, log_id: &str) -> Result<ScanResult, ReadError> {
+    fn run(mut self, rows: &dyn Rows, keyring: &Keyring, ledger: &Ledger) -> Result<ScanResult, ReadError> {
         let mut result = ScanResult { events: Vec::new(), next: None };
         let mut bytes = 0;
         let mut looked_at = 0;
         loop {
             let step = self.step(rows)?;
             for sequences in step.sequences.chunks(EVENTS_AT_ONCE) {
-                for (sequence, encoded) in read_events(rows, sequences)? {
+                for (sequence, encoded) in read_events(rows, sequences, ledger)? {
                     let mut event = event::decode(&encoded).map_err(|error| damaged(sequence, &error))?;
                     let matches = self.filter.matches(&event, keyring);
                     // Full is full only when there is one more to come: no page is empty but where the budget ended it.
@@ -173,7 +175,7 @@ impl Scan {
                     self.go_on_behind(sequence);
                     if matches {
                         bytes += encoded.len();
-                        log_id.clone_into(&mut event.log_id);
+                        ledger.log_id().as_ref().clone_into(&mut event.log_id);
                         event.sequence = sequence;
                         result.events.push(event);
                     }
@@ -250,22 +252,22 @@ impl Step {
     }
 }
 
-fn read_events(rows: &dyn Rows, sequences: &[u64]) -> Result<Vec<(u64, Vec<u8>)>, ReadError> {
+/// The events that stand there, but for those that have been dropped meanwhile because of their age.
+fn read_events(rows: &dyn Rows, sequences: &[u64], ledger: &Ledger) -> Result<Vec<(u64, Vec<u8>)>, ReadError> {
     let keys: Vec<[u8; 8]> = sequences.iter().map(|sequence| sequence.to_be_bytes()).collect();
     let keys: Vec<&[u8]> = keys.iter().map(<[u8; 8]>::as_slice).collect();
     let encoded = rows.get(Table::Events, &keys, Tier::Disk)?;
-    sequences.iter().zip(encoded).map(|(sequence, found)| Ok((*sequence, present(found)?))).collect()
+    let events = sequences.iter().zip(encoded).filter_map(|(sequence, found)| match found {
+        Found::Row(encoded) => Some(Ok((*sequence, encoded))),
+        Found::Absent | Found::Cold if *sequence < ledger.kept_from() => None,
+        Found::Absent | Found::Cold => Some(Err(missing(*sequence))),
+    });
+    events.collect()
 }
 
-/// Index and event are written together, so an index row without its event is damage, not absence.
-fn present(found: Found) -> Result<Vec<u8>, ReadError> {
-    match found {
-        Found::Row(encoded) => Ok(encoded),
-        Found::Absent | Found::Cold => Err(ReadError::Corrupt {
-            table: Table::EventIndex.name(),
-            detail: "it names an event that is not there".to_owned(),
-        }),
-    }
+/// Index and event are written together, and dropped together, so a number without its event is damage, not absence.
+fn missing(sequence: u64) -> ReadError {
+    ReadError::Corrupt { table: Table::Events.name(), detail: format!("event {sequence} is not there") }
 }
 
 /// Leaving it out would be an answer that is not complete.

@@ -138,6 +138,9 @@ pub struct Audit {
     pub checkpoints: PathBuf,
     /// `checkpoints_copy`: a second directory for the same, on another machine's disk if possible. None by default.
     pub checkpoints_copy: Option<PathBuf>,
+    /// `retention`: how long the bodies of events are kept at least. Their hashes stay for ever. By default 397 days, which
+    /// is 13 months.
+    pub retention: Duration,
     /// `signing_key`: the log's private key. By default `log.key`.
     pub signing_key: PathBuf,
 }

@@ -89,6 +89,8 @@ struct Shared {
     durable: watch::Sender<u64>,
     /// The newest checkpoint. Only the checkpointer replaces it.
     vouched: RwLock<Arc<Vouched>>,
+    /// The first event whose body is kept. Only the writer stores it.
+    kept_from: AtomicU64,
     orders: Sender<checkpointer::Order>,
     on_fatal: Mutex<Option<OnFatal>>,
 }
@@ -114,6 +116,8 @@ pub struct Submission {
     valid_until: Option<Timestamp>,
     /// Whether the time mark moves to the wall clock with it.
     accepts_clock: bool,
+    /// The first event that is kept, if those before it are dropped with it.
+    kept_from: Option<u64>,
 }
 
 /// The ledger's word that a commit is durable, and where its event stands in the log.
@@ -244,6 +248,11 @@ impl Ledger {
         self.shared.durable.subscribe()
     }
 
+    /// The first event whose body is kept: those before it were dropped because of their age, and only their hashes are left.
+    pub fn kept_from(&self) -> u64 {
+        self.shared.kept_from.load(Ordering::Acquire)
+    }
+
     /// The name of this log, as checkpoints and receipts carry it.
     pub fn log_id(&self) -> &Arc<str> {
         &self.shared.log_id
@@ -313,6 +322,7 @@ impl Submission {
             event,
             valid_until: None,
             accepts_clock: false,
+            kept_from: None,
         }
     }
 
@@ -335,6 +345,13 @@ impl Submission {
     #[must_use]
     pub fn valid_until(mut self, time: Option<Timestamp>) -> Self {
         self.valid_until = time;
+        self
+    }
+
+    /// In the same commit the bodies of all events before `sequence` are dropped: `changes` delete them.
+    #[must_use]
+    pub fn keeping_from(mut self, sequence: u64) -> Self {
+        self.kept_from = Some(sequence);
         self
     }
 

@@ -328,6 +328,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     let summaries = tokio::spawn(summarize(Arc::clone(&vault), Arc::clone(&handshakes), stopped.clone()));
     let timekeeping = tokio::spawn(upkeep::keep_time(Arc::clone(&vault), stopped.clone()));
     let purging = tokio::spawn(upkeep::purge(Arc::clone(&vault), config.purge, stopped.clone()));
+    let retaining = tokio::spawn(upkeep::retain(Arc::clone(&vault), config.audit.retention, stopped.clone()));
     let note = {
         let (handshakes, clock) = (Arc::clone(&handshakes), Arc::clone(&clock));
         move |failure: HandshakeFailure| note_handshake(&handshakes, &*clock, &failure)
@@ -360,6 +361,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     let _ = summaries.await;
     let _ = timekeeping.await;
     let _ = purging.await;
+    let _ = retaining.await;
     tokio::task::spawn_blocking(move || workers.join())
         .await
         .map_err(|error| Error::Io { what: "can't end the network threads", error: error.into() })?;

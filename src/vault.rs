@@ -108,6 +108,8 @@ pub enum Failure {
     Unimplemented(&'static str, Option<Receipt>),
     /// The log has no such event or size.
     NotInLog(Option<Receipt>),
+    /// The events have been dropped because of their age.
+    EventsDropped(Option<Receipt>),
     /// Too much waits to be written.
     Overloaded,
     /// The log can't be written, or the store not read.
@@ -171,6 +173,7 @@ pub enum Reason {
     PageSizeMalformed,
     SizesReversed,
     NotInLog,
+    EventsDropped,
     DeadlineExceeded,
     BasisChanged,
     Overloaded,
@@ -300,6 +303,10 @@ impl Reason {
             Self::PageSizeMalformed => ("PAGE_SIZE_MALFORMED", "page_size is 0 (the default, 100) to 1,000"),
             Self::SizesReversed => ("SIZES_REVERSED", "from_size is the smaller tree's, to_size the larger one's"),
             Self::NotInLog => ("NOT_IN_LOG", "the log has no such event or size; see the newest checkpoint"),
+            Self::EventsDropped => (
+                "EVENTS_DROPPED",
+                "these events were dropped because of their age; begin with the oldest that QueryEvents finds",
+            ),
             Self::DeadlineExceeded => ("DEADLINE_EXCEEDED", "the deadline passed before the answer was durable"),
             Self::BasisChanged => ("BASIS_CHANGED", "the tokens or the rulebook kept changing meanwhile; try again"),
             Self::Overloaded => ("OVERLOADED", "too much waits to be written; try again later"),

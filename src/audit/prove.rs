@@ -71,10 +71,12 @@ impl Vault {
             if sequence >= tree_size {
                 return Err(Lack::NotInLog);
             }
+            let kept = self.ledger().clone();
             self.read_tree(vouched, move |rows, vouched| {
                 let mut tree = Tree::new(vouched.tree(), |id| ledger::read_tile(rows, id));
                 let hashes = tree.inclusion(sequence, tree_size).map_err(damaged_tree)?;
-                let event = ledger::read_event(rows, sequence)?.unwrap_or_default();
+                let event = super::read_events(rows, &[sequence], &kept)?.pop().map(|(_, event)| event);
+                let event = event.unwrap_or_default();
                 Ok(InclusionProof { sequence, tree_size, hashes, event })
             })
             .await

@@ -38,7 +38,7 @@ impl Vault {
     ///
     /// # Errors
     /// [`Failure`]; [`Failure::NotInLog`] if the log is shorter than `from_sequence`: then it is not the log that the caller
-    /// followed before.
+    /// followed before. [`Failure::EventsDropped`] if it begins later.
     pub async fn tail_events(self: &Arc<Self>, call: &Call, request: &TailRequest) -> Result<Tail, Failure> {
         let asked = Asked::of(call, Action::QueryAudit);
         for _ in 0..ATTEMPTS {
@@ -61,6 +61,10 @@ impl Vault {
             event.detail = format!("tail from {}; {}", request.from_sequence, event.detail);
             if request.from_sequence > *durable.borrow() {
                 return Err(self.not_in_log(event).await);
+            }
+            // To begin later in silence would be to skip them.
+            if request.from_sequence < self.ledger().kept_from() {
+                return Err(self.events_dropped(event).await);
             }
             event.outcome = Outcome::Allowed.into();
             let generation = permit.generation();
@@ -92,6 +96,10 @@ impl Tail {
             }
             let end = durable.min(self.next + EVENTS_AT_ONCE as u64);
             let found = self.read(end).await?;
+            if self.next < self.vault.ledger().kept_from() {
+                // A tail that falls behind by the time that events are kept has missed some of them.
+                return Err(Failure::EventsDropped(None));
+            }
             self.next = end;
             if !found.is_empty() {
                 self.check_permission().await?;
@@ -102,14 +110,14 @@ impl Tail {
 
     async fn read(&self, end: u64) -> Result<Vec<Event>, Failure> {
         let (rows, keyring) = (Arc::clone(self.vault.rows()), Arc::clone(self.vault.keyring()));
-        let (filter, log_id) = (Arc::clone(&self.filter), Arc::clone(self.vault.ledger().log_id()));
+        let (filter, ledger) = (Arc::clone(&self.filter), self.vault.ledger().clone());
         let sequences: Vec<u64> = (self.next..end).collect();
         let read = move || -> Result<Vec<Event>, ReadError> {
             let mut matching = Vec::new();
-            for (sequence, encoded) in read_events(&*rows, &sequences)? {
+            for (sequence, encoded) in read_events(&*rows, &sequences, &ledger)? {
                 let event = event::decode(&encoded).map_err(|error| damaged(sequence, &error))?;
                 if filter.matches(&event, &keyring) {
-                    matching.push(Event { log_id: log_id.to_string(), sequence, ..event });
+                    matching.push(Event { log_id: ledger.log_id().to_string(), sequence, ..event });
                 }
             }
             Ok(matching)

@@ -13,6 +13,7 @@ use std::time::Duration;
 mod pages;
 mod proofs;
 mod questions;
+mod retention;
 mod tails;
 
 const PAN: &[u8] = b"4111111111111111";

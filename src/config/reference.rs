@@ -109,7 +109,7 @@ pub const TABLES: [Table; 12] = [
 ];
 
 /// All keys, by table and in the order in which they are read.
-pub const KEYS: [Key; 40] = [
+pub const KEYS: [Key; 41] = [
     key(
         "server.listen",
         Kind::Address,
@@ -251,6 +251,15 @@ pub const KEYS: [Key; 40] = [
         "",
         "\"/mnt/other/checkpoints\"",
         "A second directory for the same checkpoints, on another machine's disk if possible. A start believes the newer of both.",
+    ),
+    key(
+        "audit.retention",
+        Kind::Duration,
+        Value("\"397d\""),
+        "",
+        "\"1100d\"",
+        "How long the bodies of events are kept at least, from a day to a hundred years; 397 days are 13 months. Older ones \
+         are dropped, 256 at a time; their hashes stay, and everything newer stays provable.",
     ),
     key(
         "audit.signing_key",

@@ -126,9 +126,16 @@ fn audit(mut section: Section<'_>) -> Option<Audit> {
     let folder = section.folder();
     let checkpoints = section.required("checkpoints", path(folder));
     let checkpoints_copy = section.or("checkpoints_copy", None, |given| path(folder)(given).map(Some));
+    // A day at least: a wrong unit must not empty the log.
+    let retention = section.or("retention", 397 * DAY, duration(DAY..=CENTURY));
     let signing_key = section.or("signing_key", folder.join("log.key"), path(folder));
     section.finish();
-    Some(Audit { checkpoints: checkpoints?, checkpoints_copy: checkpoints_copy?, signing_key: signing_key? })
+    Some(Audit {
+        checkpoints: checkpoints?,
+        checkpoints_copy: checkpoints_copy?,
+        retention: retention?,
+        signing_key: signing_key?,
+    })
 }
 
 fn ledger(mut section: Section<'_>) -> Option<Ledger> {

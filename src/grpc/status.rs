@@ -36,6 +36,9 @@ pub fn of(failure: Failure) -> Status {
             invalid(&Violation { field, reason: Reason::NotImplemented }, receipt.as_ref())
         }
         Failure::NotInLog(receipt) => made(Code::NotFound, Reason::NotInLog, receipt.as_ref(), |_| {}),
+        Failure::EventsDropped(receipt) => {
+            made(Code::FailedPrecondition, Reason::EventsDropped, receipt.as_ref(), |_| {})
+        }
         Failure::Overloaded => made(Code::ResourceExhausted, Reason::Overloaded, None, |details| {
             details.set_retry_info(Some(RETRY_AFTER));
         }),

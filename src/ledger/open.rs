@@ -6,7 +6,7 @@ use super::recent::Recent;
 use super::replay::{check_root, replay};
 use super::signing::LOG_KEYS_ROW;
 use super::wake::Wakes;
-use super::writer::{TIME_MARK_ROW, Writer};
+use super::writer::{KEPT_FROM_ROW, TIME_MARK_ROW, Writer};
 use super::{
     CheckpointError, Checkpoints, Head, Ledger, Limits, LogKeys, OnFatal, RulebookDigest, Shared, Signing, VaultClock,
     read_event, read_tile,
@@ -247,11 +247,9 @@ pub fn open(
     let rows: &dyn Rows = &*store;
     let keys = log_keys(rows, &meta)?;
     keys.check(&settings.signing)?;
-    let mark = meta_row(rows, TIME_MARK_ROW)?;
-    let mark = authentic::open(&meta, Table::Meta, TIME_MARK_ROW.as_bytes(), &mark)
-        .ok_or(OpenError::WrongRootKey(TIME_MARK_ROW))?;
-    let mark = unversioned(TIME_MARK_ROW, Some(mark))?.try_into().map_err(|_| OpenError::Damaged(TIME_MARK_ROW))?;
-    let mark = Timestamp::from_millis(u64::from_be_bytes(mark));
+    let mark = meta_number(&meta, TIME_MARK_ROW, &meta_row(rows, TIME_MARK_ROW)?)?;
+    let mark = Timestamp::from_millis(mark);
+    let kept_from = check_beginning(rows, &meta)?;
     let (frontier, vouched) = recover(rows, &settings.checkpoints, &keys)?;
     let last_time = last_event_time(rows, frontier.size())?;
     let (orders, ordered) = channel();
@@ -264,6 +262,7 @@ pub fn open(
         clock: Arc::new(VaultClock::resume(settings.clock, mark)),
         durable: watch::Sender::new(frontier.size()),
         vouched: RwLock::new(Arc::new(vouched)),
+        kept_from: AtomicU64::new(kept_from),
         orders,
         on_fatal: Mutex::new(Some(settings.on_fatal)),
     });
@@ -361,6 +360,27 @@ fn recover(rows: &dyn Rows, checkpoints: &Checkpoints, keys: &LogKeys) -> Result
         check_copy(rows, &frontier, &other, directory.file())?;
     }
     Ok((frontier, vouched))
+}
+
+/// The first event whose body is there, which must be the one that the log says: events that are missing at the beginning
+/// were dropped because of their age, in a commit that said so, or somebody has taken them.
+fn check_beginning(rows: &dyn Rows, meta: &MetaKey) -> Result<u64, OpenError> {
+    let kept_from = match row(rows, Table::Meta, KEPT_FROM_ROW.as_bytes())? {
+        Some(kept_from) => meta_number(meta, KEPT_FROM_ROW, &kept_from)?,
+        None => 0,
+    };
+    let first = rows.scan(Table::Events, &[], &[0xff; 9], Order::Ascending, 1)?;
+    match first.first() {
+        Some((key, _)) if key.as_slice() < &kept_from.to_be_bytes()[..] => Err(OpenError::Damaged(KEPT_FROM_ROW)),
+        Some((key, _)) if key.as_slice() > &kept_from.to_be_bytes()[..] => Err(OpenError::Gap(kept_from)),
+        _ => Ok(kept_from),
+    }
+}
+
+fn meta_number(meta: &MetaKey, name: &'static str, row: &[u8]) -> Result<u64, OpenError> {
+    let content = authentic::open(meta, Table::Meta, name.as_bytes(), row).ok_or(OpenError::WrongRootKey(name))?;
+    let number = unversioned(name, Some(content))?.try_into().map_err(|_| OpenError::Damaged(name))?;
+    Ok(u64::from_be_bytes(number))
 }
 
 /// The copy may be older than the other, or newer if that could not be written; it must be about the same history.

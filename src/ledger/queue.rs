@@ -19,6 +19,7 @@ pub(super) struct Entry {
     pub index: Vec<IndexRow>,
     pub valid_until: Option<Timestamp>,
     pub accepts_clock: bool,
+    pub kept_from: Option<u64>,
     pub waiter: Waiter,
 }
 
@@ -65,6 +66,7 @@ impl Entry {
             changes: submission.changes,
             valid_until: submission.valid_until,
             accepts_clock: submission.accepts_clock,
+            kept_from: submission.kept_from,
             waiter,
         }
     }

@@ -19,6 +19,10 @@ use std::time::Duration;
 /// The row of `meta` that holds the time mark.
 pub(super) const TIME_MARK_ROW: &str = "time";
 
+/// The row of `meta` that holds the sequence of the first event whose body is kept. There is none before anything is
+/// dropped.
+pub(super) const KEPT_FROM_ROW: &str = "kept_from";
+
 /// How often the time mark is stored at the most. A crash loses no more of it than this.
 const TIME_MARK_PERIOD: Duration = Duration::from_secs(1);
 
@@ -70,6 +74,7 @@ impl Writer {
         // comes with or after that record held against the new one.
         let rulebook = (self.shared.rulebook_generation)();
         let mut acknowledged = Vec::with_capacity(work.entries.len());
+        let mut kept_from = None;
         self.batch.clear();
         for entry in work.entries {
             if self.is_stale(&entry, now, rulebook) {
@@ -81,6 +86,10 @@ impl Writer {
             if entry.accepts_clock {
                 // Moved here, the mark is stored by `append_marks` in this same commit.
                 self.shared.clock.accept();
+            }
+            if let Some(first) = entry.kept_from {
+                self.put_meta(KEPT_FROM_ROW, first);
+                kept_from = Some(first);
             }
             let log_id = Arc::clone(&self.shared.log_id);
             acknowledged.push((entry.waiter, Receipt { log_id, sequence, time }));
@@ -95,6 +104,9 @@ impl Writer {
                 return Err(error.into());
             }
             self.last_time = time;
+            if let Some(first) = kept_from {
+                self.shared.kept_from.store(first, Ordering::Release);
+            }
             // Release: a request that sees this number also sees the rows (the store's own contract), and whoever is woken
             // below starts its next request from here.
             self.shared.visible.store(number, Ordering::Release);
@@ -143,14 +155,18 @@ impl Writer {
     fn append_marks(&mut self, checkpoint: Option<String>) {
         let mark = self.shared.clock.mark();
         if mark.since(self.last_mark) >= TIME_MARK_PERIOD {
-            let content = versioned(&mark.millis().to_be_bytes());
-            let content = authentic::seal(&self.meta, Table::Meta, TIME_MARK_ROW.as_bytes(), &content);
-            self.batch.put(Table::Meta, TIME_MARK_ROW.as_bytes(), &content);
+            self.put_meta(TIME_MARK_ROW, mark.millis());
             self.last_mark = mark;
         }
         if let Some(note) = checkpoint {
             self.batch.put(Table::Tree, CHECKPOINT_ROW, note.as_bytes());
         }
+    }
+
+    fn put_meta(&mut self, name: &str, number: u64) {
+        let content = versioned(&number.to_be_bytes());
+        let content = authentic::seal(&self.meta, Table::Meta, name.as_bytes(), &content);
+        self.batch.put(Table::Meta, name.as_bytes(), &content);
     }
 }
 

@@ -79,6 +79,36 @@ pub(super) async fn purge(vault: Arc<Vault>, config: config::Purge, stopped: wat
     }
 }
 
+/// How often it is looked for events that are older than they are kept.
+const RETENTION_PERIOD: Duration = Duration::from_hours(1);
+/// Between two steps of one round, so that callers are served meanwhile.
+const RETENTION_PAUSE: Duration = Duration::from_millis(100);
+
+/// Drops the bodies of old events until the vault stops.
+pub(super) async fn retain(vault: Arc<Vault>, retention: Duration, stopped: watch::Receiver<bool>) {
+    let mut stop = std::pin::pin!(until(stopped));
+    loop {
+        let step = tokio::select! {
+            () = &mut stop => return,
+            step = vault.drop_old_events(retention) => step,
+        };
+        let pause = match step {
+            Ok(dropped) => {
+                metrics::counter!("cloakroom_events_dropped_total").increment(dropped.events);
+                if dropped.more { RETENTION_PAUSE } else { RETENTION_PERIOD }
+            }
+            Err(failure) => {
+                tracing::error!(?failure, "old events could not be dropped; it is tried again");
+                RETENTION_PERIOD
+            }
+        };
+        tokio::select! {
+            () = &mut stop => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
 fn count(purged: &Purged) {
     metrics::counter!("cloakroom_purged_rows_total", "table" => "tokens").increment(purged.tokens);
     metrics::counter!("cloakroom_purged_rows_total", "table" => "requests").increment(purged.requests);

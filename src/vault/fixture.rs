@@ -459,6 +459,7 @@ pub(crate) fn name(failure: &Failure) -> String {
         Failure::RequestIdUsed(_) => "request id used".to_owned(),
         Failure::Unimplemented(what, _) => format!("{what} {}", Reason::NotImplemented.as_str()),
         Failure::NotInLog(_) => "not in log".to_owned(),
+        Failure::EventsDropped(_) => "events dropped".to_owned(),
         Failure::Overloaded => "overloaded".to_owned(),
         Failure::Unavailable => "unavailable".to_owned(),
         Failure::Conflict(_) => "conflict".to_owned(),
@@ -476,6 +477,7 @@ pub(crate) fn receipt(failure: &Failure) -> Option<&Receipt> {
         | Failure::RequestIdUsed(receipt)
         | Failure::Unimplemented(_, receipt)
         | Failure::NotInLog(receipt)
+        | Failure::EventsDropped(receipt)
         | Failure::Conflict(receipt)
         | Failure::DeadlineExceeded(receipt) => receipt.as_ref(),
         Failure::Overloaded | Failure::Unavailable | Failure::Internal => None,

@@ -164,6 +164,14 @@ impl Vault {
         }
     }
 
+    /// Records that what was asked for has been dropped, and says so.
+    pub(crate) async fn events_dropped(&self, event: Event) -> Failure {
+        match self.refuse(event, Outcome::Failed, Reason::EventsDropped).await {
+            Ok(receipt) => Failure::EventsDropped(receipt),
+            Err(failure) => failure,
+        }
+    }
+
     /// Records that nobody waits any more, and says so.
     pub(crate) async fn late(&self, event: Event) -> Failure {
         match self.refuse(withhold(event), Outcome::Failed, Reason::DeadlineExceeded).await {

@@ -69,7 +69,7 @@ impl Vault {
     }
 
     /// The event of something that the vault does by itself, under the rulebook in force.
-    pub(super) fn own(&self, action: Action, detail: String) -> Result<Event, Failure> {
+    pub(crate) fn own(&self, action: Action, detail: String) -> Result<Event, Failure> {
         let rulebook = Bytes::from_owner(self.policy.rulebook().digest());
         Ok(Event { rulebook, ..own_event(&self.identity, &self.node, action, detail)? })
     }

@@ -581,6 +581,7 @@ class RowCheck:
             raise Refused(what)
 
     def meta(self, rows):
+        # Nothing is dropped from a log that is younger than what it keeps.
         self.expect([key for key, _ in rows] == [b"format", b"log", b"log_keys", b"time", b"vault"], "other rows of meta")
         self.vault.check_meta()
         self.expect(len(self.vault.behind_version(self.vault.checked("meta", b"time"))) == 8, "time mark")
