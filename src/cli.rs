@@ -32,6 +32,7 @@ mod settings;
 mod shells;
 mod terminal;
 mod tokens;
+mod witness;
 
 /// A tokenization vault: hand on a random token instead of the card number, and prove who saw what.
 #[derive(Parser)]
@@ -65,6 +66,8 @@ enum Command {
     Keys(keys::Command),
     #[command(subcommand)]
     Clock(clock::Command),
+    #[command(subcommand)]
+    Witness(witness::Command),
     Health(HealthOptions),
     Bench(Box<bench::Options>),
     Completions(shells::CompletionsOptions),
@@ -168,6 +171,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Policy(command) => policy::run(command, &mut output)?,
         Command::Keys(command) => keys::run(&command, &mut output)?,
         Command::Clock(command) => clock::run(&command, &mut output)?,
+        Command::Witness(command) => witness::run(&command, &mut output)?,
         Command::Health(options) => health(&options, &mut output)?,
         Command::Bench(options) => bench::run(&options, &mut output)?,
         Command::Completions(options) => shells::completions(&options, Cli::command(), &mut output)?,

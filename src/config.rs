@@ -18,6 +18,10 @@ mod reader;
 pub mod reference;
 mod sections;
 mod show;
+pub mod witness;
+
+use crate::https::Base;
+use crate::merkle::note::WitnessVerifier;
 
 pub use self::reader::Located;
 
@@ -143,6 +147,21 @@ pub struct Audit {
     pub retention: Duration,
     /// `signing_key`: the log's private key. By default `log.key`.
     pub signing_key: PathBuf,
+    /// `witnesses_required`: how many must cosign the log as it is found at a start. By default all.
+    pub witnesses_required: Option<usize>,
+    /// `[[audit.witnesses]]`: who is asked to cosign checkpoints.
+    pub witnesses: Vec<Witness>,
+}
+
+/// One witness, as the vault reaches it.
+#[derive(Debug, Clone)]
+pub struct Witness {
+    /// `url`: where it is.
+    pub url: Base,
+    /// `key`: its public key.
+    pub key: WitnessVerifier,
+    /// `ca`: who may vouch for it, PEM. Only with `https://`.
+    pub ca: Option<PathBuf>,
 }
 
 /// How much may wait for the one writer before callers are told to come back later.
@@ -282,7 +301,7 @@ impl Config {
 pub fn unknown_variables(variables: impl IntoIterator<Item = (String, String)>) -> Vec<Mistake> {
     // An empty file is read for the names that are asked for on the way; what it lacks does not matter here.
     let document = reader::Document::new(Path::new(""), "", variables);
-    let _incomplete = sections::config(&document);
+    let _incomplete = (sections::config(&document), witness::settings(&document));
     let mut mistakes = document.into_mistakes(&OTHER_VARIABLES);
     mistakes.retain(|mistake| matches!(&mistake.place, Place::Variable(_)) && mistake.key.is_empty());
     mistakes

@@ -25,6 +25,7 @@ mod replay;
 mod signing;
 mod time;
 mod wake;
+mod witnesses;
 mod writer;
 
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub use replay::ReplayError;
 pub use signing::{LogKeys, Signing};
 pub use time::{Standing, VaultClock};
 pub use wake::Worker;
+pub use witnesses::{Prove, WitnessError, Witnesses};
 
 /// Bounds of the queue before the writer. What does not fit is refused at once, so that memory stays bounded and a caller
 /// learns of overload in microseconds.

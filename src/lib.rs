@@ -25,7 +25,10 @@ pub mod keys;
 #[cfg(feature = "vault")]
 pub mod tls;
 #[cfg(feature = "vault")]
+pub mod https;
+#[cfg(feature = "vault")]
 pub mod ledger;
+pub mod witness;
 #[cfg(feature = "vault")]
 pub mod vault;
 #[cfg(feature = "vault")]

@@ -9,6 +9,7 @@ mod operations;
 mod rotation;
 mod rulebook;
 mod upkeep;
+mod witness;
 mod workers;
 
 use crate::caller::SpiffeId;
@@ -49,6 +50,7 @@ use workers::Doors;
 pub use check::{Finding, InUse, Verdict, check, config_mistakes, in_use};
 pub use rotation::{Rotated, rotate_log_key};
 pub use rulebook::{load as load_rulebook, locate};
+pub use witness::{WitnessSetupError, witness};
 
 /// How often refusals and failed handshakes that were only counted are written to the log.
 const SUMMARY_PERIOD: Duration = Duration::from_secs(1);
@@ -89,6 +91,9 @@ pub enum Error {
     /// The door can't be opened.
     #[error(transparent)]
     Door(#[from] SetupError),
+    /// A witness can't start.
+    #[error(transparent)]
+    Witness(#[from] WitnessSetupError),
     /// The first or last event can't be written.
     #[error("the log can't be written: {0:?}")]
     Log(Failure),
@@ -112,6 +117,7 @@ impl Error {
         match self {
             Self::Rulebook(_) | Self::RootKey(_) | Self::LogKey { .. } => true,
             Self::Door(error) => !matches!(error, SetupError::Listen { .. } | SetupError::Tls(_)),
+            Self::Witness(error) => !matches!(error, WitnessSetupError::State(_)),
             Self::Telemetry(error) => matches!(error, TelemetryError::Levels(_) | TelemetryError::Word(_)),
             Self::Store(_) | Self::Ledger(_) | Self::Keys(_) | Self::Log(_) | Self::Io { .. } => false,
         }
@@ -214,11 +220,13 @@ fn open_signing(
     let policy = Arc::new(Policy::new(rulebook));
     let root = root_key(config)?;
     let signing = signing(log_key(config)?);
+    let witnesses = witness::circle(config, clock)?;
     let store = Arc::new(RocksStore::open(&config.storage.path, &rocks_config(config))?);
     let (genesis, meta) = ledger::identify(&*store, &root)?;
     let healthy = Arc::new(AtomicBool::new(true));
-    let settings =
+    let mut settings =
         ledger_settings(config, signing, clock, RulebookView::of(&policy), end_process(Arc::clone(&healthy)));
+    settings.witnesses = witnesses;
     let keyring = Keyring::open(root, genesis.vault, Arc::clone(&meta), &*store)?;
     let rows: Arc<dyn store::Rows> = Arc::clone(&store) as _;
     let (ledger, running) = ledger::open(store, &genesis, meta, settings)?;
@@ -546,6 +554,7 @@ fn ledger_settings(
         },
         checkpoint_period: CHECKPOINT_PERIOD,
         signing,
+        witnesses: None,
         clock: Arc::clone(clock),
         rulebook_generation: rulebook.generation,
         rulebook_digest: rulebook.digest,

@@ -7,6 +7,7 @@
 //! What stands where: `material` reads certificates and keys from files; `verifier` decides on a client's chain;
 //! `config` composes both into what rustls takes; `acceptor` owns the socket and its limits; `io` is the open
 //! connection and `connections` the register of all of them; `client` is the other end, for our own client.
+//! `web` is TLS for plain HTTPS, which has nothing to do with callers.
 //!
 //! This module knows tonic only by the trait through which it tells handlers who is calling. It knows nothing of
 //! requests, policy or the audit log: a refused handshake is handed to whoever started the acceptor.
@@ -17,6 +18,7 @@ pub mod config;
 pub mod connections;
 pub mod io;
 pub mod material;
+pub mod web;
 
 mod findings;
 mod handshake;

@@ -12,7 +12,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 /// The modules in reading order. A module imports only from modules that stand earlier.
-const ORDER: [&str; 27] = [
+const ORDER: [&str; 29] = [
     "secret",
     "clock",
     "telemetry",
@@ -27,7 +27,9 @@ const ORDER: [&str; 27] = [
     "store",
     "keys",
     "tls",
+    "https",
     "ledger",
+    "witness",
     "vault",
     "audit",
     "admin",

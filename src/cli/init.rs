@@ -15,7 +15,7 @@ use crate::keys::{entropy, provider};
 use crate::merkle::note::{LogKey, Name};
 use crate::policy;
 
-mod files;
+pub(super) mod files;
 mod pki;
 mod sample;
 
@@ -72,7 +72,7 @@ fn write_all(folder: &Folder) -> anyhow::Result<()> {
     let config = Config::parse(&file, sample::CONFIGURATION, []).context("the sample configuration must be right")?;
     crate::server::create(&config).context("cannot make the data directory")?;
     folder.public("cloakroom.toml", sample::CONFIGURATION.as_bytes())?;
-    folder.sync()
+    folder.sync(&["pki", "profiles", "policies"])
 }
 
 /// A new key for the log's checkpoints. Its name is the log's own, never used before: a log that began anew under the name

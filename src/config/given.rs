@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use crate::https::{Base, BaseError};
+use crate::merkle::note::{KeyError, VerifierKey, WitnessVerifier};
+
 /// A value of the file, or a variable's text.
 #[derive(Clone, Copy)]
 pub(super) enum Given<'g> {
@@ -102,6 +105,21 @@ pub(super) fn address(given: Given<'_>) -> Result<SocketAddr, String> {
     let text = given.text()?;
     text.parse()
         .map_err(|_| format!("`{text}` is not an IP address and a port, such as \"127.0.0.1:7443\" or \"[::1]:7443\""))
+}
+
+/// Where an HTTP server is.
+pub(super) fn url(given: Given<'_>) -> Result<Base, String> {
+    given.text()?.parse().map_err(|error: BaseError| error.to_string())
+}
+
+/// A witness's public key: the line in `witness.vkey`.
+pub(super) fn witness_key(given: Given<'_>) -> Result<WitnessVerifier, String> {
+    given.text()?.parse().map_err(|error: KeyError| format!("must be the line in the witness's witness.vkey: {error}"))
+}
+
+/// A log's public key: the line in `log.vkey`.
+pub(super) fn log_key(given: Given<'_>) -> Result<VerifierKey, String> {
+    given.text()?.parse().map_err(|error: KeyError| format!("must be the line in the vault's log.vkey: {error}"))
 }
 
 /// One of a few words.

@@ -212,17 +212,28 @@ impl<'d> Section<'d> {
 
     /// An array of tables (`[[key]]`) with at least one table.
     pub(super) fn tables(&mut self, key: &str) -> Vec<Section<'d>> {
-        self.asked.insert(key.to_owned());
-        let Some((line, value)) = self.find(key) else {
-            self.mistake(
+        let sections = self.optional_tables(key);
+        match self.find(key) {
+            None => self.mistake(
                 self.line,
                 key,
                 format!("at least one [[{key}]] is needed; `cloakroom init` writes an example"),
-            );
-            return Vec::new();
-        };
+            ),
+            Some((line, DeValue::Array(items))) if items.is_empty() => {
+                self.mistake(line, key, format!("at least one [[{key}]] is needed"));
+            }
+            Some(_) => {}
+        }
+        sections
+    }
+
+    /// An array of tables (`[[key]]`) that may be missing.
+    pub(super) fn optional_tables(&mut self, key: &str) -> Vec<Section<'d>> {
+        self.asked.insert(key.to_owned());
+        let Some((line, value)) = self.find(key) else { return Vec::new() };
+        let written = self.path(key);
         let DeValue::Array(items) = value else {
-            self.mistake(line, key, format!("write it as [[{key}]], once for each"));
+            self.mistake(line, key, format!("write it as [[{written}]], once for each"));
             return Vec::new();
         };
         let mut sections = Vec::new();
@@ -234,11 +245,8 @@ impl<'d> Section<'d> {
                     section.repeated = true;
                     sections.push(section);
                 }
-                _ => self.mistake(line, key, format!("write it as [[{key}]], once for each")),
+                _ => self.mistake(line, key, format!("write it as [[{written}]], once for each")),
             }
-        }
-        if sections.is_empty() {
-            self.mistake(line, key, format!("at least one [[{key}]] is needed"));
         }
         sections
     }

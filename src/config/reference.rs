@@ -73,7 +73,7 @@ pub struct Table {
 use Fallback::{Absent, Required, Value};
 
 /// The tables, in the order in which `config show` prints them.
-pub const TABLES: [Table; 12] = [
+pub const TABLES: [Table; 13] = [
     table("server", "[server]", "The gRPC listener."),
     table(
         "operations",
@@ -88,6 +88,11 @@ pub const TABLES: [Table; 12] = [
     table("root_key", "[root_key]", "Where the key that wraps all others comes from."),
     table("storage", "[storage]", "Where rows are kept."),
     table("audit", "[audit]", "What the log has outside the database."),
+    table(
+        "audit.witnesses",
+        "[[audit.witnesses]]",
+        "Who is asked to cosign each checkpoint, and at each start whether the log is the newest: [witness.md](witness.md). One table for each witness; there need not be any.",
+    ),
     table(
         "ledger",
         "[ledger]",
@@ -109,7 +114,7 @@ pub const TABLES: [Table; 12] = [
 ];
 
 /// All keys, by table and in the order in which they are read.
-pub const KEYS: [Key; 41] = [
+pub const KEYS: [Key; 45] = [
     key(
         "server.listen",
         Kind::Address,
@@ -268,6 +273,38 @@ pub const KEYS: [Key; 41] = [
         "",
         "\"/etc/cloakroom/log.key\"",
         "The private key that signs checkpoints, mode 0600.",
+    ),
+    key(
+        "audit.witnesses_required",
+        Kind::Integer,
+        Absent,
+        "witnesses",
+        "1",
+        "How many witnesses must cosign the log as it is found at a start, or the vault does not start. Where it is not given: all of them. While the vault runs, checkpoints are written with the cosignatures that there are.",
+    ),
+    key(
+        "audit.witnesses.url",
+        Kind::Text,
+        Required,
+        "",
+        "\"http://127.0.0.1:7445\"",
+        "Where the witness is, `https://` or `http://`. `/add-checkpoint` is added to it.",
+    ),
+    key(
+        "audit.witnesses.key",
+        Kind::Text,
+        Required,
+        "",
+        "\"witness.example/w1+32a36494+BMI1hkWUFy+17tGv+SaEtXCXB6VLySnbd7jEr/FoOXNK\"",
+        "Its public key: the line in its `witness.vkey`.",
+    ),
+    key(
+        "audit.witnesses.ca",
+        Kind::Path,
+        Absent,
+        "",
+        "\"pki/witness-ca.pem\"",
+        "Who may vouch for it, PEM. Needed with `https://`, without effect with `http://`.",
     ),
     key("ledger.max_queued_calls", Kind::Integer, Value("8192"), "calls", "20000", "Calls that may wait."),
     key(

@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::given::{address, boolean, bytes, duration, integer, one_of, path, paths, text, texts};
+use super::given::{address, boolean, bytes, duration, integer, one_of, path, paths, text, texts, url, witness_key};
 use super::reader::{Document, Located, Section};
 use super::{
     Audit, Config, Engine, Ledger, Mask, Operations, Policies, Purge, RootKey, Scope, Server, Storage, TrustDomain,
+    Witness,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -129,13 +130,45 @@ fn audit(mut section: Section<'_>) -> Option<Audit> {
     // A day at least: a wrong unit must not empty the log.
     let retention = section.or("retention", 397 * DAY, duration(DAY..=CENTURY));
     let signing_key = section.or("signing_key", folder.join("log.key"), path(folder));
+    let required = section.located("witnesses_required", integer(0..=100));
+    let tables = section.optional_tables("witnesses");
+    let configured = tables.len();
+    let witnesses = witnesses(tables);
+    if let Some(Located { value, line }) = required
+        && value > configured
+    {
+        let problem = format!("there are {configured} [[audit.witnesses]], so {value} of them can't cosign");
+        section.mistake(line, "witnesses_required", problem);
+    }
     section.finish();
     Some(Audit {
         checkpoints: checkpoints?,
         checkpoints_copy: checkpoints_copy?,
         retention: retention?,
         signing_key: signing_key?,
+        witnesses_required: required.map(|required| required.value),
+        witnesses: witnesses?,
     })
+}
+
+fn witnesses(sections: Vec<Section<'_>>) -> Option<Vec<Witness>> {
+    let mut first_lines: BTreeMap<String, u32> = BTreeMap::new();
+    let mut read = Vec::new();
+    for mut section in sections {
+        let folder = section.folder();
+        let url = section.required("url", url);
+        let key = section.required_located("key", witness_key);
+        let ca = section.located("ca", path(folder)).map(|located| located.value);
+        if let Some(key) = &key
+            && let Some(first) = first_lines.insert(key.value.name().to_string(), key.line)
+        {
+            // The same witness twice would count for two.
+            section.mistake(key.line, "key", format!("`{}` stands in line {first} already", key.value.name()));
+        }
+        section.finish();
+        read.push((|| Some(Witness { url: url?, key: key?.value, ca }))());
+    }
+    read.into_iter().collect()
 }
 
 fn ledger(mut section: Section<'_>) -> Option<Ledger> {

@@ -5,6 +5,7 @@
 //! that lie in the store, and none is given out that a start would not know of.
 
 use super::replay::{ReplayError, check_root, replay};
+use super::witnesses::{WitnessError, Witnessed};
 use super::{CheckpointError, Checkpoints, Fatal, Head, Refused, RulebookDigest, Shared, Signing};
 use crate::clock::Timestamp;
 use crate::event::json::rfc3339;
@@ -37,6 +38,8 @@ pub(super) struct Checkpointer {
     pub signing: Signing,
     pub directories: Checkpoints,
     pub rulebook_digest: RulebookDigest,
+    /// Has them cosigned.
+    pub witnessed: Witnessed,
     /// The stored log was not what the tree says. Nothing is signed any more.
     pub doubtful: bool,
 }
@@ -92,6 +95,7 @@ impl Checkpointer {
             if stop {
                 return;
             }
+            self.complete();
         }
     }
 
@@ -114,6 +118,7 @@ impl Checkpointer {
         metrics::histogram!("cloakroom_checkpoint_verify_seconds")
             .record(self.shared.clock.monotonic().saturating_sub(started).as_secs_f64());
         let note = self.statement(head).sign(&self.signing.keys());
+        let note = self.witnessed.cosign(note, &tree, &*self.rows);
         // The log itself is durable; what is at stake is how much a later start can vouch for. Tried again each period.
         if let Err(error) = self.write(head.size, &note) {
             tracing::error!(%error, "a checkpoint could not be written outside the database");
@@ -124,6 +129,31 @@ impl Checkpointer {
         let vouched = Arc::new(Vouched::new(note, tree));
         *self.shared.vouched.write() = Arc::clone(&vouched);
         Ok(vouched)
+    }
+
+    /// Asks those witnesses again that have not cosigned the newest checkpoint and are due, and adds what they give.
+    fn complete(&mut self) {
+        let newest = self.shared.vouched();
+        let Some(note) = self.witnessed.complete(newest.tree(), &*self.rows) else { return };
+        if let Err(error) = self.write(newest.size(), &note) {
+            tracing::error!(%error, "cosignatures could not be added to the checkpoint outside the database");
+            metrics::counter!("cloakroom_checkpoint_failures_total").increment(1);
+            return;
+        }
+        self.shared.queue.leave_checkpoint(note.clone());
+        *self.shared.vouched.write() = Arc::new(Vouched::new(note, newest.tree().clone()));
+    }
+
+    /// Holds the log as it was found, with this tree, against what the witnesses have seen of it.
+    ///
+    /// # Errors
+    /// If one of them contradicts, or too few can be asked.
+    pub fn check_start(&mut self, tree: &Frontier) -> Result<(), WitnessError> {
+        if !self.witnessed.is_any() {
+            return Ok(());
+        }
+        let note = self.statement(&Head { size: tree.size(), root: tree.root() }).sign(&self.signing.keys());
+        self.witnessed.check_start(&note, tree, &*self.rows)
     }
 
     /// The tree at `head`, from what lies in the store.

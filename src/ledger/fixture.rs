@@ -6,7 +6,7 @@
 use super::queue::Entry;
 use super::{
     CheckpointDirectory, Checkpoints, Generation, Genesis, Ledger, Limits, LogKeys, OpenError, Receipt, Refused,
-    Running, Settings, Signing, Submission, create, identify, log_keys, open, wake,
+    Running, Settings, Signing, Submission, Witnesses, create, identify, log_keys, open, wake,
 };
 use crate::clock::{FakeClock, Timestamp};
 use crate::crypto::{Handle, MetaKey, RootKey, VaultId};
@@ -47,6 +47,8 @@ pub(crate) struct Site {
     pub log_key: (&'static str, [u8; 32]),
     /// A second directory for checkpoints.
     pub copy: Option<CheckpointDirectory>,
+    /// For the next opening.
+    pub witnesses: Mutex<Option<Box<dyn Witnesses>>>,
     folder: tempfile::TempDir,
 }
 
@@ -107,6 +109,7 @@ impl Site {
             root,
             log_key: (LOG, log_seed),
             copy: None,
+            witnesses: Mutex::default(),
             folder: tempfile::tempdir().unwrap(),
         };
         create(&*site.store, &site.root(), genesis, site.log_key().verifier(), start).unwrap();
@@ -175,6 +178,7 @@ impl Site {
             checkpoints: Checkpoints { directory: self.checkpoints(), copy: self.copy.clone() },
             checkpoint_period: self.period,
             signing,
+            witnesses: self.witnesses.lock().unwrap().take(),
             clock: Arc::clone(&self.clock) as _,
             rulebook_generation,
             rulebook_digest: Box::new(|| [0x72; 32]),

@@ -6,6 +6,7 @@ use super::recent::Recent;
 use super::replay::{check_root, replay};
 use super::signing::LOG_KEYS_ROW;
 use super::wake::Wakes;
+use super::witnesses::{WitnessError, Witnessed, Witnesses};
 use super::writer::{KEPT_FROM_ROW, TIME_MARK_ROW, Writer};
 use super::{
     CheckpointError, Checkpoints, Head, Ledger, Limits, LogKeys, OnFatal, RulebookDigest, Shared, Signing, VaultClock,
@@ -52,6 +53,8 @@ pub struct Settings {
     pub checkpoint_period: Duration,
     /// Signs them.
     pub signing: Signing,
+    /// Who cosigns them, if anybody does.
+    pub witnesses: Option<Box<dyn Witnesses>>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// The generation of the rulebook in force.
@@ -153,6 +156,9 @@ pub enum OpenError {
     /// An event can't be read.
     #[error("event {0} is not in a format that this version knows")]
     Event(u64),
+    /// A witness has seen more, or something else, or nobody can say.
+    #[error(transparent)]
+    Witness(#[from] WitnessError),
     /// The checkpoint outside is bad.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -266,9 +272,19 @@ pub fn open(
         orders,
         on_fatal: Mutex::new(Some(settings.on_fatal)),
     });
+    let mut checkpointer = Checkpointer {
+        shared: Arc::clone(&shared),
+        rows: Arc::clone(&store) as _,
+        signing: settings.signing,
+        directories: settings.checkpoints,
+        rulebook_digest: settings.rulebook_digest,
+        witnessed: Witnessed::by(settings.witnesses),
+        doubtful: false,
+    };
+    checkpointer.check_start(&frontier)?;
     let writer = Writer {
         shared: Arc::clone(&shared),
-        store: Arc::clone(&store),
+        store,
         frontier,
         last_time,
         last_mark: mark,
@@ -277,14 +293,6 @@ pub fn open(
         batch: Batch::default(),
         wakes: Wakes::default(),
         index_key: Vec::new(),
-    };
-    let checkpointer = Checkpointer {
-        shared: Arc::clone(&shared),
-        rows: store,
-        signing: settings.signing,
-        directories: settings.checkpoints,
-        rulebook_digest: settings.rulebook_digest,
-        doubtful: false,
     };
     start(shared, writer, checkpointer, ordered, settings.checkpoint_period)
 }

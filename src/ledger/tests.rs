@@ -14,6 +14,7 @@ mod recovery;
 mod rotation;
 mod stored;
 mod vouching;
+mod witnesses;
 
 fn handle(number: u32) -> Handle {
     Handle::new(number, [0x68; 16])

@@ -9,6 +9,8 @@
 //!
 //! This module must not know where keys are kept or which checkpoints were signed before.
 
+mod cosignature;
+
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +25,8 @@ use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::Hash;
 use crate::secret::{Secret, SecretBytes, SecretKey};
+
+pub use cosignature::{SignedCheckpoint, WitnessKey, WitnessVerifier};
 
 /// The name of a log or of a key: C2SP's grammar for key names, which the origin line should follow too. Not empty, no
 /// Unicode white space, no `+`; and here, since it is printed and stored, no control characters and at most 255 bytes.
@@ -81,14 +85,17 @@ pub struct NameError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// Not a key at all.
-    #[error("not a log key: expected one line of the form {0}")]
+    #[error("not a key: expected one line of the form {0}")]
     Malformed(&'static str),
     /// A private key where a public one belongs.
-    #[error("this is a private key: give the public one, from log.vkey")]
+    #[error("this is a private key: give the public one, from log.vkey or witness.vkey")]
     Private,
     /// Not Ed25519.
     #[error("the key's algorithm is not Ed25519 (type 1), which is the only one known here")]
     Algorithm,
+    /// Not an Ed25519 witness's.
+    #[error("the key is not a witness's for Ed25519 cosignatures (type 4), which is the only kind known here")]
+    NotAWitness,
     /// The key's id does not follow from its name and public half.
     #[error("the key's name, id and content do not belong together: it was altered or put together by hand")]
     Mismatch,
@@ -165,33 +172,20 @@ impl LogKey {
     /// The key that follows from 32 random bytes.
     pub fn from_seed(name: Name, seed: &SecretKey) -> Self {
         let key = SigningKey::from_bytes(seed.expose());
-        let id = key_id(&name, &key.verifying_key());
+        let id = key_id(&name, ED25519, &key.verifying_key());
         Self { name, id, key }
     }
 
     /// Reads the text form. One line feed at the end is allowed, as files have it.
     pub fn parse(text: &SecretBytes) -> Result<Self, KeyError> {
-        const MALFORMED: KeyError = KeyError::Malformed(PRIVATE_FORM);
-        let text = std::str::from_utf8(text.expose()).map_err(|_| MALFORMED)?;
-        let text = text.strip_prefix(PRIVATE_PREFIX).ok_or(MALFORMED)?;
-        let (name, id, seed) = parse_key(text, MALFORMED)?;
-        let key = Self::from_seed(name, &Secret::new(*seed));
+        let (name, id, seed) = parse_private(text, ED25519)?;
+        let key = Self::from_seed(name, &seed);
         if key.id == id { Ok(key) } else { Err(KeyError::Mismatch) }
     }
 
     /// The text form: `PRIVATE+KEY+<name>+<id>+<base64 of 0x01 and the seed>` and a line feed. For a file of mode 0600.
     pub fn to_text(&self) -> SecretBytes {
-        let mut typed_seed = Zeroizing::new([ED25519; 33]);
-        typed_seed[1..].copy_from_slice(self.key.as_bytes());
-        let public_part = format!("{PRIVATE_PREFIX}{}+{}+", self.name, self.id);
-        // The buffer has its final size from the start, so that it does not leave a copy behind when it grows.
-        let mut text = vec![0; public_part.len() + 44 + 1];
-        text[..public_part.len()].copy_from_slice(public_part.as_bytes());
-        let length = BASE64
-            .encode_slice(typed_seed.as_slice(), &mut text[public_part.len()..])
-            .expect("33 bytes are 44 characters of base64");
-        text[public_part.len() + length] = b'\n';
-        SecretBytes::new(text)
+        private_text(&self.name, self.id, ED25519, &self.key)
     }
 
     /// The name under which it signs.
@@ -235,15 +229,7 @@ impl FromStr for VerifierKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        const MALFORMED: KeyError = KeyError::Malformed(PUBLIC_FORM);
-        if text.starts_with(PRIVATE_PREFIX) {
-            return Err(KeyError::Private);
-        }
-        let (name, id, public) = parse_key(text, MALFORMED)?;
-        let key = VerifyingKey::from_bytes(&public).map_err(|_| MALFORMED)?;
-        if key.is_weak() || key_id(&name, &key) != id {
-            return Err(KeyError::Mismatch);
-        }
+        let (name, id, key) = parse_public(text, ED25519)?;
         Ok(Self { name, id, key })
     }
 }
@@ -251,9 +237,7 @@ impl FromStr for VerifierKey {
 /// The text form, without a line feed: `<name>+<id>+<base64 of 0x01 and the public key>`.
 impl fmt::Display for VerifierKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut typed_key = [ED25519; 33];
-        typed_key[1..].copy_from_slice(self.key.as_bytes());
-        write!(f, "{}+{}+{}", self.name, self.id, BASE64.encode(typed_key))
+        write_public(f, &self.name, self.id, ED25519, &self.key)
     }
 }
 
@@ -426,18 +410,60 @@ impl fmt::Display for NoteSignature {
     }
 }
 
+// === the text forms of keys, for each type of signature ===
+
 /// The first four bytes of SHA-256 over name, line feed, type and public key.
-fn key_id(name: &Name, key: &VerifyingKey) -> KeyId {
-    let hash = Sha256::new()
-        .chain_update(name.as_str())
-        .chain_update([b'\n', ED25519])
-        .chain_update(key.as_bytes())
-        .finalize();
+fn key_id(name: &Name, kind: u8, key: &VerifyingKey) -> KeyId {
+    let hash =
+        Sha256::new().chain_update(name.as_str()).chain_update([b'\n', kind]).chain_update(key.as_bytes()).finalize();
     KeyId(u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]))
 }
 
+/// `PRIVATE+KEY+<name>+<id>+<base64 of the type and the seed>` and a line feed.
+fn private_text(name: &Name, id: KeyId, kind: u8, key: &SigningKey) -> SecretBytes {
+    let mut typed_seed = Zeroizing::new([kind; 33]);
+    typed_seed[1..].copy_from_slice(key.as_bytes());
+    let public_part = format!("{PRIVATE_PREFIX}{name}+{id}+");
+    // The buffer has its final size from the start, so that it does not leave a copy behind when it grows.
+    let mut text = vec![0; public_part.len() + 44 + 1];
+    text[..public_part.len()].copy_from_slice(public_part.as_bytes());
+    let length = BASE64
+        .encode_slice(typed_seed.as_slice(), &mut text[public_part.len()..])
+        .expect("33 bytes are 44 characters of base64");
+    text[public_part.len() + length] = b'\n';
+    SecretBytes::new(text)
+}
+
+fn write_public(f: &mut fmt::Formatter<'_>, name: &Name, id: KeyId, kind: u8, key: &VerifyingKey) -> fmt::Result {
+    let mut typed_key = [kind; 33];
+    typed_key[1..].copy_from_slice(key.as_bytes());
+    write!(f, "{name}+{id}+{}", BASE64.encode(typed_key))
+}
+
+/// Name, claimed id and seed; whether they belong together shows once the public half is there.
+fn parse_private(text: &SecretBytes, kind: u8) -> Result<(Name, KeyId, SecretKey), KeyError> {
+    const MALFORMED: KeyError = KeyError::Malformed(PRIVATE_FORM);
+    let text = std::str::from_utf8(text.expose()).map_err(|_| MALFORMED)?;
+    let text = text.strip_prefix(PRIVATE_PREFIX).ok_or(MALFORMED)?;
+    let (name, id, seed) = parse_key(text, kind, MALFORMED)?;
+    Ok((name, id, Secret::new(*seed)))
+}
+
+fn parse_public(text: &str, kind: u8) -> Result<(Name, KeyId, VerifyingKey), KeyError> {
+    const MALFORMED: KeyError = KeyError::Malformed(PUBLIC_FORM);
+    if text.starts_with(PRIVATE_PREFIX) {
+        return Err(KeyError::Private);
+    }
+    let (name, id, public) = parse_key(text, kind, MALFORMED)?;
+    let key = VerifyingKey::from_bytes(&public).map_err(|_| MALFORMED)?;
+    if key.is_weak() || key_id(&name, kind, &key) != id {
+        return Err(KeyError::Mismatch);
+    }
+    Ok((name, id, key))
+}
+
 /// `<name>+<id>+<base64 of the type and 32 bytes>`, with or without a line feed.
-fn parse_key(text: &str, malformed: KeyError) -> Result<(Name, KeyId, Zeroizing<[u8; 32]>), KeyError> {
+fn parse_key(text: &str, kind: u8, malformed: KeyError) -> Result<(Name, KeyId, Zeroizing<[u8; 32]>), KeyError> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     let (name, rest) = text.split_once('+').ok_or(malformed)?;
     let (id, content) = rest.split_once('+').ok_or(malformed)?;
@@ -450,7 +476,7 @@ fn parse_key(text: &str, malformed: KeyError) -> Result<(Name, KeyId, Zeroizing<
     let mut typed_key = Zeroizing::new([0; 36]);
     match BASE64.decode_slice(content, typed_key.as_mut_slice()) {
         Ok(0) | Err(_) => Err(malformed),
-        Ok(_) if typed_key[0] != ED25519 => Err(KeyError::Algorithm),
+        Ok(_) if typed_key[0] != kind => Err(if kind == ED25519 { KeyError::Algorithm } else { KeyError::NotAWitness }),
         Ok(33) => {
             let mut key = Zeroizing::new([0; 32]);
             key.copy_from_slice(&typed_key[1..33]);

@@ -1,6 +1,6 @@
 //! Everything that the start looks at before it opens anything, looked at without opening anything.
 
-use super::{Error, identity, log_key, root_key, rulebook, tls_config};
+use super::{Error, identity, log_key, root_key, rulebook, tls_config, witness};
 use crate::config::{self, Config};
 use crate::ledger::{CheckpointDirectory, LogKeys};
 use crate::tls::{self, ServerIdentity};
@@ -57,6 +57,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     });
     findings.extend(check_certificates(config));
     findings.push(check_checkpoints(config, key.ok().as_ref()));
+    findings.extend(check_witnesses(config));
     findings.push(check_data(&config.storage.path));
     findings
 }
@@ -150,6 +151,15 @@ fn check_checkpoints(config: &Config, key: Option<&crate::merkle::note::LogKey>)
         ),
         Err(error) => Finding::bad(SUBJECT, error.to_string(), ""),
     }
+}
+
+/// Nobody is asked: a checkpoint that is sent to a witness is a statement.
+fn check_witnesses(config: &Config) -> Vec<Finding> {
+    let made = |one: &config::Witness| {
+        let seen = format!("{} at {}, not asked", one.key.name(), one.url);
+        judged("witness", seen, witness::member(one).map(drop).map_err(Error::from))
+    };
+    config.audit.witnesses.iter().flat_map(made).collect()
 }
 
 fn check_data(path: &Path) -> Finding {

@@ -119,6 +119,12 @@ pub enum SetupError {
         /// The name as configured.
         name: String,
     },
+    /// Nobody could vouch for a server.
+    #[error("{url} has to prove who it is, but no authorities are given: name a PEM file of them as `ca`")]
+    NoAuthorities {
+        /// The server.
+        url: String,
+    },
     /// Without a trust domain nobody could connect.
     #[error("no trust domain is configured: name at least one, with the bundle of its authorities")]
     NoTrustDomains,

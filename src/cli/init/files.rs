@@ -11,13 +11,13 @@ use super::super::Usage;
 use crate::secret::SecretBytes;
 
 /// A folder that was empty when it was taken.
-pub(super) struct Folder {
+pub(in crate::cli) struct Folder {
     path: PathBuf,
 }
 
 impl Folder {
     /// Makes the folder, or takes an empty one, for its owner alone.
-    pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
+    pub(in crate::cli) fn create(path: &Path) -> anyhow::Result<Self> {
         match DirBuilder::new().recursive(true).mode(0o700).create(path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 return Err(Usage(format!("{} is not a folder; choose another name", path.display())).into());
@@ -37,12 +37,12 @@ impl Folder {
         Ok(Self { path: path.to_owned() })
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(in crate::cli) fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// A folder inside, for the owner alone.
-    pub(super) fn directory(&self, name: &str) -> anyhow::Result<()> {
+    pub(in crate::cli) fn directory(&self, name: &str) -> anyhow::Result<()> {
         let path = self.path(name);
         DirBuilder::new()
             .mode(0o700)
@@ -51,18 +51,18 @@ impl Folder {
     }
 
     /// A file that holds no secret.
-    pub(super) fn public(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
+    pub(in crate::cli) fn public(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
         self.write(name, content, 0o644)
     }
 
     /// A file that only its owner may read.
-    pub(super) fn private(&self, name: &str, content: &SecretBytes) -> anyhow::Result<()> {
+    pub(in crate::cli) fn private(&self, name: &str, content: &SecretBytes) -> anyhow::Result<()> {
         self.write(name, content.expose(), 0o600)
     }
 
-    /// Makes the names themselves durable.
-    pub(super) fn sync(&self) -> anyhow::Result<()> {
-        for name in ["", "pki", "profiles", "policies"] {
+    /// Makes the names in it and in these folders inside durable.
+    pub(in crate::cli) fn sync(&self, folders: &[&str]) -> anyhow::Result<()> {
+        for name in [""].iter().chain(folders) {
             let path = self.path(name);
             File::open(&path)
                 .and_then(|folder| folder.sync_all())

@@ -139,7 +139,7 @@ fn keys_have_one_spelling() {
     let typed = |kind: u8| format!("{head}+{}", BASE64.encode([&[kind][..], &[9; 32]].concat()));
     assert_eq!(typed(4).parse::<VerifierKey>(), Err(KeyError::Algorithm));
     let neutral = VerifyingKey::from_bytes(&std::array::from_fn(|i| u8::from(i == 0))).unwrap();
-    let weak = VerifierKey { name: ours.name.clone(), id: key_id(&ours.name, &neutral), key: neutral };
+    let weak = VerifierKey { name: ours.name.clone(), id: key_id(&ours.name, ED25519, &neutral), key: neutral };
     assert_eq!(weak.to_string().parse::<VerifierKey>(), Err(KeyError::Mismatch));
 }
 

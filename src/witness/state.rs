@@ -1,0 +1,188 @@
+//! What a witness remembers, one file for each log: the checkpoint that it cosigned last.
+//!
+//! Invariant: a file is replaced as a whole and durably (new file, sync, rename, sync of the directory), so after a crash it
+//! holds what was remembered before or after, never a part. What can't be read, or is not what was written, is an error and
+//! never taken for a log that was not seen before.
+
+use crate::merkle::Hash;
+use crate::merkle::note::{Checkpoint, Name, Note};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// In front of each file, with the SHA-256 of what follows behind it.
+const FORMAT: &str = "cloakroom-witness-state-v1 ";
+/// What the formats of all versions begin with.
+const FAMILY: &str = "cloakroom-witness-state-v";
+/// Held by the one process that uses the directory. Only `init` makes it, so that an empty directory, such as the place of a
+/// disk that is not mounted, is not taken for a witness that has seen nothing.
+const LOCK_FILE: &str = "lock";
+/// Longer than any note.
+const LENGTH_AT_MOST: u64 = 2 << 20;
+
+/// The directory, held by this process alone.
+pub(super) struct Directory {
+    path: PathBuf,
+    /// The lock ends with the process, or when this is dropped.
+    _lock: File,
+}
+
+/// How large a log was and what its root was, when it was cosigned last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The number of entries.
+    pub size: u64,
+    /// The root over them.
+    pub root: Hash,
+}
+
+/// Why a witness can't use its state. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Never made, or not there now.
+    #[error(
+        "{0} is not a witness's state: it has no file `lock`. Is the disk mounted? `cloakroom witness init` makes a new one"
+    )]
+    NotState(PathBuf),
+    /// Another process has it.
+    #[error("{0} is in use by another process: one witness at a time")]
+    InUse(PathBuf),
+    /// The file system refuses.
+    #[error("{path}: {error}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Written by a newer version.
+    #[error("{0} has a format that this version does not know. Use the version that wrote it or a newer one")]
+    Newer(PathBuf),
+    /// Not what was written.
+    #[error(
+        "{path} is damaged: {what}. The witness must not forget what it has cosigned: restore the file from a backup that \
+         is not older than its last cosignature, or retire this witness's key"
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+/// What was to be remembered is not.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {error}")]
+pub struct NotStored {
+    path: PathBuf,
+    error: io::Error,
+    /// Whether the old file may have been replaced all the same.
+    pub(super) replaced: bool,
+}
+
+impl Directory {
+    /// Makes the directory for a new witness.
+    ///
+    /// # Errors
+    /// If there is one already, or the file system refuses.
+    pub(super) fn create(path: &Path) -> Result<(), StateError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |error| StateError::Io { path, error }
+        };
+        fs::create_dir(path).map_err(io(path))?;
+        let lock = path.join(LOCK_FILE);
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock);
+        made.and_then(|file| file.sync_all()).map_err(io(&lock))?;
+        File::open(path).and_then(|directory| directory.sync_all()).map_err(io(path))
+    }
+
+    /// Takes the directory for this process.
+    ///
+    /// # Errors
+    /// If it is not there, or another process has it.
+    pub(super) fn open(path: &Path) -> Result<Self, StateError> {
+        let file = path.join(LOCK_FILE);
+        let lock = match OpenOptions::new().read(true).write(true).open(&file) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StateError::NotState(path.to_owned())),
+            Err(error) => return Err(StateError::Io { path: file, error }),
+        };
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse(path.to_owned())),
+            Err(TryLockError::Error(error)) => Err(StateError::Io { path: file, error }),
+        }
+    }
+
+    /// The file of the log `origin`.
+    pub(super) fn file(&self, origin: &Name) -> PathBuf {
+        self.path.join(hex::encode(Sha256::digest(origin.as_str())))
+    }
+
+    /// What was cosigned last of the log `origin`. `None` if nothing ever was.
+    ///
+    /// # Errors
+    /// If there is a file that can't be read, or is not what was written.
+    pub(super) fn load(&self, origin: &Name) -> Result<Option<Seen>, StateError> {
+        let path = self.file(origin);
+        let io = |error| StateError::Io { path: path.clone(), error };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        };
+        let mut bytes = Vec::new();
+        file.take(LENGTH_AT_MOST + 1).read_to_end(&mut bytes).map_err(io)?;
+        let damaged = |what| StateError::Damaged { path: path.clone(), what };
+        let text = String::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
+        if text.starts_with(FAMILY) && !text.starts_with(FORMAT) {
+            return Err(StateError::Newer(path));
+        }
+        read(&text, origin).map(Some).map_err(damaged)
+    }
+
+    /// Remembers `note`, durably.
+    ///
+    /// # Errors
+    /// [`NotStored`] says whether the file may have been replaced nevertheless.
+    pub(super) fn store(&self, origin: &Name, note: &Note) -> Result<(), NotStored> {
+        let path = self.file(origin);
+        let new = path.with_extension("new");
+        let mut replaced = false;
+        let mut replace = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(written(note).as_bytes())?;
+            file.sync_all()?;
+            replaced = true;
+            fs::rename(&new, &path)?;
+            // The rename itself is durable only once the directory is.
+            File::open(&self.path)?.sync_all()
+        };
+        let outcome = replace();
+        outcome.map_err(|error| NotStored { path, error, replaced })
+    }
+}
+
+/// The content of a file.
+fn written(note: &Note) -> String {
+    let note = note.to_string();
+    format!("{FORMAT}{}\n{note}", hex::encode(Sha256::digest(&note)))
+}
+
+fn read(text: &str, origin: &Name) -> Result<Seen, &'static str> {
+    let (first, note) = text.split_once('\n').ok_or("it has no second line")?;
+    let hash = first.strip_prefix(FORMAT).ok_or("its first line is not that of a witness's state")?;
+    if hash != hex::encode(Sha256::digest(note)) {
+        return Err("its content does not hash to what its first line says");
+    }
+    let note = Note::parse(note).map_err(|_| "it holds no signed note")?;
+    let checkpoint = Checkpoint::parse(note.text()).map_err(|_| "its note is no checkpoint")?;
+    if checkpoint.origin() != origin {
+        return Err("it is about another log");
+    }
+    Ok(Seen { size: checkpoint.size(), root: *checkpoint.root() })
+}
