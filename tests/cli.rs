@@ -30,7 +30,20 @@ macro_rules! pages {
     };
 }
 
-pages!(usage, completions, init, configuration, serve_check, policy, doctor, tokens, audit, terminal, unreachable);
+pages!(
+    usage,
+    completions,
+    init,
+    configuration,
+    serve_check,
+    policy,
+    doctor,
+    tokens,
+    audit,
+    terminal,
+    unreachable,
+    witness
+);
 
 #[test]
 fn every_page_is_run() {

@@ -10,7 +10,7 @@ use super::init::files::Folder;
 use super::{Exit, Usage, variables};
 use crate::config::witness::Config;
 use crate::keys::entropy;
-use crate::merkle::note::{Name, VerifierKey, WitnessKey};
+use crate::merkle::note::{Name, VerifierKey, WitnessKey, WitnessVerifier};
 use crate::server;
 use crate::witness::Witness;
 
@@ -63,9 +63,9 @@ fn init(options: &InitOptions, output: &mut impl Write) -> anyhow::Result<()> {
     };
     let name = Name::new(name).map_err(|error| Usage(format!("--name: {error}")))?;
     let folder = Folder::create(&options.dir)?;
-    write_all(&folder, name, &logs)
+    let key = write_all(&folder, name, &logs)
         .with_context(|| format!("init was not finished; remove {} before you run it again", options.dir.display()))?;
-    describe(&options.dir, output).context("cannot write to standard output")
+    describe(&options.dir, &key, output).context("cannot write to standard output")
 }
 
 fn log_key(file: &Path) -> anyhow::Result<VerifierKey> {
@@ -73,14 +73,15 @@ fn log_key(file: &Path) -> anyhow::Result<VerifierKey> {
     text.parse().map_err(|error| Usage(format!("{}: {error}", file.display())).into())
 }
 
-fn write_all(folder: &Folder, name: Name, logs: &[VerifierKey]) -> anyhow::Result<()> {
+fn write_all(folder: &Folder, name: Name, logs: &[VerifierKey]) -> anyhow::Result<WitnessVerifier> {
     let key = WitnessKey::from_seed(name, &entropy::key()?);
     folder.private("witness.key", &key.to_text())?;
     folder.public("witness.vkey", format!("{}\n", key.verifier()).as_bytes())?;
     Witness::create_state(&folder.path("state"))?;
     // Last, so that an init that was cut short can't be served by mistake.
     folder.public("witness.toml", configuration(logs).as_bytes())?;
-    folder.sync(&["state"])
+    folder.sync(&["state"])?;
+    Ok(key.verifier())
 }
 
 fn configuration(logs: &[VerifierKey]) -> String {
@@ -103,7 +104,7 @@ state = \"state\"                     # what it has cosigned; must never go back
     text
 }
 
-fn describe(dir: &Path, output: &mut impl Write) -> std::io::Result<()> {
+fn describe(dir: &Path, key: &WitnessVerifier, output: &mut impl Write) -> std::io::Result<()> {
     let dir = dir.display();
     writeln!(
         output,
@@ -114,9 +115,9 @@ fn describe(dir: &Path, output: &mut impl Write) -> std::io::Result<()> {
 
 Start it:
   cloakroom witness serve --config {dir}/witness.toml
-In the vault's configuration, with the line in {dir}/witness.vkey as key:
+Then add to the vault's configuration, with the address under which it reaches this machine:
   [[audit.witnesses]]
   url = \"http://127.0.0.1:7445\"
-  key = \"...\""
+  key = \"{key}\""
     )
 }

@@ -78,7 +78,9 @@ pub struct KeyId(u32);
 
 /// A text is not a [`Name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a log's name has 1 to 255 bytes without white space, `+` and control characters, like example.com/vault")]
+#[error(
+    "the name of a log or witness has 1 to 255 bytes without white space, `+` and control characters, like example.com/vault"
+)]
 pub struct NameError;
 
 /// A text is not a key.

@@ -7,9 +7,9 @@
 use crate::merkle::Hash;
 use crate::merkle::note::{Checkpoint, Name, Note};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// In front of each file, with the SHA-256 of what follows behind it.
@@ -93,7 +93,7 @@ impl Directory {
             let path = path.to_owned();
             move |error| StateError::Io { path, error }
         };
-        fs::create_dir(path).map_err(io(path))?;
+        DirBuilder::new().mode(0o700).create(path).map_err(io(path))?;
         let lock = path.join(LOCK_FILE);
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock);
         made.and_then(|file| file.sync_all()).map_err(io(&lock))?;

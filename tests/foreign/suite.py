@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 
 import vault as vaults
+import witness
 from vault import PATIENCE, ROOT, Vault
 
 HERE = Path(__file__).resolve().parent
@@ -320,6 +321,7 @@ def run(checks, binary, directory):
     vaults.generate_stubs(stubs)
     import client
 
+    checks.section("a witness", witness.run, checks, binary, directory)
     vault = Vault.init(binary, directory / "vault")
     with vault.running() as process:
         whole = client.Client(checks, vault, process)

@@ -27,3 +27,4 @@ mod rotation;
 mod strace;
 mod streams;
 mod tokens;
+mod witness;

@@ -119,7 +119,11 @@ impl Drop for Traced {
 impl Attached {
     /// From the return of this function on, each thread of the vault is under `strace` with these options.
     pub fn to(server: &Server, options: &[&str]) -> Self {
-        let pid = server.pid();
+        Self::to_process(server.pid(), options)
+    }
+
+    /// As [`Attached::to`], of any process.
+    pub fn to_process(pid: i32, options: &[&str]) -> Self {
         let mut command = Command::new("strace");
         command.args(["-f", "--quiet=all", "-o", "/dev/null", "-p", &pid.to_string()]).args(options);
         let strace = command.stdin(Stdio::null()).spawn().unwrap();
