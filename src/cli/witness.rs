@@ -1,5 +1,6 @@
 //! `cloakroom witness`: somebody else, on another machine, who remembers how long a vault's log was.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -99,7 +100,8 @@ state = \"state\"                     # what it has cosigned; must never go back
 "
     .to_owned();
     for log in logs {
-        text += &format!("[[logs]]\nkey = \"{log}\"\n");
+        // Writing to a text can't fail.
+        let _ = writeln!(text, "[[logs]]\nkey = \"{log}\"");
     }
     text
 }

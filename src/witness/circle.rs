@@ -186,7 +186,7 @@ impl Circle {
         let pause = one.rest.map_or(FIRST_PAUSE, |(_, pause)| pause);
         match reason {
             "ahead" | "fork" => {
-                tracing::error!(witness = name, why, "a witness contradicts this log: there are two histories of it")
+                tracing::error!(witness = name, why, "a witness contradicts this log: there are two histories of it");
             }
             _ if one.rest.is_none() => {
                 tracing::warn!(witness = name, why, "a witness does not cosign; checkpoints are written without it");
@@ -222,10 +222,10 @@ impl Witnesses for Circle {
                 }
                 Reply::OtherHistory => contradicted = Some(WitnessError::OtherHistory { witness }),
                 Reply::Size(seen) => {
-                    reasons.push(format!("{witness} says that it has seen {seen} events, and then not"))
+                    reasons.push(format!("{witness} says that it has seen {seen} events, and then not"));
                 }
                 Reply::Failed(why) => {
-                    reasons.push(format!("{witness} at {}: {why}", self.members[member].client.base()))
+                    reasons.push(format!("{witness} at {}: {why}", self.members[member].client.base()));
                 }
             }
             self.settle(member, size, reply);

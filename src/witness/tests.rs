@@ -74,7 +74,7 @@ fn an_equal_checkpoint_is_cosigned_again_with_the_time_that_it_is_then() {
     let witness = site.open();
     witness.add_checkpoint(&log.body(0, 5)).unwrap();
     let before = site.files();
-    site.clock.advance(std::time::Duration::from_secs(60));
+    site.clock.advance(std::time::Duration::from_mins(1));
     let later = log.note_with(5, vec!["time 2026-11-22T06:30:00.000Z".to_owned()]);
     let request = Request { old: 5, proof: vec![], note: later.clone() };
     let line = witness.add_checkpoint(request.to_body().as_bytes()).unwrap();
@@ -141,7 +141,7 @@ fn cases(log: &History) -> Vec<Case> {
             400,
             &with(&|request| request.note += &"x".repeat(REQUEST_BYTES_AT_MOST)),
         ),
-        case("no signature", 400, good[..good.find('—').unwrap()].as_bytes()),
+        case("no signature", 400, &good.as_bytes()[..good.find('—').unwrap()]),
         case("no last line feed", 400, good.trim_end().as_bytes()),
         case("a size with a zero in front", 400, good.replace("\n50\n", "\n050\n").as_bytes()),
         case("an old size above the checkpoint's", 400, good.replace("old 40", "old 51").as_bytes()),

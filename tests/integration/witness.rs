@@ -220,6 +220,68 @@ async fn yesterday_s_copy_of_everything_is_refused_a_05() {
 }
 
 #[tokio::test]
+async fn of_two_vaults_on_copies_of_one_log_the_second_history_is_not_cosigned() {
+    let (home, site, witness) = watched();
+    home.serve().stop();
+    let copied = Home::init();
+    for name in ["cloakroom.toml", "root.key", "log.key", "log.vkey", "data", "checkpoints"] {
+        let (from, to) = (home.file(name), copied.file(name));
+        let _ = std::fs::remove_dir_all(&to);
+        assert!(Command::new("cp").arg("-aT").arg(from).arg(to).status().unwrap().success());
+    }
+    let first = home.serve();
+    tokenize(&first, &home, 5).await;
+    wait_until("the first goes on", || checkpoint(&home).1.cosigned_by(&site.key()).unwrap().is_some());
+    // The copy is behind: that is refused. Without a check at its start it would find out a second later.
+    let said = refusal(&copied);
+    assert!(said.contains("acknowledged events are missing"), "{said}");
+    first.stop();
+
+    let whole = copied.read("cloakroom.toml");
+    copied.write("cloakroom.toml", whole.split("[[audit.witnesses]]").next().unwrap());
+    let grown = copied.serve();
+    tokenize(&grown, &copied, 60).await;
+    grown.stop();
+    assert!(checkpoint(&copied).0.size() > checkpoint(&home).0.size());
+    copied.write("cloakroom.toml", &whole);
+    assert!(refusal(&copied).contains("another history"));
+
+    // Both run before either knows of the other: nobody saw a second history when they started.
+    let twin = Home::init();
+    for name in ["cloakroom.toml", "root.key", "log.key", "log.vkey", "data", "checkpoints"] {
+        let (from, to) = (home.file(name), twin.file(name));
+        let _ = std::fs::remove_dir_all(&to);
+        assert!(Command::new("cp").arg("-aT").arg(from).arg(to).status().unwrap().success());
+    }
+    let listen = witness.address.to_string();
+    witness.kill();
+    let vaults = [&home, &twin].map(|home| {
+        let mut command = home.serve_command();
+        command.env("CLOAKROOM_AUDIT__WITNESSES_REQUIRED", "0");
+        Server::launch(home, command).unwrap_or_else(|log| panic!("{log}"))
+    });
+    let witness = site.serve_at(&listen);
+    for (vault, home) in vaults.iter().zip([&home, &twin]) {
+        tokenize(vault, home, 5).await;
+    }
+    let name = site.key().name().to_string();
+    let counted = |vault: &Server, reason: &str| {
+        vault.metric(&format!("cloakroom_witness_failures_total{{witness=\"{name}\",reason=\"{reason}\"}}"))
+    };
+    let contradicted = |vault: &Server| counted(vault, "fork") + counted(vault, "ahead") > 0;
+    wait_until("one of them is contradicted", || vaults.iter().any(|vault| contradicted(vault)));
+    let loser = vaults.iter().find(|vault| contradicted(vault)).unwrap();
+    assert!(loser.log().contains("a witness contradicts this log"));
+    for (vault, home) in vaults.into_iter().zip([&home, &twin]) {
+        tokenize(&vault, home, 1).await;
+        vault.stop();
+    }
+    let cosigned = [&home, &twin].map(|home| checkpoint(home).1.cosigned_by(&site.key()).unwrap().is_some());
+    assert!(cosigned != [true, true], "at most one history is cosigned");
+    witness.stop();
+}
+
+#[tokio::test]
 async fn a_witness_that_is_down_stops_no_call_and_is_asked_again() {
     let (home, site, witness) = watched();
     let vault = home.serve();

@@ -395,7 +395,7 @@ fn a_checkpoint_that_can_not_be_written_is_tried_again() {
         signing: Signing::by(site.log_key()),
         directories: Checkpoints::of(CheckpointDirectory::new("/nowhere/at/all")),
         rulebook_digest: Box::new(|| [0; 32]),
-        witnessed: Default::default(),
+        witnessed: crate::ledger::witnesses::Witnessed::default(),
         doubtful: false,
     };
     let head = open.ledger.head().unwrap();
