@@ -1,6 +1,6 @@
 //! Assembly of both sides of witnessing: the vault's circle of witnesses, and a witness of its own.
 
-use super::{Error, until, wait_for_signal};
+use super::{Error, Signals, announce, until};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::keys::provider::{ProviderError, read_private};
@@ -78,8 +78,9 @@ async fn serve(config: &config::witness::Config) -> Result<(), Error> {
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(door.serve(Arc::new(witness), until(stopped)));
     tracing::info!(%address, name, logs = config.logs.len(), tls = config.tls.is_some(), "the witness answers");
-    super::announce(address)?;
-    wait_for_signal().await?;
+    let signals = Signals::listen()?;
+    announce(address)?;
+    signals.one().await;
     // It listens as long as it serves.
     let _ = stop.send(true);
     let _ = serving.await;

@@ -186,7 +186,7 @@ impl Circle {
         let pause = one.rest.map_or(FIRST_PAUSE, |(_, pause)| pause);
         match reason {
             "ahead" | "fork" => {
-                tracing::error!(witness = name, why, "a witness contradicts this log: there are two histories of it");
+                tracing::error!(witness = name, why, "a witness contradicts this log");
             }
             _ if one.rest.is_none() => {
                 tracing::warn!(witness = name, why, "a witness does not cosign; checkpoints are written without it");
@@ -211,12 +211,12 @@ impl Witnesses for Circle {
     fn check_start(&mut self, note: &str, size: u64, prove: &mut Prove<'_>) -> Result<(), WitnessError> {
         self.begin(note);
         let everyone = (0..self.members.len()).collect();
-        let mut reasons = Vec::new();
-        let mut contradicted = None;
-        for (member, reply) in self.ask(everyone, size, START_PATIENCE, prove) {
-            let witness = self.members[member].key.name().to_string();
-            match &reply {
-                Reply::Cosigned(_) => {}
+        let replies = self.ask(everyone, size, START_PATIENCE, prove);
+        let (mut cosigned, mut reasons, mut contradicted) = (0, Vec::new(), None);
+        for (member, reply) in &replies {
+            let witness = self.members[*member].key.name().to_string();
+            match reply {
+                Reply::Cosigned(_) => cosigned += 1,
                 Reply::Size(seen) if *seen > size => {
                     contradicted = Some(WitnessError::Behind { witness, seen: *seen, size });
                 }
@@ -225,18 +225,20 @@ impl Witnesses for Circle {
                     reasons.push(format!("{witness} says that it has seen {seen} events, and then not"));
                 }
                 Reply::Failed(why) => {
-                    reasons.push(format!("{witness} at {}: {why}", self.members[member].client.base()));
+                    reasons.push(format!("{witness} at {}: {why}", self.members[*member].client.base()));
                 }
             }
-            self.settle(member, size, reply);
         }
         // One that contradicts counts more than any number that agree: they may have seen less.
         if let Some(contradicted) = contradicted {
             return Err(contradicted);
         }
-        let (cosigned, required) = (self.lines.len(), self.required);
+        let required = self.required;
         if cosigned < required {
             return Err(WitnessError::TooFew { cosigned, required, reasons: reasons.join("; ") });
+        }
+        for (member, reply) in replies {
+            self.settle(member, size, reply);
         }
         Ok(())
     }

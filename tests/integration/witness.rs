@@ -61,11 +61,16 @@ impl Site {
     }
 
     fn serve_at(&self, listen: &str) -> Witness {
-        let mut child = self.command(listen).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(self.file("serve.log")).unwrap();
+        let mut command = self.command(listen);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.strip_prefix("listening on ").and_then(|address| address.trim().parse().ok());
-        Witness { child, address: address.unwrap_or_else(|| panic!("the witness did not start: {line:?}")) }
+        Witness { child, address: address.unwrap_or_else(|| {
+            let log = std::fs::read_to_string(self.file("serve.log"));
+            panic!("the witness did not start: {line:?}\n{log:?}")
+        }) }
     }
 
     /// Has the vault ask this witness.
@@ -120,6 +125,11 @@ async fn tokenize(vault: &Server, home: &Home, count: usize) {
     }
 }
 
+/// Stops a vault, while this side's connections can end: they need the runtime that the wait would block.
+async fn stop(vault: Server) {
+    tokio::task::spawn_blocking(|| vault.stop()).await.unwrap();
+}
+
 /// The newest checkpoint, verified as the log's.
 fn checkpoint(home: &Home) -> (Checkpoint, Note) {
     let text = home.read("checkpoints/checkpoint");
@@ -164,11 +174,11 @@ async fn every_checkpoint_is_cosigned_and_verifies() {
     }
     let counter = format!("cloakroom_witness_cosignatures_total{{witness=\"{}\"}}", site.key().name());
     assert!(vault.metric(&counter) >= 4, "one at the start, and one for each round");
-    vault.stop();
+    stop(vault).await;
     let (last, note) = checkpoint(&home);
     assert!(note.cosigned_by(&site.key()).unwrap().is_some(), "the one at the end, too");
     assert!(last.size() >= 17);
-    home.serve().stop();
+    stop(home.serve()).await;
     witness.stop();
 }
 
@@ -177,11 +187,11 @@ async fn yesterday_s_copy_of_everything_is_refused_a_05() {
     let (home, site, witness) = watched();
     let vault = home.serve();
     tokenize(&vault, &home, 5).await;
-    vault.stop();
+    stop(vault).await;
     copy(&home, "", ".yesterday");
     let vault = home.serve();
     tokenize(&vault, &home, 5).await;
-    vault.stop();
+    stop(vault).await;
     copy(&home, "", ".today");
     let (seen, size) = (checkpoint(&home).0.size(), {
         copy(&home, ".yesterday", "");
@@ -198,7 +208,7 @@ async fn yesterday_s_copy_of_everything_is_refused_a_05() {
     command.env("CLOAKROOM_AUDIT__WITNESSES_REQUIRED", "0");
     assert!(Server::launch(&home, command).map(drop).expect_err("refused all the same").contains(&expected));
     copy(&home, ".today", "");
-    home.serve().stop();
+    stop(home.serve()).await;
 
     // Without a witness nothing contradicts the copy: it is the witness that has found it.
     copy(&home, ".yesterday", "");
@@ -206,7 +216,7 @@ async fn yesterday_s_copy_of_everything_is_refused_a_05() {
     home.write("cloakroom.toml", whole.split("[[audit.witnesses]]").next().unwrap());
     let vault = home.serve();
     tokenize(&vault, &home, 20).await;
-    vault.stop();
+    stop(vault).await;
     assert!(checkpoint(&home).0.size() > seen);
     // It has grown past what the witness saw, but it is another history.
     home.write("cloakroom.toml", &whole);
@@ -222,7 +232,7 @@ async fn yesterday_s_copy_of_everything_is_refused_a_05() {
 #[tokio::test]
 async fn of_two_vaults_on_copies_of_one_log_the_second_history_is_not_cosigned() {
     let (home, site, witness) = watched();
-    home.serve().stop();
+    stop(home.serve()).await;
     let copied = Home::init();
     for name in ["cloakroom.toml", "root.key", "log.key", "log.vkey", "data", "checkpoints"] {
         let (from, to) = (home.file(name), copied.file(name));
@@ -230,18 +240,21 @@ async fn of_two_vaults_on_copies_of_one_log_the_second_history_is_not_cosigned()
         assert!(Command::new("cp").arg("-aT").arg(from).arg(to).status().unwrap().success());
     }
     let first = home.serve();
+    let size = checkpoint(&home).0.size() + 5;
     tokenize(&first, &home, 5).await;
-    wait_until("the first goes on", || checkpoint(&home).1.cosigned_by(&site.key()).unwrap().is_some());
+    wait_until("the first goes on", || {
+        checkpoint(&home).0.size() >= size && checkpoint(&home).1.cosigned_by(&site.key()).unwrap().is_some()
+    });
     // The copy is behind: that is refused. Without a check at its start it would find out a second later.
     let said = refusal(&copied);
     assert!(said.contains("acknowledged events are missing"), "{said}");
-    first.stop();
+    stop(first).await;
 
     let whole = copied.read("cloakroom.toml");
     copied.write("cloakroom.toml", whole.split("[[audit.witnesses]]").next().unwrap());
     let grown = copied.serve();
     tokenize(&grown, &copied, 60).await;
-    grown.stop();
+    stop(grown).await;
     assert!(checkpoint(&copied).0.size() > checkpoint(&home).0.size());
     copied.write("cloakroom.toml", &whole);
     assert!(refusal(&copied).contains("another history"));
@@ -274,7 +287,7 @@ async fn of_two_vaults_on_copies_of_one_log_the_second_history_is_not_cosigned()
     assert!(loser.log().contains("a witness contradicts this log"));
     for (vault, home) in vaults.into_iter().zip([&home, &twin]) {
         tokenize(&vault, home, 1).await;
-        vault.stop();
+        stop(vault).await;
     }
     let cosigned = [&home, &twin].map(|home| checkpoint(home).1.cosigned_by(&site.key()).unwrap().is_some());
     assert!(cosigned != [true, true], "at most one history is cosigned");
@@ -304,7 +317,7 @@ async fn a_witness_that_is_down_stops_no_call_and_is_asked_again() {
     assert_eq!(checkpoint(&home).0.size(), size, "the very same");
     assert!(vault.log().contains("the witness cosigns again"));
     tokenize(&vault, &home, 1).await;
-    vault.stop();
+    stop(vault).await;
     witness.stop();
 
     let said = refusal(&home);
@@ -313,7 +326,7 @@ async fn a_witness_that_is_down_stops_no_call_and_is_asked_again() {
     command.env("CLOAKROOM_AUDIT__WITNESSES_REQUIRED", "0");
     let vault = Server::launch(&home, command).unwrap_or_else(|log| panic!("{log}"));
     tokenize(&vault, &home, 1).await;
-    vault.stop();
+    stop(vault).await;
 }
 
 #[tokio::test]
@@ -345,7 +358,7 @@ async fn over_https_the_witness_proves_who_it_is() {
     home.replace("cloakroom.toml", "ca = \"pki/ca.pem\"", "ca = \"witness-ca.pem\"");
     let vault = home.serve();
     tokenize(&vault, &home, 3).await;
-    vault.stop();
+    stop(vault).await;
     assert!(checkpoint(&home).1.cosigned_by(&site.key()).unwrap().is_some());
     witness.stop();
 }
