@@ -2,6 +2,7 @@
 //!
 //! * [`Frontier`] is the writer's end: leaves go in, full tiles come out, the root is always at hand.
 //! * [`Tree`] is the reader's end: roots of any earlier size and proofs, from stored tiles and a frontier.
+//! * [`Peaks`] is what a verifier appends to: the root, and no tiles.
 //! * [`verify_inclusion`] and [`verify_consistency`] are the sceptic's end. They share nothing with the making of proofs
 //!   but the two hash functions below.
 //! * [`note`] signs and opens checkpoints.
@@ -14,6 +15,7 @@
 
 mod frontier;
 pub mod note;
+mod peaks;
 mod proof;
 mod tile;
 mod tree;
@@ -24,6 +26,7 @@ mod tests;
 use sha2::{Digest, Sha256};
 
 pub use frontier::Frontier;
+pub use peaks::Peaks;
 pub use proof::{ProofError, verify_consistency, verify_inclusion};
 pub use tile::{TILE_BYTES, TILE_WIDTH, Tile, TileId, TilePathError};
 pub use tree::{Tree, TreeError};

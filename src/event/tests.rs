@@ -150,7 +150,7 @@ fn times_are_whole_milliseconds_l_01() {
     }
 }
 
-fn any_event() -> impl Strategy<Value = Event> {
+pub(super) fn any_event() -> impl Strategy<Value = Event> {
     let bytes = |length: usize| prop::collection::vec(any::<u8>(), 0..=length).prop_map(Bytes::from);
     let handle = prop::option::of(any::<[u8; HANDLE_BYTES]>());
     let text = || "[ -~ä☂]{0,20}";

@@ -561,3 +561,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn peaks_have_the_frontiers_root_at_every_size_and_come_back_from_a_proof() {
+    let mut peaks = Peaks::new();
+    assert_eq!(peaks.root(), empty_root());
+    let log = Log::of_size(600);
+    let mut tree = log.tree();
+    for index in 0..600u64 {
+        let content = index.to_be_bytes();
+        assert_eq!(leaf_hash(&content), log.leaves[at(index)]);
+        peaks.append(log.leaves[at(index)]);
+        assert_eq!(peaks.size(), index + 1);
+        assert_eq!(peaks.root(), tree.root_at(index + 1).unwrap());
+        let proof = tree.inclusion(index, index + 1).unwrap();
+        assert_eq!(Peaks::before(index + 1, &content, &proof).as_ref(), Ok(&peaks));
+        assert_eq!(Peaks::claimed(index + 1, peaks.hashes().to_vec()).as_ref(), Some(&peaks));
+    }
+}
+
+#[test]
+fn peaks_that_can_not_be_are_refused() {
+    assert_eq!(Peaks::claimed(3, vec![empty_root()]), None);
+    assert_eq!(Peaks::claimed(0, vec![empty_root()]), None);
+    assert_eq!(Peaks::claimed(1 << 63, vec![empty_root()]), None);
+    assert_eq!(Peaks::before(0, b"", &[]), Err(ProofError::NoSuchLeaf { index: u64::MAX, size: 0 }));
+    assert_eq!(Peaks::before(4, b"", &[empty_root()]), Err(ProofError::WrongLength));
+    assert_eq!(Peaks::before(4, b"", &[empty_root(); 3]), Err(ProofError::WrongLength));
+}
