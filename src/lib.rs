@@ -13,6 +13,7 @@ pub mod crypto;
 pub mod token;
 pub mod scope;
 pub mod event;
+pub mod verify;
 pub mod caller;
 #[cfg(feature = "vault")]
 pub mod policy;

@@ -12,7 +12,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 /// The modules in reading order. A module imports only from modules that stand earlier.
-const ORDER: [&str; 29] = [
+const ORDER: [&str; 30] = [
     "secret",
     "clock",
     "telemetry",
@@ -21,6 +21,7 @@ const ORDER: [&str; 29] = [
     "token",
     "scope",
     "event",
+    "verify",
     "caller",
     "policy",
     "limits",

@@ -10,6 +10,7 @@ mod render;
 mod tests;
 
 pub use render::Renderer;
+pub(crate) use render::{decimal, quoted};
 
 use super::{Action, LENGTH_DELIMITED, Outcome, Time, VARINT, VERSION, sign_extended};
 use crate::clock::Timestamp;
