@@ -114,6 +114,12 @@ impl Verifier {
         self.written.size()
     }
 
+    /// What was found so far.
+    #[cfg(test)]
+    pub(super) fn found(&self) -> &Report {
+        &self.report
+    }
+
     /// Whether nothing more can be said about what follows.
     pub(super) fn stopped(&self) -> bool {
         self.stopped
@@ -200,11 +206,11 @@ impl Verifier {
     pub(super) fn checkpoint(&mut self, place: &Place, note: &str) {
         self.spoken = Some(self.next());
         match self.claim(place.clone(), note) {
-            Ok(claim) if claim.checkpoint.size() != self.next() => {
-                let fault = Fault::Misplaced { size: claim.checkpoint.size(), end: self.next() };
-                self.fault_at(None, place, fault);
-            }
-            Ok(claim) => self.hold(claim),
+            Ok(claim) => match (claim.checkpoint.size(), self.next()) {
+                (size, end) if size < end => self.fault_at(None, place, Fault::Misplaced { size, end }),
+                (size, end) if size > end => self.fault(place, Fault::NotReached { size, end }),
+                _ => self.hold(claim),
+            },
             Err(fault) => self.fault_at(None, place, fault),
         }
     }

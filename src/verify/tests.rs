@@ -1,1 +1,9 @@
-//! Tests.
+//! Logs that were tampered with, in both forms. Every test begins with a log that holds.
+
+mod forks;
+mod frozen;
+mod keys;
+mod made;
+mod parts;
+mod structure;
+mod tampering;
