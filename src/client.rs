@@ -77,6 +77,12 @@ pub struct Client {
     address: Arc<str>,
 }
 
+/// The audit log as it grows.
+pub struct Events {
+    stream: tonic::Streaming<v1::TailEventsResponse>,
+    address: Arc<str>,
+}
+
 impl Profile {
     /// Reads a profile. Relative paths in it start at its folder.
     ///
@@ -183,6 +189,46 @@ impl Client {
         self.answer(self.audit.clone().query_events(request).await)
     }
 
+    /// Follows the audit log.
+    ///
+    /// # Errors
+    /// If it can't be followed at all. [`Events::next`] tells what happens later.
+    pub async fn tail_events(&self, request: v1::TailEventsRequest) -> Result<Events, Error> {
+        let stream = self.answer(self.audit.clone().tail_events(request).await)?;
+        Ok(Events { stream, address: Arc::clone(&self.address) })
+    }
+
+    /// The newest checkpoint: a signed note.
+    ///
+    /// # Errors
+    /// If the call failed, or its answer has no checkpoint.
+    pub async fn checkpoint(&self) -> Result<String, Error> {
+        let answer = self.answer(self.audit.clone().get_checkpoint(v1::GetCheckpointRequest {}).await)?;
+        let checkpoint = answer.checkpoint.filter(|checkpoint| !checkpoint.note.is_empty());
+        let missing = || Error::malformed_answer("the answer has no checkpoint".to_owned());
+        Ok(checkpoint.ok_or_else(missing)?.note)
+    }
+
+    /// The proof that event `sequence` is in the tree of `tree_size` entries.
+    ///
+    /// # Errors
+    /// If the call failed, or its answer has no proof.
+    pub async fn inclusion_proof(&self, sequence: u64, tree_size: u64) -> Result<v1::InclusionProof, Error> {
+        let request = v1::GetInclusionProofRequest { sequence, tree_size };
+        let answer = self.answer(self.audit.clone().get_inclusion_proof(request).await)?;
+        answer.proof.ok_or_else(|| Error::malformed_answer("the answer has no proof".to_owned()))
+    }
+
+    /// The proof that the tree of `from_size` entries is the beginning of that of `to_size`.
+    ///
+    /// # Errors
+    /// If the call failed, or its answer has no proof.
+    pub async fn consistency_proof(&self, from_size: u64, to_size: u64) -> Result<v1::ConsistencyProof, Error> {
+        let request = v1::GetConsistencyProofRequest { from_size, to_size };
+        let answer = self.answer(self.audit.clone().get_consistency_proof(request).await)?;
+        answer.proof.ok_or_else(|| Error::malformed_answer("the answer has no proof".to_owned()))
+    }
+
     /// Whether the vault says that it is serving.
     ///
     /// # Errors
@@ -195,6 +241,24 @@ impl Client {
 
     fn answer<T>(&self, result: Result<Response<T>, Status>) -> Result<T, Error> {
         result.map(Response::into_inner).map_err(|status| Error::from_status(&self.address, &status))
+    }
+}
+
+impl Events {
+    /// The next event, as soon as there is one; `None` if the vault ended the stream.
+    ///
+    /// # Errors
+    /// If the connection broke, or the vault refuses to go on.
+    pub async fn next(&mut self) -> Result<Option<v1::AuditEvent>, Error> {
+        loop {
+            let message = self.stream.message().await;
+            let message = message.map_err(|status| Error::from_status(&self.address, &status))?;
+            match message {
+                None => return Ok(None),
+                Some(v1::TailEventsResponse { event: Some(event) }) => return Ok(Some(event)),
+                Some(v1::TailEventsResponse { event: None }) => {}
+            }
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! `audit`: asking the log, and having it prove itself.
 
+mod export;
+mod prove;
 mod query;
+mod verify;
 
 use super::Exit;
 use crate::event::Event;
@@ -8,15 +11,21 @@ use crate::proto::v1;
 use prost::Message;
 use std::io::Write;
 
-/// Ask the audit log. Each question is itself recorded.
+/// Ask the audit log, copy it, and verify copies. Each question is itself recorded.
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
     Query(query::Options),
+    Export(export::Options),
+    Verify(verify::Options),
+    Prove(prove::Options),
 }
 
 pub(super) fn run(command: Command, output: &mut impl Write) -> anyhow::Result<Exit> {
     match command {
         Command::Query(options) => query::run(&options, output),
+        Command::Export(options) => export::run(&options, output),
+        Command::Verify(options) => verify::run(&options, output),
+        Command::Prove(options) => prove::run(&options, output),
     }
 }
 

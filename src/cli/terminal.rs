@@ -34,6 +34,12 @@ pub(super) struct Progress {
     lines: u64,
 }
 
+/// How far a long look at something is whose result comes at the end, on one line of standard error, where a person reads.
+pub(super) struct Bar {
+    wanted: bool,
+    shown: bool,
+}
+
 impl Terminal {
     pub(super) fn of_output() -> Self {
         let output = std::io::stdout();
@@ -96,6 +102,41 @@ impl Drop for Progress {
     }
 }
 
+impl Bar {
+    pub(super) fn new() -> Self {
+        Self { wanted: std::io::stderr().is_terminal(), shown: false }
+    }
+
+    /// So much of so much is done.
+    pub(super) fn show(&mut self, done: u64, of: Option<u64>, unit: &str) {
+        if !self.wanted {
+            return;
+        }
+        self.shown = true;
+        let text = match of.filter(|of| *of > 0) {
+            Some(of) => bar(done, of, unit),
+            None => format!("{done} {unit}"),
+        };
+        let _nobody_looks = write!(std::io::stderr(), "\r{text}\x1b[K");
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if self.shown {
+            let _nobody_looks = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+fn bar(done: u64, of: u64, unit: &str) -> String {
+    const CELLS: u64 = 20;
+    let percent = u128::from(done.min(of)) * 100 / u128::from(of);
+    let full = usize::try_from(percent * u128::from(CELLS) / 100).unwrap_or_default();
+    let rest = usize::try_from(CELLS).unwrap_or_default() - full;
+    format!("[{}{}] {percent:>3} %  {done} of {of} {unit}", "#".repeat(full), ".".repeat(rest))
+}
+
 /// `cells` with two spaces between, in as many lines as `width` asks for; lines after the first are indented. A cell that is
 /// too long for a line stands on one of its own, whole: what people copy must not be cut.
 pub(super) fn flow(cells: &[String], width: usize) -> String {
@@ -136,6 +177,13 @@ mod tests {
         assert_eq!(flow(&row, 18), "1     two    three\n    a-cell-longer-than-the-line\n    end");
         assert_eq!(flow(&row, 200), "1     two    three  a-cell-longer-than-the-line  end");
         assert_eq!(flow(&cells(&["only  "]), 3), "only");
+    }
+
+    #[test]
+    fn a_bar_goes_from_empty_to_full() {
+        assert_eq!(bar(0, 10, "MiB"), "[....................]   0 %  0 of 10 MiB");
+        assert_eq!(bar(5, 10, "MiB"), "[##########..........]  50 %  5 of 10 MiB");
+        assert_eq!(bar(11, 10, "MiB"), "[####################] 100 %  11 of 10 MiB");
     }
 
     #[test]

@@ -88,6 +88,13 @@ impl Frontier {
         self.edge.get(usize::from(level)).map_or(&[], Vec::as_slice)
     }
 
+    /// The tiles that are begun and not full, lowest level first, each with its hashes one after the other. They are derived
+    /// and never stored beside a log; a copy for others has them.
+    pub fn partial_tiles(&self) -> impl Iterator<Item = (TileId, &[u8])> {
+        let levels = (0u8..).zip(&self.edge).filter(|(_, hashes)| !hashes.is_empty());
+        levels.map(|(level, hashes)| (TileId { level, index: self.full_tiles(level) }, hashes.as_slice()))
+    }
+
     /// Appends a perfect subtree of 256^`level` leaves, given its root. The size must be a multiple of that.
     ///
     /// Adding one to a binary number carries over the trailing ones; each carry here joins two peaks of equal height.
