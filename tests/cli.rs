@@ -40,6 +40,7 @@ pages!(
     doctor,
     tokens,
     audit,
+    verify,
     terminal,
     unreachable,
     witness

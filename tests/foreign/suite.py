@@ -316,6 +316,9 @@ def vectors(checks):
 
 def run(checks, binary, directory):
     checks.section("frozen vectors", vectors, checks)
+    import audit_log
+
+    checks.section("frozen exports", audit_log.vectors, checks)
     stubs = directory / "stubs"
     stubs.mkdir()
     vaults.generate_stubs(stubs)
@@ -341,6 +344,10 @@ def run(checks, binary, directory):
     small = Vault.init(binary, directory / "small")
     with small.running({"CLOAKROOM_LEDGER__MAX_QUEUED_CALLS": "1"}) as process:
         checks.section("too much", client.overload, checks, process, small)
+    logged = Vault.init(binary, directory / "logged")
+    with logged.running() as process:
+        whole = client.Client(checks, logged, process)
+        checks.section("the audit log", audit_log.vault_log, checks, whole, binary, logged, process, directory)
     failing = Vault.init(binary, directory / "failing")
     faults = ["strace", "-f", "-qq", "-o", str(directory / "strace"), "-e", "trace=fdatasync"]
     faults += ["-e", "inject=fdatasync:error=EIO:when=40+"]

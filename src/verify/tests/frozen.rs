@@ -18,6 +18,7 @@ fn settings(vectors: &Value) -> Settings {
 #[test]
 fn frozen_exports_hold() {
     let vectors = vectors();
+    assert_eq!(vectors["exports"].as_array().unwrap().len(), 4);
     for frozen in vectors["exports"].as_array().unwrap() {
         let text: String =
             frozen["lines"].as_array().unwrap().iter().map(|line| format!("{}\n", line.as_str().unwrap())).collect();
