@@ -177,6 +177,7 @@ impl Place {
             ("[TIME]", r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"),
             ("[LOG]", r"\bdev\.cloakroom\.internal/log/[0-9a-f]{8}\b"),
             ("[ADDRESS]", r"\b127\.0\.0\.1:(?:[1-6]\d{4})\b"),
+            ("[KEY]", r"\bkey (?<redacted>[0-9a-f]{8})\b"),
             ("[PROCESS]", r"\bprocess (?<redacted>\d+)\b"),
         ] {
             redactions.insert(placeholder, Regex::new(expression).unwrap()).unwrap();

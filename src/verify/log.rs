@@ -298,7 +298,9 @@ impl Verifier {
             None if end == first => self.report.note(None, Place::End, Fault::Empty),
             spoken if spoken != Some(end) => {
                 let covered = self.covered;
-                self.report.note(Some(covered), Place::End, Fault::Uncovered(end - covered));
+                // Where the log is known to have been longer, what is missing is what is wrong.
+                let cut = self.report.findings.iter().any(|found| matches!(found.fault, Fault::NotReached { .. }));
+                self.report.note(Some(covered).filter(|_| !cut), Place::End, Fault::Uncovered(end - covered));
             }
             _ => {}
         }

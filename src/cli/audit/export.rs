@@ -124,8 +124,12 @@ async fn copy(client: &Client, options: &Options, mut copy: impl Copy, newest: S
         interrupted = wait(&mut source, &mut copy, options.checkpoint_every).await?;
         newest = client.checkpoint().await?;
     }
-    let (last, written) = (copy.next(), copy.next() - begin);
-    note(&format!("cloakroom: {written} events written, up to before {last}; `cloakroom audit verify` checks them"));
+    match copy.next().checked_sub(1) {
+        Some(last) if last >= begin => {
+            note(&format!("cloakroom: events {begin} to {last} written; `cloakroom audit verify` checks them"));
+        }
+        _ => note("cloakroom: there was nothing new"),
+    }
     Ok(Exit::Done)
 }
 

@@ -192,7 +192,10 @@ fn text(report: &Report, output: &mut impl Write) -> io::Result<()> {
     match (report.holds(), report.first_bad()) {
         (true, _) => {
             let ok = terminal.colour(Colour::Green, "VERIFIED");
-            writeln!(output, "{ok}: every entry is as it was signed, in its place, and none is missing")
+            writeln!(
+                output,
+                "{ok}: all of it is as it was signed, each entry in its place, and none between is missing"
+            )
         }
         (false, Some(entry)) => {
             writeln!(output, "{}: the first bad entry is {entry}", terminal.colour(Colour::Red, "NOT VERIFIED"))
