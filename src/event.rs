@@ -14,6 +14,7 @@
 //! stored or who may read them.
 
 pub mod json;
+pub mod report;
 pub mod view;
 
 #[cfg(test)]
