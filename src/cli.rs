@@ -203,12 +203,18 @@ fn health(options: &HealthOptions, output: &mut impl Write) -> anyhow::Result<Ex
 }
 
 impl Connection {
-    /// Connects and runs `work` to its end, on one thread.
-    fn run<T>(&self, work: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    /// The profile, with the address that holds.
+    fn load(&self) -> anyhow::Result<Profile> {
         let mut profile = Profile::load(&self.profile)?;
         if let Some(address) = &self.address {
             profile.address.clone_from(address);
         }
+        Ok(profile)
+    }
+
+    /// Connects and runs `work` to its end, on one thread.
+    fn run<T>(&self, work: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let profile = self.load()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start the runtime")?;
         runtime.block_on(async { work(Client::connect(&profile).await?).await })
@@ -297,6 +303,11 @@ mod tests {
             &["cloakroom", "audit", "query", "--profile", "p", "--token", "pan_x"],
         ] {
             assert!(Cli::try_parse_from(words).is_err(), "{words:?}");
+        }
+        for option in ["--token", "--token-file"] {
+            let words = ["cloakroom", "audit", "query", "--profile", "p", "--scope", "pan", option, "pan_x7secretx7"];
+            let error = Cli::try_parse_from(words).err().expect("a token is no file");
+            assert!(!error.to_string().contains("x7secretx7"), "a token is repeated: {error}");
         }
     }
 

@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
-use crate::caller::SpiffeId;
+use crate::caller::{SpiffeId, leaf};
 use crate::proto::v1;
 use crate::proto::v1::audit_service_client::AuditServiceClient;
 use crate::proto::v1::token_service_client::TokenServiceClient;
@@ -98,6 +100,19 @@ impl Profile {
             *path = folder.join(&*path);
         }
         Ok(profile)
+    }
+
+    /// The SPIFFE ID that the profile's own certificate has.
+    ///
+    /// # Errors
+    /// If the certificate can't be read or has none.
+    pub fn own_id(&self) -> Result<SpiffeId, Error> {
+        let file = self.certificate.display();
+        let unusable = |problem: String| Error::Profile { problem: format!("{file}: {problem}") };
+        let certificate =
+            CertificateDer::from_pem_file(&self.certificate).map_err(|error| unusable(error.to_string()))?;
+        let id = leaf::spiffe_id(&certificate).map_err(|error| unusable(error.to_string()))?;
+        id.ok_or_else(|| unusable("the certificate has no SPIFFE ID, so it tells no trust domain".to_owned()))
     }
 
     fn connector(&self) -> Result<tls::client::Connector, Error> {

@@ -1,8 +1,15 @@
 //! `audit`: asking the log, and having it prove itself.
 
+mod checkpoint;
 mod export;
+mod filter;
+mod pages;
 mod prove;
 mod query;
+mod query;
+mod report;
+mod rows;
+mod tail;
 mod verify;
 
 use super::Exit;
@@ -18,6 +25,9 @@ pub(super) enum Command {
     Export(export::Options),
     Verify(verify::Options),
     Prove(prove::Options),
+    Tail(tail::Options),
+    Report(report::Options),
+    Checkpoint(checkpoint::Options),
 }
 
 pub(super) fn run(command: Command, output: &mut impl Write) -> anyhow::Result<Exit> {
@@ -26,6 +36,9 @@ pub(super) fn run(command: Command, output: &mut impl Write) -> anyhow::Result<E
         Command::Export(options) => export::run(&options, output),
         Command::Verify(options) => verify::run(&options, output),
         Command::Prove(options) => prove::run(&options, output),
+        Command::Tail(options) => tail::run(&options, output),
+        Command::Report(options) => report::run(&options, output),
+        Command::Checkpoint(options) => checkpoint::run(&options, output),
     }
 }
 

@@ -31,6 +31,10 @@ pub const FORMAT: u32 = 1;
 
 const HOUR_MILLIS: u64 = 3_600_000;
 const DAY_MILLIS: u64 = 24 * HOUR_MILLIS;
+/// An hour, a day, a week, thirty days, a year.
+const POINT_MILLIS: [u64; 5] = [HOUR_MILLIS, DAY_MILLIS, 7 * DAY_MILLIS, 30 * DAY_MILLIS, 365 * DAY_MILLIS];
+/// A chart has room for about so many.
+const POINTS_AT_MOST: u64 = 120;
 
 /// The stretch of the log that is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +72,17 @@ pub struct Report {
     questions: Table,
     operations: Table,
     paces: Paces,
-    points: BTreeMap<u64, Point>,
+    points: Points,
     week: [[u64; 24]; 7],
+}
+
+/// The course of time in steps that are as short as a chart has room for.
+#[derive(Default)]
+struct Points {
+    /// Which of [`POINT_MILLIS`].
+    step: usize,
+    /// By where they begin.
+    points: BTreeMap<u64, Point>,
 }
 
 /// Which events were counted.
@@ -183,13 +196,6 @@ impl Window {
     fn holds(&self, event: &Event, time: Timestamp) -> bool {
         time >= self.since && time < self.until && self.scope.as_ref().is_none_or(|scope| *scope == event.scope)
     }
-
-    /// The length of a point: a chart has room for about a hundred.
-    fn point_millis(&self) -> u64 {
-        let length = self.until.millis().saturating_sub(self.since.millis());
-        let steps = [HOUR_MILLIS, DAY_MILLIS, 7 * DAY_MILLIS, 30 * DAY_MILLIS];
-        steps.into_iter().find(|step| length / step <= 120).unwrap_or(365 * DAY_MILLIS)
-    }
 }
 
 impl Default for Bounds {
@@ -214,7 +220,7 @@ impl Report {
             questions: Table::default(),
             operations: Table::default(),
             paces: Paces::default(),
-            points: BTreeMap::new(),
+            points: Points::default(),
             week: [[0; 24]; 7],
         }
     }
@@ -251,9 +257,7 @@ impl Report {
     }
 
     fn draw(&mut self, outcome: Outcome, time: Timestamp, row: &Row) {
-        let length = self.window.point_millis();
-        let begin = time.millis() / length * length;
-        let point = self.points.entry(begin).or_insert_with(|| Point::at(begin));
+        let point = self.points.at(time);
         match outcome {
             Outcome::Denied => grow(&mut point.denied, row.calls),
             Outcome::Failed => grow(&mut point.failed, row.calls),
@@ -285,19 +289,45 @@ impl Report {
             changes,
             questions,
             operations,
-            point_seconds: self.window.point_millis() / 1000,
-            points: self.points(),
+            point_seconds: self.points.length() / 1000,
+            points: self.points.without_gaps(),
             week: self.week,
             folded_calls: tables.iter().map(|table| table.folded_calls()).fold(0, u64::saturating_add),
         }
     }
+}
+
+impl Points {
+    /// Milliseconds from one to the next.
+    fn length(&self) -> u64 {
+        POINT_MILLIS[self.step]
+    }
+
+    /// The one that `time` lies in. Where they become too many, longer ones take the place of shorter ones.
+    fn at(&mut self, time: Timestamp) -> &mut Point {
+        let millis = time.millis();
+        let first = self.points.first_key_value().map_or(millis, |(first, _)| millis.min(*first));
+        let last = self.points.last_key_value().map_or(millis, |(last, _)| millis.max(*last));
+        while last / self.length() - first / self.length() >= POINTS_AT_MOST && self.step + 1 < POINT_MILLIS.len() {
+            self.step += 1;
+            for (begin, point) in std::mem::take(&mut self.points) {
+                self.entry(begin).join(&point);
+            }
+        }
+        self.entry(millis)
+    }
+
+    fn entry(&mut self, millis: u64) -> &mut Point {
+        let begin = millis / self.length() * self.length();
+        self.points.entry(begin).or_insert_with(|| Point::at(begin))
+    }
 
     /// With the empty ones between the first and the last.
-    fn points(&self) -> Vec<Point> {
+    fn without_gaps(&self) -> Vec<Point> {
         let (Some(first), Some(last)) = (self.points.first_key_value(), self.points.last_key_value()) else {
             return Vec::new();
         };
-        let length = usize::try_from(self.window.point_millis()).unwrap_or(usize::MAX);
+        let length = usize::try_from(self.length()).unwrap_or(usize::MAX);
         let begins = (*first.0..=*last.0).step_by(length);
         begins.map(|begin| self.points.get(&begin).copied().unwrap_or_else(|| Point::at(begin))).collect()
     }
@@ -339,6 +369,13 @@ impl Totals {
 impl Point {
     fn at(begin: u64) -> Self {
         Self { begin: Timestamp::from_millis(begin), full: 0, masked: 0, denied: 0, failed: 0 }
+    }
+
+    fn join(&mut self, other: &Self) {
+        grow(&mut self.full, other.full);
+        grow(&mut self.masked, other.masked);
+        grow(&mut self.denied, other.denied);
+        grow(&mut self.failed, other.failed);
     }
 }
 

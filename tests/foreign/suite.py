@@ -12,6 +12,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import report
 import vault as vaults
 import witness
 from vault import PATIENCE, ROOT, Vault
@@ -331,6 +332,7 @@ def run(checks, binary, directory):
         for section in client.SECTIONS:
             checks.section(section.__name__.replace("_", " "), section, whole)
         checks.section("TLS", whole.tls, directory)
+        checks.section("the auditor's report", report.check, checks, whole, vault, process)
         records = checks.section("records to be opened", store_records, checks, vault, process)
     checks.check("a vault that is told to stop ends with status 0", process.process.returncode == 0)
     checks.section("stopped", client.stopped, checks, process, vault)

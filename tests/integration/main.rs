@@ -22,6 +22,7 @@ mod power;
 mod promises;
 mod purge;
 mod races;
+mod report;
 mod requests;
 mod rotation;
 mod strace;

@@ -39,7 +39,9 @@ fn release(millis: u64, caller: &str, values: usize) -> Event {
 
 fn report(window: Window, bounds: Bounds, events: &[Event]) -> Summary {
     let mut report = Report::new(window, bounds);
-    events.iter().for_each(|event| report.add(event));
+    for event in events {
+        report.add(event);
+    }
     report.summary()
 }
 
@@ -254,6 +256,22 @@ fn one_callers_purposes_do_not_hide_another_caller() {
 }
 
 #[test]
+fn points_are_as_short_as_there_is_room_for() {
+    let span = |hours: u64| {
+        let events = [release(0, "spiffe://a/x", 1), release(hours * HOUR_MILLIS, "spiffe://a/x", 2)];
+        let summary = report(window(10_000), Bounds::default(), &events);
+        assert_eq!(summary.points.iter().map(|point| point.full).sum::<u64>(), 3);
+        (summary.point_seconds / 3600, summary.points.len())
+    };
+    assert_eq!(span(0), (1, 1));
+    assert_eq!(span(119), (1, 120));
+    assert_eq!(span(120), (24, 6));
+    assert_eq!(span(24 * 119 + 23), (24, 120));
+    // The epoch was a Thursday, and so are the beginnings of weeks.
+    assert_eq!(span(24 * 120), (24 * 7, 18));
+}
+
+#[test]
 fn only_the_window_and_the_scope_count() {
     let of = |scope: &str, millis| Event { scope: scope.to_owned(), ..release(millis, "spiffe://a/x", 1) };
     let events = [of("pan", 0), of("ssn", 0), of("pan", 10 * DAY - 1), of("pan", 10 * DAY)];
@@ -278,5 +296,5 @@ fn the_json_has_the_documented_names() {
     assert_eq!(json["denials"][0]["action"], "CONNECT");
     assert_eq!(json["denials"][0]["caller"], "unknown");
     assert_eq!(json["since"], "2024-10-04T00:00:00.000Z");
-    assert_eq!(json["point_seconds"], 86_400);
+    assert_eq!(json["point_seconds"], 3_600);
 }
