@@ -8,6 +8,7 @@
 //! Invariant: it measures and tells. It judges nothing, and changes nothing outside the directory that it makes and
 //! removes. It sees the vault as a caller and as a process, and must not know how it works.
 
+mod audit;
 mod driver;
 mod floor;
 mod load;
@@ -18,6 +19,7 @@ mod rounds;
 
 use std::path::PathBuf;
 
+pub use audit::{AuditReport, AuditSettings};
 pub use floor::serve as serve_floor;
 pub use report::Report;
 
@@ -84,11 +86,23 @@ impl Settings {
 /// # Errors
 /// If something could not be measured at all. How good or bad the figures are is no error.
 pub fn run(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Report, Error> {
+    until_interrupted(rounds::measure(settings, tell))
+}
+
+/// Measures what the log costs: questions, proofs, its tree. `tell` as in [`run`].
+///
+/// # Errors
+/// As [`run`].
+pub fn run_audit(settings: &AuditSettings, tell: &mut dyn FnMut(&str)) -> Result<AuditReport, Error> {
+    until_interrupted(audit::measure(settings, tell))
+}
+
+fn until_interrupted<T>(measuring: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(io("can't start the runtime"))?;
     runtime.block_on(async {
         tokio::select! {
-            report = rounds::measure(settings, tell) => report,
+            report = measuring => report,
             // Dropping the measurement ends its processes and removes its directory.
             _ = tokio::signal::ctrl_c() => Err(Error::Interrupted),
         }

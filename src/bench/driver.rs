@@ -87,6 +87,7 @@ impl Drivers {
             let servers = Target::ALL.map(|target| match target {
                 Target::Gateway => (place.connector("gateway"), vault),
                 Target::Payments => (place.connector("payments"), vault),
+                Target::Auditor => (place.connector("auditor"), vault),
                 Target::Floor => (place.connector("gateway"), floor),
             });
             let (sender, receiver) = mpsc::unbounded_channel();

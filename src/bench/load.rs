@@ -8,7 +8,7 @@ use prost::bytes::Bytes;
 use std::sync::Arc;
 
 /// The scope of `init` in which all happens.
-const SCOPE: &str = "pan";
+pub(super) const SCOPE: &str = "pan";
 const PURPOSE: &str = "bench";
 /// Which server, and as whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(super) enum Target {
     Gateway,
     /// The vault, as the caller that may detokenize.
     Payments,
+    /// The vault, as the caller that may ask the log.
+    Auditor,
     /// The echo.
     Floor,
 }
@@ -40,10 +42,14 @@ pub(super) enum Expected {
     Values(usize),
     /// So many bytes.
     Echo(usize),
+    /// So many events at least.
+    Events(usize),
+    /// A proof of inclusion, with its event.
+    Proof,
 }
 
 impl Target {
-    pub(super) const ALL: [Self; 3] = [Self::Gateway, Self::Payments, Self::Floor];
+    pub(super) const ALL: [Self; 4] = [Self::Gateway, Self::Payments, Self::Auditor, Self::Floor];
 }
 
 impl Load {
@@ -91,12 +97,41 @@ impl Load {
         }
     }
 
+    /// Questions to the log, each with a page of `page_size` events at the most and `least` at the least.
+    pub(super) fn questions(filters: Vec<v1::AuditFilter>, page_size: usize, least: usize) -> Self {
+        let request = |filter| v1::QueryEventsRequest {
+            filter: Some(filter),
+            page_size: i32::try_from(page_size).unwrap_or_default(),
+            newest_first: true,
+            ..v1::QueryEventsRequest::default()
+        };
+        Self {
+            target: Target::Auditor,
+            path: PathAndQuery::from_static("/cloakroom.v1.AuditService/QueryEvents"),
+            requests: filters.into_iter().map(|filter| request(filter).encode_to_vec().into()).collect(),
+            expected: Expected::Events(least),
+        }
+    }
+
+    /// Proofs of inclusion in the tree of the newest checkpoint.
+    pub(super) fn proofs(sequences: impl Iterator<Item = u64>) -> Self {
+        let request = |sequence| v1::GetInclusionProofRequest { sequence, tree_size: 0 };
+        Self {
+            target: Target::Auditor,
+            path: PathAndQuery::from_static("/cloakroom.v1.AuditService/GetInclusionProof"),
+            requests: sequences.map(|sequence| request(sequence).encode_to_vec().into()).collect(),
+            expected: Expected::Proof,
+        }
+    }
+
     /// How the calls are called.
     pub(super) fn name(&self) -> &'static str {
         match self.expected {
             Expected::Tokens(_) => "Tokenize",
             Expected::Values(_) => "Detokenize",
             Expected::Echo(_) => "Echo",
+            Expected::Events(_) => "QueryEvents",
+            Expected::Proof => "GetInclusionProof",
         }
     }
 
@@ -109,7 +144,7 @@ impl Load {
     pub(super) fn reply_bytes(&self) -> usize {
         match self.expected {
             Expected::Echo(length) => length,
-            Expected::Tokens(_) | Expected::Values(_) => 0,
+            Expected::Tokens(_) | Expected::Values(_) | Expected::Events(_) | Expected::Proof => 0,
         }
     }
 
@@ -131,6 +166,10 @@ impl Expected {
                 reply.results.len() == count && reply.results.iter().all(is_value)
             }),
             Self::Echo(length) => reply.len() == length,
+            Self::Events(least) => {
+                v1::QueryEventsResponse::decode(reply).is_ok_and(|reply| reply.events.len() >= least)
+            }
+            Self::Proof => proof_of(reply).is_some_and(|proof| !proof.hashes.is_empty() && !proof.event.is_empty()),
         }
     }
 }
@@ -142,6 +181,11 @@ pub(super) fn tokens_of(reply: &[u8]) -> Option<Vec<String>> {
         _ => None,
     };
     v1::TokenizeResponse::decode(reply).ok()?.results.into_iter().map(token).collect()
+}
+
+/// The proof of a GetInclusionProof reply.
+pub(super) fn proof_of(reply: &[u8]) -> Option<v1::InclusionProof> {
+    v1::GetInclusionProofResponse::decode(reply).ok()?.proof
 }
 
 /// Sixteen digits, of no card: they begin with a digit that no issuer has.
@@ -167,6 +211,10 @@ mod tests {
         assert!(!Expected::Values(2).is_met_by(&reply(vec![value(b"1")])));
         assert!(!Expected::Values(1).is_met_by(b"\xff"));
         assert!(!Expected::Echo(3).is_met_by(b"1234"));
+        let page = v1::QueryEventsResponse { events: vec![v1::AuditEvent::default()], ..Default::default() };
+        assert!(Expected::Events(1).is_met_by(&page.encode_to_vec()));
+        assert!(!Expected::Events(2).is_met_by(&page.encode_to_vec()));
+        assert!(!Expected::Proof.is_met_by(&v1::GetInclusionProofResponse::default().encode_to_vec()));
     }
 
     #[test]

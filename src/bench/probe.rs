@@ -88,9 +88,19 @@ impl Machine {
 
 /// The CPU that all threads of a process have used, those of its libraries too. Threads that ended are left out; the
 /// servers keep theirs.
-fn cpu_of(process: u32) -> Result<Duration, Error> {
+pub(super) fn cpu_of(process: u32) -> Result<Duration, Error> {
+    cpu_of_threads(process, |_| true)
+}
+
+/// The CPU that its threads of this name have used.
+pub(super) fn cpu_of_thread(process: u32, name: &str) -> Result<Duration, Error> {
+    cpu_of_threads(process, |thread| fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim() == name))
+}
+
+fn cpu_of_threads(process: u32, wanted: impl Fn(&Path) -> bool) -> Result<Duration, Error> {
     let threads = fs::read_dir(format!("/proc/{process}/task")).map_err(io("a server has gone"))?;
-    let nanos = threads.flatten().filter_map(|thread| {
+    let threads = threads.flatten().filter(|thread| wanted(&thread.path()));
+    let nanos = threads.filter_map(|thread| {
         let schedstat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
         schedstat.split(' ').next()?.parse::<u64>().ok()
     });

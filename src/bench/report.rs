@@ -29,9 +29,9 @@ struct Probe {
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Quantiles {
-    p50_us: f64,
-    p99_us: f64,
+pub(super) struct Quantiles {
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
 }
 
 /// One kind of call, with so many in flight.
@@ -284,7 +284,7 @@ impl Figures {
 }
 
 impl Quantiles {
-    fn of(durations: &[Duration]) -> Self {
+    pub(super) fn of(durations: &[Duration]) -> Self {
         let mut sorted = durations.to_vec();
         sorted.sort_unstable();
         // Nearest rank: the smallest that so many are not above.
@@ -308,7 +308,7 @@ impl Operation {
 }
 
 /// The middle one, or the mean of the two in the middle. Not a number if there is none.
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn median(figures: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = figures.collect();
     sorted.sort_unstable_by(f64::total_cmp);
     match (sorted.len(), sorted.len() / 2) {
@@ -382,7 +382,7 @@ impl fmt::Display for Target {
 }
 
 /// Thousands apart: 1,234,567.
-fn grouped(figure: f64) -> String {
+pub(super) fn grouped(figure: f64) -> String {
     let digits = format!("{figure:.0}");
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.chars().enumerate() {

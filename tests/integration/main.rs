@@ -27,5 +27,6 @@ mod requests;
 mod rotation;
 mod strace;
 mod streams;
+mod tail;
 mod tokens;
 mod witness;
