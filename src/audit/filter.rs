@@ -107,6 +107,11 @@ impl Filter {
         Some((handle, IndexKey::issues(handle.as_bytes())?))
     }
 
+    /// From which time on and before which, if that was asked.
+    pub fn times(&self) -> (Option<Timestamp>, Option<Timestamp>) {
+        (self.start, self.end)
+    }
+
     /// Whether `event` is part of the answer.
     pub fn matches(&self, event: &Event, keyring: &Keyring) -> bool {
         let time = event.timestamp().unwrap_or_default();

@@ -6,7 +6,6 @@ mod filter;
 mod pages;
 mod prove;
 mod query;
-mod query;
 mod report;
 mod rows;
 mod tail;

@@ -125,6 +125,35 @@ async fn a_page_may_be_short_and_still_have_a_next_one() {
 }
 
 #[tokio::test]
+async fn what_lies_outside_the_times_asked_for_is_not_looked_at() {
+    let f = Fixture::new();
+    let ledger = f.vault.ledger();
+    let mut change = Timestamp::default();
+    let mut last = None;
+    for number in 0..45_000 {
+        if number == 39_000 {
+            last.take().map(crate::ledger::fixture::Answer::wait).unwrap().unwrap();
+            f.site.clock.advance(Duration::from_secs(60));
+            change = f.site.clock.wall();
+        }
+        let action = if number % 15_000 == 14_999 { Action::Honey } else { Action::Tokenize };
+        let event = Event { action: action.into(), ..plain_event(&number.to_string(), &[]) };
+        last = Some(submit(ledger, Submission::new(ledger.basis(), event)).unwrap());
+    }
+    last.unwrap().wait().unwrap();
+    let honey = || FilterRequest { action: Action::Honey.into(), ..FilterRequest::default() };
+    let since = || FilterRequest { start: Some(Ok(change)), ..honey() };
+    let until = || FilterRequest { end: Some(Ok(change)), ..honey() };
+    for newest_first in [false, true] {
+        let (events, pages) = all_pages(&f.client("auditor"), since, 0, newest_first).await;
+        assert_eq!((events.len(), events[0].sequence, pages), (1, 45_000, 1));
+        let (events, pages) = all_pages(&f.client("auditor"), until, 0, newest_first).await;
+        assert_eq!((events.len(), pages), (2, 39_000_usize.div_ceil(SCAN_BUDGET)));
+    }
+    f.check();
+}
+
+#[tokio::test]
 async fn a_page_fits_a_message_whatever_the_events() {
     let f = Fixture::new();
     let tester = f.tester();

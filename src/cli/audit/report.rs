@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use super::pages::Pages;
 use crate::cli::moment::moment;
 use crate::cli::terminal::{Progress, Terminal};
-use crate::cli::{Connection, Exit};
+use crate::cli::{Connection, Exit, Usage};
 use crate::client::Client;
 use crate::clock::{SystemClock, Timestamp};
 use crate::event::report::{Bounds, Report, Summary, Window};
@@ -62,6 +62,9 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
     let now = SystemClock::shared().wall();
     let until = options.until.map_or(now, timestamp);
     let window = Window { since: timestamp(options.since), until, scope: options.scope.clone() };
+    if window.since >= window.until {
+        return Err(Usage("--since is not before --until: there is no time between them".to_owned()).into());
+    }
     let mut report = Report::new(window.clone(), Bounds::default());
     options.connection.run(async |client| read(&client, &window, &mut report).await)?;
     let written = options.shape().write(&report.summary(), now)?;
