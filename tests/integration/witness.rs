@@ -67,10 +67,13 @@ impl Site {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.strip_prefix("listening on ").and_then(|address| address.trim().parse().ok());
-        Witness { child, address: address.unwrap_or_else(|| {
-            let log = std::fs::read_to_string(self.file("serve.log"));
-            panic!("the witness did not start: {line:?}\n{log:?}")
-        }) }
+        Witness {
+            child,
+            address: address.unwrap_or_else(|| {
+                let log = std::fs::read_to_string(self.file("serve.log"));
+                panic!("the witness did not start: {line:?}\n{log:?}")
+            }),
+        }
     }
 
     /// Has the vault ask this witness.
