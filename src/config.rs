@@ -151,6 +151,10 @@ pub struct Audit {
     pub witnesses_required: Option<usize>,
     /// `[[audit.witnesses]]`: who is asked to cosign checkpoints.
     pub witnesses: Vec<Witness>,
+    /// `sink_cursors`: the directory that says how far each sink has come. By default `sinks`.
+    pub sink_cursors: PathBuf,
+    /// `[[audit.sinks]]`: where events are sent. By default nowhere.
+    pub sinks: Vec<Sink>,
 }
 
 /// One witness, as the vault reaches it.
@@ -162,6 +166,62 @@ pub struct Witness {
     pub key: WitnessVerifier,
     /// `ca`: who may vouch for it, PEM. Only with `https://`.
     pub ca: Option<PathBuf>,
+}
+
+/// One place to which events are sent.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    /// The line of its header.
+    pub line: u32,
+    /// `name`: in metrics, in the log, and of the cursor's file.
+    pub name: String,
+    /// `type` and `address`: what is spoken there, and where that is.
+    pub target: SinkTarget,
+    /// `ca`: the authorities that may vouch for the receiver, PEM. Always there for syslog and `https`.
+    pub ca: Option<PathBuf>,
+    /// `certificate`: what the vault shows to the receiver, PEM.
+    pub certificate: Option<PathBuf>,
+    /// `private_key`: its key, PEM.
+    pub private_key: Option<PathBuf>,
+    /// `format` of an event there. By default JSON.
+    pub format: SinkFormat,
+    /// `from`: where to begin without a cursor. By default at the beginning.
+    pub from: SinkStart,
+}
+
+/// What is spoken with a sink, and where it is.
+#[derive(Debug, Clone)]
+pub enum SinkTarget {
+    /// `type = "syslog"`, over TLS.
+    Syslog {
+        /// A DNS name or IP address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// `type = "otlp"`, over HTTP.
+    Otlp {
+        /// The whole address that logs are posted to.
+        url: http::Uri,
+    },
+}
+
+/// What an event looks like at a sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinkFormat {
+    /// `json`: as `audit query --output json` prints it.
+    Json,
+    /// `ocsf`: OCSF's API Activity.
+    Ocsf,
+}
+
+/// Where a sink begins for which there is no cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinkStart {
+    /// `beginning`: at the first event.
+    Beginning,
+    /// `now`: behind the last one.
+    Now,
 }
 
 /// How much may wait for the one writer before callers are told to come back later.

@@ -14,7 +14,9 @@
 //! stored or who may read them.
 
 pub mod json;
+pub mod ocsf;
 pub mod report;
+pub mod severity;
 pub mod view;
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub mod vault;
 #[cfg(feature = "vault")]
 pub mod audit;
 #[cfg(feature = "vault")]
+pub mod export;
+#[cfg(feature = "vault")]
 pub mod proto;
 #[cfg(feature = "vault")]
 pub mod grpc;

@@ -8,6 +8,7 @@ mod check;
 mod operations;
 mod rotation;
 mod rulebook;
+mod sinks;
 mod upkeep;
 mod witness;
 mod workers;
@@ -17,6 +18,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::crypto::{RootKey, VaultId};
 use crate::event::Action;
+use crate::export;
 use crate::grpc::{AuditDoor, Guard, TokenDoor};
 use crate::keys::provider::{File, Provider, ProviderError};
 use crate::keys::{Keyring, KeyringError, entropy};
@@ -50,6 +52,7 @@ use workers::Doors;
 pub use check::{Finding, InUse, Verdict, check, config_mistakes, in_use};
 pub use rotation::{Rotated, rotate_log_key};
 pub use rulebook::{load as load_rulebook, locate};
+pub use sinks::SinkError;
 pub use witness::{WitnessSetupError, witness};
 
 /// How often refusals and failed handshakes that were only counted are written to the log.
@@ -94,6 +97,18 @@ pub enum Error {
     /// A witness can't start.
     #[error(transparent)]
     Witness(#[from] WitnessSetupError),
+    /// A sink of audit events can't be followed.
+    #[error("{}:{line}: audit.sinks.{name}: {error}", file.display())]
+    Sink {
+        /// The configuration's file.
+        file: PathBuf,
+        /// The line of the sink's header.
+        line: u32,
+        /// The sink's name.
+        name: String,
+        /// Why.
+        error: SinkError,
+    },
     /// The first or last event can't be written.
     #[error("the log can't be written: {0:?}")]
     Log(Failure),
@@ -118,6 +133,7 @@ impl Error {
             Self::Rulebook(_) | Self::RootKey(_) | Self::LogKey { .. } => true,
             Self::Door(error) => !matches!(error, SetupError::Listen { .. } | SetupError::Tls(_)),
             Self::Witness(error) => !matches!(error, WitnessSetupError::State(_)),
+            Self::Sink { error, .. } => !matches!(error, SinkError::Export(export::SetupError::Cursor { .. })),
             Self::Telemetry(error) => matches!(error, TelemetryError::Levels(_) | TelemetryError::Word(_)),
             Self::Store(_) | Self::Ledger(_) | Self::Keys(_) | Self::Log(_) | Self::Io { .. } => false,
         }
@@ -252,6 +268,17 @@ impl Opened {
         self.own(Action::Start, detail).await
     }
 
+    /// The log, for who sends its events elsewhere.
+    fn log(&self, clock: &Arc<dyn Clock>) -> export::Log {
+        let ledger = self.vault.ledger();
+        export::Log {
+            rows: Arc::clone(self.vault.rows()),
+            durable: ledger.follow(),
+            log_id: Arc::clone(ledger.log_id()),
+            clock: Arc::clone(clock),
+        }
+    }
+
     /// Records that the vault ends, and closes the log with a last checkpoint.
     pub async fn stop(self) -> Result<(), Error> {
         let recorded = self.own(Action::Stop, String::new()).await;
@@ -312,8 +339,9 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     let door = tls::Acceptor::bind(&tls_config(&config))?;
     let operations = operations::bind(config.operations.listen).await?;
     let opened = open(&config, &clock)?;
-    opened.start().await?;
     let (stop, stopped) = watch::channel(false);
+    let sinks = sinks::start(&config, &opened.log(&clock), &stopped)?;
+    opened.start().await?;
     let vault = Arc::clone(&opened.vault);
     let guard = Guard::new(Arc::clone(&vault), Arc::clone(&clock));
     let mut health = HealthReporter::new();
@@ -370,6 +398,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     let _ = timekeeping.await;
     let _ = purging.await;
     let _ = retaining.await;
+    sinks.ended().await;
     tokio::task::spawn_blocking(move || workers.join())
         .await
         .map_err(|error| Error::Io { what: "can't end the network threads", error: error.into() })?;

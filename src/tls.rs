@@ -8,6 +8,7 @@
 //! `config` composes both into what rustls takes; `acceptor` owns the socket and its limits; `io` is the open
 //! connection and `connections` the register of all of them; `client` is the other end, for our own client.
 //! `web` is TLS for plain HTTPS, which has nothing to do with callers.
+//! `outgoing` is for connections to servers of others.
 //!
 //! This module knows tonic only by the trait through which it tells handlers who is calling. It knows nothing of
 //! requests, policy or the audit log: a refused handshake is handed to whoever started the acceptor.
@@ -18,6 +19,7 @@ pub mod config;
 pub mod connections;
 pub mod io;
 pub mod material;
+pub mod outgoing;
 pub mod web;
 
 mod findings;
@@ -30,6 +32,7 @@ pub use config::{Config, TrustDomainBundle, build_server_config};
 pub use connections::Connections;
 pub use io::{Connection, TlsIo};
 pub use material::{ServerIdentity, SetupError};
+pub use outgoing::build_outgoing_config;
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 /// The modules in reading order. A module imports only from modules that stand earlier.
-const ORDER: [&str; 30] = [
+const ORDER: [&str; 31] = [
     "secret",
     "clock",
     "telemetry",
@@ -33,6 +33,7 @@ const ORDER: [&str; 30] = [
     "witness",
     "vault",
     "audit",
+    "export",
     "admin",
     "proto",
     "grpc",

@@ -3,7 +3,7 @@
 //! Each function here refuses with words that end a message "file:line: key: …" and say what would be right. Settings
 //! hold no secrets (only the paths of files that do), so what was given may be repeated.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -120,6 +120,49 @@ pub(super) fn witness_key(given: Given<'_>) -> Result<WitnessVerifier, String> {
 /// A log's public key: the line in `log.vkey`.
 pub(super) fn log_key(given: Given<'_>) -> Result<VerifierKey, String> {
     given.text()?.parse().map_err(|error: KeyError| format!("must be the line in the vault's log.vkey: {error}"))
+}
+
+/// A DNS name or an IP address, and a port.
+pub(super) fn host_and_port(given: Given<'_>) -> Result<(String, u16), String> {
+    let text = given.text()?;
+    let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let inner = |host: &str| host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).map(str::to_owned);
+    let is_name =
+        |host: &str| !host.is_empty() && host.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._".contains(&c));
+    match parts {
+        Some((host, port)) if port > 0 && is_name(host) => Ok((host.to_owned(), port)),
+        Some((host, port)) if port > 0 && inner(host).is_some_and(|host| host.parse::<Ipv6Addr>().is_ok()) => {
+            Ok((host.to_owned(), port))
+        }
+        _ => Err(format!("`{text}` must be a host and a port, such as \"siem.example.com:6514\" or \"[::1]:6514\"")),
+    }
+}
+
+/// An address that begins with `http://` or `https://` and has a path. Logs are posted to `/v1/logs` if it has none.
+pub(super) fn web_address(given: Given<'_>) -> Result<http::Uri, String> {
+    let text = given.text()?;
+    let wrong = || format!("`{text}` must be a web address, such as \"https://collector.example.com:4318/v1/logs\"");
+    let parts = text.parse::<http::Uri>().map_err(|_| wrong())?.into_parts();
+    let authority = parts.authority.filter(|authority| !authority.host().is_empty()).ok_or_else(wrong)?;
+    if authority.as_str().contains('@') {
+        return Err("must not hold a name or password: settings hold no secrets. Use a client certificate".to_owned());
+    }
+    let scheme = parts.scheme.filter(|scheme| ["http", "https"].contains(&scheme.as_str())).ok_or_else(wrong)?;
+    let path = match parts.path_and_query.as_ref().map_or("", |path| path.as_str()) {
+        "" | "/" => "/v1/logs",
+        path => path,
+    };
+    http::Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().map_err(|_| wrong())
+}
+
+/// A short name that can be a file's.
+pub(super) fn short_name(given: Given<'_>) -> Result<String, String> {
+    let text = given.text()?;
+    let may_stand = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
+    match text.len() {
+        1..=32 if text.bytes().all(may_stand) => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` must be 1 to 32 of a-z, 0-9, - and _")),
+    }
 }
 
 /// One of a few words.

@@ -94,6 +94,11 @@ pub const TABLES: [Table; 13] = [
         "Who is asked to cosign each checkpoint, and at each start whether the log is the newest: [witness.md](witness.md). One table for each witness; there need not be any.",
     ),
     table(
+        "audit.sinks",
+        "[[audit.sinks]]",
+        "Where audit events are sent: one table for each sink, or none. See [siem.md](siem.md).",
+    ),
+    table(
         "ledger",
         "[ledger]",
         "How much may wait for the one writer before callers are told to come back later. The whole table may be left out.",
@@ -114,7 +119,7 @@ pub const TABLES: [Table; 13] = [
 ];
 
 /// All keys, by table and in the order in which they are read.
-pub const KEYS: [Key; 45] = [
+pub const KEYS: [Key; 54] = [
     key(
         "server.listen",
         Kind::Address,
@@ -305,6 +310,78 @@ pub const KEYS: [Key; 45] = [
         "",
         "\"pki/witness-ca.pem\"",
         "Who may vouch for it, PEM. Needed with `https://`, without effect with `http://`.",
+    ),
+    key(
+        "audit.sink_cursors",
+        Kind::Path,
+        Value("\"sinks\""),
+        "",
+        "\"/var/lib/cloakroom/sinks\"",
+        "The directory that says how far each sink has come, outside the database.",
+    ),
+    key(
+        "audit.sinks.name",
+        Kind::Text,
+        Required,
+        "",
+        "\"siem\"",
+        "What the sink is called, in metrics, in the log and as its cursor's file: 1 to 32 of a-z, 0-9, `-` and `_`, unique.",
+    ),
+    key(
+        "audit.sinks.type",
+        Kind::Choice(&["syslog", "otlp"]),
+        Required,
+        "",
+        "\"syslog\"",
+        "What is spoken there: syslog (RFC 5424) over TLS, or OTLP over HTTP.",
+    ),
+    key(
+        "audit.sinks.address",
+        Kind::Text,
+        Required,
+        "",
+        "\"siem.example.com:6514\"",
+        "For syslog host and port; for OTLP the web address, `https://…` or, inside a machine, `http://…`. Without a path logs are posted to `/v1/logs`.",
+    ),
+    key(
+        "audit.sinks.ca",
+        Kind::Path,
+        Required,
+        "",
+        "\"pki/siem-ca.pem\"",
+        "The authorities that may vouch for the receiver, in PEM. Not needed for `http://…`.",
+    ),
+    key(
+        "audit.sinks.certificate",
+        Kind::Path,
+        Absent,
+        "",
+        "\"pki/siem-client.pem\"",
+        "The certificate chain that the vault shows to the receiver, in PEM. Only together with `private_key`.",
+    ),
+    key(
+        "audit.sinks.private_key",
+        Kind::Path,
+        Absent,
+        "",
+        "\"pki/siem-client.key\"",
+        "Its key, unencrypted PKCS#8 in PEM, mode 0600.",
+    ),
+    key(
+        "audit.sinks.format",
+        Kind::Choice(&["json", "ocsf"]),
+        Value("\"json\""),
+        "",
+        "\"ocsf\"",
+        "What an event looks like there: the vault's own JSON, or OCSF 1.3.0.",
+    ),
+    key(
+        "audit.sinks.from",
+        Kind::Choice(&["beginning", "now"]),
+        Value("\"beginning\""),
+        "",
+        "\"now\"",
+        "Where to begin as long as the sink has no cursor: at the first event, or behind the last.",
     ),
     key("ledger.max_queued_calls", Kind::Integer, Value("8192"), "calls", "20000", "Calls that may wait."),
     key(

@@ -5,11 +5,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::given::{address, boolean, bytes, duration, integer, one_of, path, paths, text, texts, url, witness_key};
+use super::given::{
+    address, boolean, bytes, duration, host_and_port, integer, one_of, path, paths, short_name, text, texts, url,
+    web_address, witness_key,
+};
 use super::reader::{Document, Located, Section};
 use super::{
-    Audit, Config, Engine, Ledger, Mask, Operations, Policies, Purge, RootKey, Scope, Server, Storage, TrustDomain,
-    Witness,
+    Audit, Config, Engine, Ledger, Mask, Operations, Policies, Purge, RootKey, Scope, Server, Sink, SinkFormat,
+    SinkStart, SinkTarget, Storage, TrustDomain, Witness,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -140,6 +143,8 @@ fn audit(mut section: Section<'_>) -> Option<Audit> {
         let problem = format!("there are {configured} [[audit.witnesses]], so {value} of them can't cosign");
         section.mistake(line, "witnesses_required", problem);
     }
+    let sink_cursors = section.or("sink_cursors", folder.join("sinks"), path(folder));
+    let sinks = sinks(section.optional_tables("sinks"));
     section.finish();
     Some(Audit {
         checkpoints: checkpoints?,
@@ -148,6 +153,8 @@ fn audit(mut section: Section<'_>) -> Option<Audit> {
         signing_key: signing_key?,
         witnesses_required: required.map(|required| required.value),
         witnesses: witnesses?,
+        sink_cursors: sink_cursors?,
+        sinks: sinks?,
     })
 }
 
@@ -169,6 +176,51 @@ fn witnesses(sections: Vec<Section<'_>>) -> Option<Vec<Witness>> {
         read.push((|| Some(Witness { url: url?, key: key?.value, ca }))());
     }
     read.into_iter().collect()
+}
+
+fn sinks(sections: Vec<Section<'_>>) -> Option<Vec<Sink>> {
+    let mut first_lines: BTreeMap<String, u32> = BTreeMap::new();
+    let read: Vec<_> = sections.into_iter().map(|section| sink(section, &mut first_lines)).collect();
+    read.into_iter().collect()
+}
+
+fn sink(mut section: Section<'_>, first_lines: &mut BTreeMap<String, u32>) -> Option<Sink> {
+    let (folder, line) = (section.folder(), section.line());
+    let name = section.required_located("name", short_name);
+    if let Some(name) = &name
+        && let Some(first) = first_lines.insert(name.value.clone(), name.line)
+    {
+        section.mistake(name.line, "name", format!("`{}` stands in line {first} already", name.value));
+    }
+    let target = match section.required("type", one_of(&[("syslog", false), ("otlp", true)])) {
+        Some(true) => section.required("address", web_address).map(|url| SinkTarget::Otlp { url }),
+        Some(false) => section.required("address", host_and_port).map(|(host, port)| SinkTarget::Syslog { host, port }),
+        // Which of the two it had to be can't be told.
+        None => section.located("address", text).and(None),
+    };
+    let ca = section.located("ca", path(folder));
+    let encrypted = !matches!(&target, Some(SinkTarget::Otlp { url }) if url.scheme_str() == Some("http"));
+    if ca.is_none() && encrypted && target.is_some() && !section.has("ca") {
+        let what = "is missing; it has no default: the file with the authorities that may vouch for the receiver";
+        section.mistake(line, "ca", what.to_owned());
+    }
+    let certificate = section.located("certificate", path(folder));
+    let private_key = section.located("private_key", path(folder));
+    let format =
+        section.or("format", SinkFormat::Json, one_of(&[("json", SinkFormat::Json), ("ocsf", SinkFormat::Ocsf)]));
+    let starts = &[("beginning", SinkStart::Beginning), ("now", SinkStart::Now)];
+    let from = section.or("from", SinkStart::Beginning, one_of(starts));
+    section.finish();
+    Some(Sink {
+        line,
+        name: name?.value,
+        target: target?,
+        ca: ca.map(|ca| ca.value),
+        certificate: certificate.map(|certificate| certificate.value),
+        private_key: private_key.map(|key| key.value),
+        format: format?,
+        from: from?,
+    })
 }
 
 fn ledger(mut section: Section<'_>) -> Option<Ledger> {

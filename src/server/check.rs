@@ -1,6 +1,6 @@
 //! Everything that the start looks at before it opens anything, looked at without opening anything.
 
-use super::{Error, identity, log_key, root_key, rulebook, tls_config, witness};
+use super::{Error, identity, log_key, root_key, rulebook, sinks, tls_config, witness};
 use crate::config::{self, Config};
 use crate::ledger::{CheckpointDirectory, LogKeys};
 use crate::tls::{self, ServerIdentity};
@@ -56,7 +56,9 @@ pub fn check(config: &Config) -> Vec<Finding> {
         Err(error) => mistakes("log key", error),
     });
     findings.extend(check_certificates(config));
-    findings.push(check_checkpoints(config, key.ok().as_ref()));
+    let key = key.ok();
+    findings.push(check_checkpoints(config, key.as_ref()));
+    findings.extend(check_sinks(config, key.as_ref()));
     findings.extend(check_witnesses(config));
     findings.push(check_data(&config.storage.path));
     findings
@@ -160,6 +162,22 @@ fn check_witnesses(config: &Config) -> Vec<Finding> {
         judged("witness", seen, witness::member(one).map(drop).map_err(Error::from))
     };
     config.audit.witnesses.iter().flat_map(made).collect()
+}
+
+fn check_sinks(config: &Config, key: Option<&crate::merkle::note::LogKey>) -> Vec<Finding> {
+    const SUBJECT: &str = "sink";
+    let mut findings = Vec::new();
+    for sink in &config.audit.sinks {
+        match sinks::look(config, sink, key.map(|key| key.name().as_str())) {
+            Ok(seen) if sinks::is_open(sink) => {
+                let advice = "events name callers and tokens' handles: use https, with `ca`";
+                findings.push(Finding::warn(SUBJECT, format!("{seen}, not encrypted"), advice));
+            }
+            Ok(seen) => findings.push(Finding::ok(SUBJECT, seen)),
+            Err(error) => findings.push(Finding::bad(SUBJECT, error.to_string(), "")),
+        }
+    }
+    findings
 }
 
 fn check_data(path: &Path) -> Finding {

@@ -343,6 +343,10 @@ def run(checks, binary, directory):
     with vault.running() as process:
         checks.section("damaged records", damaged_records, checks, vault, records, process)
 
+    import sinks
+
+    sending = Vault.init(binary, directory / "sending")
+    checks.section("sinks", sinks.run, checks, sending, directory / "receivers")
     small = Vault.init(binary, directory / "small")
     with small.running({"CLOAKROOM_LEDGER__MAX_QUEUED_CALLS": "1"}) as process:
         checks.section("too much", client.overload, checks, process, small)

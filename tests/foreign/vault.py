@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import hashlib
+import ipaddress
 import os
 import shutil
 import signal
@@ -99,6 +100,22 @@ class Authority:
             .not_valid_before(now + starts)
             .not_valid_after(now + lifetime)
         )
+
+    @property
+    def pem(self):
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    def sign_server(self, address):
+        """A server at an IP address."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a foreign server")])
+        builder = self.builder(subject, self.certificate.subject, key, datetime.timedelta(hours=1))
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        builder = builder.add_extension(names, critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.certificate.public_key())
+        builder = builder.add_extension(authority, critical=False)
+        return Identity(builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM), pem(key))
 
     def sign(
         self,

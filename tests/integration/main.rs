@@ -25,6 +25,7 @@ mod races;
 mod report;
 mod requests;
 mod rotation;
+mod sinks;
 mod strace;
 mod streams;
 mod tail;

@@ -145,12 +145,20 @@ fn until_gone(needles: &Needles, pid: i32) -> usize {
 
 /// Everything that must not be found.
 #[derive(Default)]
-struct Secrets {
+pub(crate) struct Secrets {
     needles: Needles,
     count: usize,
 }
 
 impl Secrets {
+    /// The names of those that are in `bytes`, in any form that is looked for.
+    pub(crate) fn found_in(&self, bytes: &[u8], place: &str) -> Vec<String> {
+        assert!(self.count > 0, "nothing was planted");
+        let mut found = Found::default();
+        self.needles.find(bytes, place, &mut found);
+        found.names.into_iter().collect()
+    }
+
     /// 32 random characters.
     fn text(&mut self, name: &str) -> String {
         const ALPHABET: &[u8] = b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
@@ -202,7 +210,7 @@ impl Marker {
 }
 
 /// What was done to a vault, and what it said.
-struct Work {
+pub(crate) struct Work {
     calls: u64,
     /// What clients were told, without values and tokens: statuses and events; and the metrics.
     said: Vec<(String, Vec<u8>)>,
@@ -218,7 +226,7 @@ struct Clients {
 
 impl Work {
     /// Has secrets go through every kind of call, then closes all connections and waits until the vault has.
-    async fn done(home: &Home, server: &Server, secrets: &mut Secrets) -> Self {
+    pub(crate) async fn done(home: &Home, server: &Server, secrets: &mut Secrets) -> Self {
         let before = sockets(server.pid());
         let clients = Clients {
             gateway: server.client(&home.identity("gateway")).await,
