@@ -102,18 +102,11 @@ pub struct Log {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The cursor is of no use.
-    #[error("sink {sink}: {error}")]
-    Cursor {
-        /// The sink's name.
-        sink: String,
-        /// Why.
-        error: CursorError,
-    },
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
     /// The host can't be in any certificate.
-    #[error("sink {sink}: {host:?} is neither a DNS name nor an IP address")]
+    #[error("{host:?} is neither a DNS name nor an IP address")]
     Host {
-        /// The sink's name.
-        sink: String,
         /// As configured.
         host: String,
     },

@@ -133,7 +133,9 @@ impl Error {
             Self::Rulebook(_) | Self::RootKey(_) | Self::LogKey { .. } => true,
             Self::Door(error) => !matches!(error, SetupError::Listen { .. } | SetupError::Tls(_)),
             Self::Witness(error) => !matches!(error, WitnessSetupError::State(_)),
-            Self::Sink { error, .. } => !matches!(error, SinkError::Export(export::SetupError::Cursor { .. })),
+            Self::Sink { error, .. } => {
+                !matches!(error, SinkError::Export(export::SetupError::Cursor(_)) | SinkError::Cursor(_))
+            }
             Self::Telemetry(error) => matches!(error, TelemetryError::Levels(_) | TelemetryError::Word(_)),
             Self::Store(_) | Self::Ledger(_) | Self::Keys(_) | Self::Log(_) | Self::Io { .. } => false,
         }
@@ -393,11 +395,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
         tracing::warn!(connections = connections.close_all(), "connections that did not end in time were closed");
     }
     // Each ends because `stop` was sent; a panic in one has been logged by the panic hook.
-    let _ = accepting.await;
-    let _ = summaries.await;
-    let _ = timekeeping.await;
-    let _ = purging.await;
-    let _ = retaining.await;
+    let _ = tokio::join!(accepting, summaries, timekeeping, purging, retaining);
     sinks.ended().await;
     tokio::task::spawn_blocking(move || workers.join())
         .await

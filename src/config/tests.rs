@@ -200,3 +200,65 @@ fn clients_are_told_of_unknown_variables_too() {
     assert_eq!(found.len(), 1);
     assert!(found[0].problem.ends_with("`CLOAKROOM_ADDRESS`"), "{}", found[0]);
 }
+
+// === sinks ===
+
+const SINKS: &str = r#"
+[[audit.sinks]]
+name = "siem"
+type = "syslog"
+address = "[2001:db8::1]:6514"
+ca = "pki/siem.pem"
+
+[[audit.sinks]]
+name = "collector_2"
+type = "otlp"
+address = "http://localhost:4318"
+format = "ocsf"
+from = "now"
+"#;
+
+#[test]
+fn sinks_are_read_with_their_defaults() {
+    let audit = parse(&format!("{WHOLE}{SINKS}"), &[]).unwrap().audit;
+    assert_eq!(audit.sink_cursors, Path::new("/etc/sinks"));
+    let [siem, collector] = &audit.sinks[..] else { panic!("two sinks") };
+    let SinkTarget::Syslog { host, port } = &siem.target else { panic!("syslog") };
+    assert_eq!((host.as_str(), *port), ("[2001:db8::1]", 6514));
+    assert_eq!((siem.format, siem.from), (SinkFormat::Json, SinkStart::Beginning));
+    assert_eq!(siem.ca.as_deref(), Some(Path::new("/etc/pki/siem.pem")));
+    let SinkTarget::Otlp { url } = &collector.target else { panic!("otlp") };
+    assert_eq!(url.to_string(), "http://localhost:4318/v1/logs", "the path that collectors have");
+    assert_eq!((collector.format, collector.from), (SinkFormat::Ocsf, SinkStart::Now));
+    assert!(parse(WHOLE, &[]).unwrap().audit.sinks.is_empty());
+}
+
+#[test]
+fn each_mistake_in_a_sink_is_named_with_its_line() {
+    let first = WHOLE.lines().count();
+    for (from, to, line, words) in [
+        ("name = \"siem\"", "name = \"Siem\"", 3, "audit.sinks.name: `Siem` must be 1 to 32 of a-z, 0-9, - and _"),
+        ("name = \"siem\"", "name = \"../siem\"", 3, "must be 1 to 32"),
+        ("\"collector_2\"", "\"siem\"", 9, "audit.sinks.name: `siem` stands in line"),
+        ("\"syslog\"", "\"kafka\"", 4, "audit.sinks.type: \"kafka\" does not exist; use \"syslog\" or \"otlp\""),
+        ("\"[2001:db8::1]:6514\"", "\"siem.example.com\"", 5, "must be a host and a port"),
+        ("\"[2001:db8::1]:6514\"", "\"2001:db8::1:6514\"", 5, "must be a host and a port"),
+        ("\"[2001:db8::1]:6514\"", "\"siem.example.com:0\"", 5, "must be a host and a port"),
+        ("\"[2001:db8::1]:6514\"", "\"https://siem.example.com:6514\"", 5, "must be a host and a port"),
+        ("ca = \"pki/siem.pem\"", "", 2, "audit.sinks.ca: is missing"),
+        ("\"http://localhost:4318\"", "\"https://localhost:4318\"", 8, "audit.sinks.ca: is missing"),
+        ("\"http://localhost:4318\"", "\"localhost:4318\"", 11, "must be a web address"),
+        ("\"http://localhost:4318\"", "\"ftp://localhost:4318\"", 11, "must be a web address"),
+        ("\"http://localhost:4318\"", "\"http://me:secret@localhost:4318\"", 11, "settings hold no secrets"),
+        ("\"ocsf\"", "\"cef\"", 12, "audit.sinks.format: \"cef\" does not exist; use \"json\" or \"ocsf\""),
+        ("\"now\"", "\"yesterday\"", 13, "audit.sinks.from: \"yesterday\" does not exist"),
+        ("format =", "formatt =", 12, "audit.sinks.formatt: unknown key; the nearest known one is `format`"),
+    ] {
+        assert_eq!(SINKS.matches(from).count(), 1, "{from}");
+        let found = mistakes(&format!("{WHOLE}{}", SINKS.replace(from, to)), &[]);
+        let place = format!("/etc/cloakroom.toml:{}: ", first + line);
+        assert!(found.len() == 1 && found[0].starts_with(&place) && found[0].contains(words), "{words}: {found:?}");
+    }
+    let found = mistakes(&format!("{WHOLE}\n[audit.sinks]\nname = \"siem\"\n"), &[]);
+    assert!(found[0].contains("write it as [[audit.sinks]]"), "{found:?}");
+}

@@ -32,14 +32,13 @@ pub(super) enum Stream {
 impl Dial {
     /// # Errors
     /// If no certificate could be for `host`.
-    pub fn new(sink: &str, host: &str, port: u16, tls: Option<Arc<ClientConfig>>) -> Result<Self, SetupError> {
+    pub fn new(host: &str, port: u16, tls: Option<Arc<ClientConfig>>) -> Result<Self, SetupError> {
         // An IPv6 address stands in brackets in an address with a port and without them everywhere else.
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let tls = match tls {
             None => None,
             Some(config) => {
-                let name = ServerName::try_from(host.clone())
-                    .map_err(|_| SetupError::Host { sink: sink.to_owned(), host: host.clone() })?;
+                let name = ServerName::try_from(host.clone()).map_err(|_| SetupError::Host { host: host.clone() })?;
                 Some((TlsConnector::from(config), name))
             }
         };

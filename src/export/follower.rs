@@ -74,22 +74,21 @@ impl Follower {
     pub(super) fn paced(settings: Settings, log: Log, pace: Pace) -> Result<Self, SetupError> {
         let Settings { name, target, tls, format, from, cursors } = settings;
         let sink = match target {
-            Target::Syslog { host, port } => Sink::Syslog(Syslog::new(Dial::new(&name, &host, port, tls)?)),
+            Target::Syslog { host, port } => Sink::Syslog(Syslog::new(Dial::new(&host, port, tls)?)),
             Target::Otlp { url } => {
                 let host = url.host().unwrap_or_default().to_owned();
                 let port = url.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
-                Sink::Otlp(Otlp::new(Post::new(Dial::new(&name, &host, port, tls)?, url)))
+                Sink::Otlp(Otlp::new(Post::new(Dial::new(&host, port, tls)?, url)))
             }
         };
         let durable = *log.durable.borrow();
-        let unusable = |error| SetupError::Cursor { sink: name.clone(), error };
-        let (cursor, next) = Cursor::open(&cursors, &name, &log.log_id, durable).map_err(unusable)?;
+        let (cursor, next) = Cursor::open(&cursors, &name, &log.log_id, durable)?;
         let next = match (next, from) {
             (Some(next), _) => next,
             (None, From::Beginning) => 0,
             (None, From::Now) => {
                 // At once: what is written before the first batch is through must not be passed over by the next start.
-                cursor.store(durable).map_err(unusable)?;
+                cursor.store(durable)?;
                 durable
             }
         };
@@ -184,7 +183,13 @@ impl Follower {
                     self.refused(part, status).await?;
                     rest = behind;
                 }
-                Err(failure) => return Err(failure),
+                Err(failure) => {
+                    if let Failed::Timeout(_) = failure {
+                        // The way may be slow: less gets through in the same time.
+                        self.at_once = (part.len() / 4).max(1);
+                    }
+                    return Err(failure);
+                }
             }
         }
         Ok(())

@@ -16,13 +16,17 @@ import threading
 from pathlib import Path
 
 import jsonschema
-import rotel
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 
 from client import Client
 from vault import PATIENCE, ROOT, Authority
 
-AGENT = Path(rotel.__file__).parent / "rotel-agent"
+try:
+    import rotel
+except ImportError:
+    # It is published for some kinds of machines only; requirements.txt says for which.
+    rotel = None
+
 SCHEMA = ROOT / "tests" / "vectors" / "ocsf_api_activity_v1_3_0.json"
 
 # RFC 5424, section 6, as far as a message without a byte order mark goes.
@@ -43,10 +47,13 @@ class Seen:
             self.items.extend(items)
             self.changed.notify_all()
 
-    def until(self, count):
+    def until(self, there):
         with self.changed:
-            self.changed.wait_for(lambda: len(self.items) >= count, PATIENCE)
+            self.changed.wait_for(lambda: there(self.items), PATIENCE)
             return list(self.items)
+
+    def first(self, count):
+        return self.until(lambda items: len(items) >= count)[:count]
 
 
 def syslog(certificate, key, authorities):
@@ -122,7 +129,8 @@ def free_port():
 def collector(directory, store):
     """A real one, which sends on to `store`: its port for OTLP over HTTP, and its process."""
     port, other = free_port(), free_port()
-    command = [str(AGENT), "start", "--otlp-http-endpoint", f"127.0.0.1:{port}", "--otlp-grpc-endpoint", f"127.0.0.1:{other}"]
+    agent = Path(rotel.__file__).parent / "rotel-agent"
+    command = [str(agent), "start", "--otlp-http-endpoint", f"127.0.0.1:{port}", "--otlp-grpc-endpoint", f"127.0.0.1:{other}"]
     command += ["--exporter", "otlp", "--otlp-exporter-protocol", "http"]
     command += ["--otlp-exporter-endpoint", f"http://127.0.0.1:{store.server_port}"]
     command += ["--pid-file", str(directory / "rotel.pid"), "--log-file", str(directory / "rotel.log")]
@@ -139,6 +147,10 @@ def attributes(holder):
     return {one.key: one.value.string_value or one.value.int_value for one in holder.attributes}
 
 
+def uid(record):
+    return attributes(record)["log.record.uid"]
+
+
 def run(checks, vault, directory):
     directory.mkdir()
     authority = Authority()
@@ -149,20 +161,24 @@ def run(checks, vault, directory):
     client[1].chmod(0o600)
     listener, messages = syslog(*server, ca)
     direct, behind = Store(), Store()
-    port, process = collector(directory, behind)
+    port, process = collector(directory, behind) if rotel else (None, None)
     try:
         here = "http://127.0.0.1"
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         sinks = table("syslog", "syslog", address, ca=ca, certificate=client[0], private_key=client[1])
         sinks += table("direct", "otlp", f"{here}:{direct.server_port}", format="ocsf")
-        sinks += table("through", "otlp", f"{here}:{port}/v1/logs")
+        if process:
+            sinks += table("through", "otlp", f"{here}:{port}/v1/logs")
+        else:
+            print("LEFT OUT: the collector, which is not published for this kind of machine")
         with open(vault.path / "cloakroom.toml", "a", encoding="utf-8") as file:
             file.write(sinks)
         with vault.running() as running:
-            compare(checks, Client(checks, vault, running), messages, direct.seen, behind.seen)
+            compare(checks, Client(checks, vault, running), messages, direct.seen, behind.seen if process else None)
     finally:
-        process.terminate()
-        process.wait(PATIENCE)
+        if process:
+            process.terminate()
+            process.wait(PATIENCE)
         listener.close()
 
 
@@ -181,7 +197,7 @@ def compare(checks, whole, messages, direct, behind):
     count = last + 1
     checks.check("the auditor gets the whole log", [event.sequence for event in asked] == list(range(count)))
 
-    sent = [MESSAGE.fullmatch(message) for message in messages.until(count)[:count]]
+    sent = [MESSAGE.fullmatch(message) for message in messages.first(count)]
     checks.check("syslog: each message is one of RFC 5424", all(sent))
     bodies = [json.loads(message["text"]) for message in sent]
     same(checks, "syslog", bodies, asked, whole.e)
@@ -190,17 +206,10 @@ def compare(checks, whole, messages, direct, behind):
         "syslog: MSGID is the action", all(m["id"].decode() == b["action"] for m, b in zip(sent, bodies, strict=True))
     )
 
-    records = behind.until(count)[:count]
-    bodies = [json.loads(record.body.string_value) for _, record in records]
-    same(checks, "through a collector", sorted(bodies, key=lambda body: body["sequence"]), asked, whole.e)
-    uids = {attributes(record)["log.record.uid"] for _, record in records}
-    checks.check("through a collector: each has an id of its own", len(uids) == count)
-    checks.check(
-        "through a collector: the resource says who sends",
-        {attributes(resource)["service.name"] for resource, _ in records} == {"cloakroom"},
-    )
+    if behind:
+        through(checks, whole, behind, asked)
 
-    records = direct.until(count)[:count]
+    records = direct.first(count)
     validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
     objects = [json.loads(record.body.string_value) for _, record in records]
     wrong = [error.message for one in objects for error in validator.iter_errors(one)]
@@ -211,6 +220,20 @@ def compare(checks, whole, messages, direct, behind):
         all(record.time_unix_nano == one["time"] * 1_000_000 for (_, record), one in zip(records, objects, strict=True)),
     )
     checks.check("OTLP: a record has a severity", all(record.severity_number in range(1, 25) for _, record in records))
+
+
+def through(checks, whole, behind, asked):
+    """What comes out of a collector, which sends on in batches of its own and promises no order."""
+    wanted = {f"{whole.log_id}/{event.sequence}" for event in asked}
+    records = behind.until(lambda items: wanted <= {uid(record) for _, record in items})
+    found = {uid(record): json.loads(record.body.string_value) for _, record in records}
+    checks.check("through a collector: every event arrives", wanted <= found.keys())
+    bodies = sorted((found[name] for name in wanted), key=lambda body: body["sequence"])
+    same(checks, "through a collector", bodies, asked, whole.e)
+    checks.check(
+        "through a collector: the resource says who sends",
+        {attributes(resource)["service.name"] for resource, _ in records} == {"cloakroom"},
+    )
 
 
 def same(checks, what, bodies, asked, vocabulary):

@@ -37,7 +37,12 @@ pub(super) fn look(config: &Config, now: Timestamp) -> Vec<Finding> {
         let list = |path| (format!("revocation list of {}", domain.name), path, Content::Lists);
         std::iter::once(bundle).chain(domain.crls.iter().map(list))
     });
-    let files = std::iter::once(own).chain(others);
+    let of_sinks = config.audit.sinks.iter().flat_map(|sink| {
+        let files = [("authority of sink", &sink.ca), ("certificate for sink", &sink.certificate)];
+        let given = files.into_iter().filter_map(|(subject, path)| Some((subject, path.as_ref()?)));
+        given.map(|(subject, path)| (format!("{subject} {}", sink.name), path, Content::Certificates))
+    });
+    let files = std::iter::once(own).chain(others).chain(of_sinks);
     files.map(|(subject, path, content)| judge(&subject, path, &lives(path, content), now)).collect()
 }
 

@@ -17,7 +17,14 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
         [("root key", root_key), ("log key", &config.audit.signing_key), ("private key", &config.server.private_key)];
     let directories = [("data directory", &config.storage.path), ("checkpoints", &config.audit.checkpoints)];
     let keys = keys.into_iter().map(|(subject, path)| key(subject, path));
-    keys.chain(directories.into_iter().map(|(subject, path)| directory(subject, path))).collect()
+    let sinks = &config.audit.sinks;
+    let of_sinks =
+        sinks.iter().filter_map(|sink| sink.private_key.as_ref()).map(|path| key("private key of a sink", path));
+    // Made by the first start that sends events.
+    let cursors = &config.audit.sink_cursors;
+    let cursors = cursors.exists().then(|| directory("sink cursors", cursors));
+    let directories = directories.into_iter().map(|(subject, path)| directory(subject, path));
+    keys.chain(of_sinks).chain(directories).chain(cursors).collect()
 }
 
 fn key(subject: &str, path: &Path) -> Finding {
