@@ -204,6 +204,15 @@ fn sink(mut section: Section<'_>, first_lines: &mut BTreeMap<String, u32>) -> Op
         let what = "is missing; it has no default: the file with the authorities that may vouch for the receiver";
         section.mistake(line, "ca", what.to_owned());
     }
+    if let Some(ca) = &ca
+        && !encrypted
+    {
+        section.mistake(
+            ca.line,
+            "ca",
+            "is for https, but the address begins with http: nothing would be encrypted".to_owned(),
+        );
+    }
     let certificate = section.located("certificate", path(folder));
     let private_key = section.located("private_key", path(folder));
     let format =

@@ -250,6 +250,7 @@ fn each_mistake_in_a_sink_is_named_with_its_line() {
         ("\"http://localhost:4318\"", "\"localhost:4318\"", 11, "must be a web address"),
         ("\"http://localhost:4318\"", "\"ftp://localhost:4318\"", 11, "must be a web address"),
         ("\"http://localhost:4318\"", "\"http://me:secret@localhost:4318\"", 11, "settings hold no secrets"),
+        ("from = \"now\"", "ca = \"pki/siem.pem\"", 13, "audit.sinks.ca: is for https"),
         ("\"ocsf\"", "\"cef\"", 12, "audit.sinks.format: \"cef\" does not exist; use \"json\" or \"ocsf\""),
         ("\"now\"", "\"yesterday\"", 13, "audit.sinks.from: \"yesterday\" does not exist"),
         ("format =", "formatt =", 12, "audit.sinks.formatt: unknown key; the nearest known one is `format`"),

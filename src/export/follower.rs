@@ -49,8 +49,12 @@ pub struct Follower {
     cursor: Cursor,
     progress: Progress,
     backoff: Backoff,
-    /// What the cursor's file says, and when that was written.
-    stored: Option<(u64, Duration)>,
+    /// What the cursor's file says.
+    stored: u64,
+    /// When it was written, or could not be.
+    stored_at: Option<Duration>,
+    /// Whether the last attempt to write it failed, which the log has been told.
+    unstorable: bool,
     /// Events that are sent at once. Less than the most while the sink refuses content, to find out which.
     at_once: usize,
     /// Events set aside since the last that was taken.
@@ -83,19 +87,31 @@ impl Follower {
         };
         let durable = *log.durable.borrow();
         let (cursor, next) = Cursor::open(&cursors, &name, &log.log_id, durable)?;
-        let next = match (next, from) {
+        let begin = match (next, from) {
             (Some(next), _) => next,
             (None, From::Beginning) => 0,
-            (None, From::Now) => {
-                // At once: what is written before the first batch is through must not be passed over by the next start.
-                cursor.store(durable)?;
-                durable
-            }
+            (None, From::Now) => durable,
         };
-        let progress = Progress::new(&name, next);
+        if next.is_none() {
+            // At once: what is written before the first batch is through must not be passed over by the next start.
+            cursor.store(begin)?;
+        }
+        let progress = Progress::new(&name, begin);
         let backoff = Backoff::new(pace.pauses.0, pace.pauses.1);
-        let at_once = EVENTS_AT_MOST;
-        Ok(Self { log, sink, format, pace, cursor, progress, backoff, stored: None, at_once, set_aside: 0 })
+        Ok(Self {
+            log,
+            sink,
+            format,
+            pace,
+            cursor,
+            progress,
+            backoff,
+            stored: begin,
+            stored_at: None,
+            unstorable: false,
+            at_once: EVENTS_AT_MOST,
+            set_aside: 0,
+        })
     }
 
     /// The sink's name.
@@ -118,9 +134,15 @@ impl Follower {
 
     async fn step(&mut self) {
         let now = self.log.clock.monotonic();
+        // A connection that ended while something else was done must not count as one that is still there.
+        if self.progress.settles_at(self.pace.settling).is_some_and(|at| at <= now)
+            && let Some(gone) = self.sink.gone().await
+        {
+            return self.fail(&gone).await;
+        }
         self.progress.settle(now, self.pace.settling);
         self.progress.show(&self.log);
-        if self.stored.is_none_or(|(_, when)| now.saturating_sub(when) >= self.pace.storing) {
+        if self.stored_at.is_none_or(|when| now.saturating_sub(when) >= self.pace.storing) {
             self.store().await;
         }
         let durable = *self.log.durable.borrow_and_update();
@@ -277,19 +299,25 @@ impl Follower {
     /// Moves the cursor to what is settled, if that is news.
     async fn store(&mut self) {
         let next = self.progress.settled;
-        if self.stored.is_some_and(|(stored, _)| stored == next) {
+        if self.stored == next {
             return;
         }
         let cursor = self.cursor.clone();
         let stored = tokio::task::spawn_blocking(move || cursor.store(next)).await;
-        let now = self.log.clock.monotonic();
+        self.stored_at = Some(self.log.clock.monotonic());
         match stored {
-            Ok(Ok(())) => self.stored = Some((next, now)),
+            Ok(Ok(())) => {
+                self.stored = next;
+                self.unstorable = false;
+            }
             // Sending goes on: without a cursor a later start repeats, and loses nothing.
             Ok(Err(error)) => {
-                tracing::error!(sink = self.progress.name, %error, "the sink's cursor can't be stored: it is tried again");
-                self.stored = Some((self.stored.map_or(u64::MAX, |(stored, _)| stored), now));
+                if !std::mem::replace(&mut self.unstorable, true) {
+                    let sink = &self.progress.name;
+                    tracing::error!(sink, %error, "the sink's cursor can't be stored: it is tried again and again");
+                }
             }
+            // A panic, which has been logged by the panic hook.
             Err(_) => {}
         }
     }
@@ -317,6 +345,15 @@ impl Sink {
         match self {
             Self::Syslog(syslog) => syslog.closed().await,
             Self::Otlp(_) => std::future::pending().await,
+        }
+    }
+
+    /// Whether the receiver has ended the connection by now.
+    async fn gone(&mut self) -> Option<Failed> {
+        tokio::select! {
+            biased;
+            gone = self.closed() => Some(gone),
+            () = std::future::ready(()) => None,
         }
     }
 

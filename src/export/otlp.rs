@@ -65,7 +65,7 @@ fn taken(answer: &Answer) -> Result<Delivered, Failed> {
     let partial = match content_type {
         _ if answer.body.is_empty() => None,
         PROTOBUF => ExportLogsServiceResponse::decode(answer.body.clone()).map_err(|_| other())?.partial_success,
-        "application/json" => in_json(&answer.body).ok_or_else(other)?,
+        "application/json" => Some(in_json(&answer.body).ok_or_else(other)?),
         _ => return Err(other()),
     };
     match partial {
@@ -78,14 +78,14 @@ fn taken(answer: &Answer) -> Result<Delivered, Failed> {
 }
 
 /// The answer in JSON, from a collector that always answers so. Protobuf's JSON has numbers of 64 bits as texts.
-fn in_json(body: &[u8]) -> Option<Option<PartialSuccess>> {
+fn in_json(body: &[u8]) -> Option<PartialSuccess> {
     let answer: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let Some(partial) = answer.as_object()?.get("partialSuccess") else { return Some(None) };
+    let Some(partial) = answer.as_object()?.get("partialSuccess") else { return Some(PartialSuccess::default()) };
     let rejected = &partial["rejectedLogRecords"];
     let rejected_log_records =
         rejected.as_i64().or_else(|| rejected.as_str().and_then(|text| text.parse().ok())).unwrap_or_default();
     let error_message = partial["errorMessage"].as_str().unwrap_or_default().to_owned();
-    Some(Some(PartialSuccess { rejected_log_records, error_message }))
+    Some(PartialSuccess { rejected_log_records, error_message })
 }
 
 fn request(batch: &[Prepared]) -> ExportLogsServiceRequest {

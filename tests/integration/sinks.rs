@@ -7,6 +7,7 @@ mod parser;
 
 use crate::harness::{Home, Identity, Server, eventually, program};
 use crate::memory::{Secrets, Work};
+use crate::needs;
 use crate::promises::{Dice, Plan, run};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
@@ -157,8 +158,9 @@ fn add_syslog(home: &Home, port: u16, more: &str) {
     let client = home.existing_authority("siem").client("spiffe://siem.example/vault").files.unwrap();
     let table = format!(
         "[[audit.sinks]]\nname = \"siem\"\ntype = \"syslog\"\naddress = \"127.0.0.1:{port}\"\nca = \"pki/siem.pem\"\n\
-         certificate = {:?}\nprivate_key = {:?}\n{more}\n",
-        client.0, client.1
+         certificate = \"{}\"\nprivate_key = \"{}\"\n{more}\n",
+        client.0.display(),
+        client.1.display()
     );
     home.append("cloakroom.toml", &table);
 }
@@ -331,14 +333,17 @@ async fn kill_9_between_sending_and_cursor_loses_nothing() {
         );
     }
     let all = query(&home, &server).len() as u64;
+    let mut again = 0;
     for (name, receiver) in [("syslog", &syslog), ("otlp", &otlp)] {
         receiver.until_all(all).await;
         let seen = receiver.sequences();
         let end = seen.iter().max().unwrap() + 1;
         assert!(end >= all);
         assert_no_gap(name, &seen, end);
-        println!("{name}: {end} events, {} of them sent again", seen.len() as u64 - end);
+        println!("{name}: {end} events, {} sent again", seen.len() as u64 - end);
+        again += seen.len() as u64 - end;
     }
+    assert!(again > 0, "no kill came between sending and the cursor, so nothing was proven");
     server.stop();
 }
 
@@ -459,6 +464,10 @@ async fn mistakes_are_found_at_start_with_their_line() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_to_sinks_holds_no_value_and_no_token_a_11() {
+    // Work::done counts the vault's sockets.
+    if !needs::met(&["/proc/self/fd"]) {
+        return;
+    }
     let home = Home::init();
     home.new_authority("siem");
     let (syslog, ocsf) = (Receiver::syslog(&home, 0).await, Receiver::otlp().await);

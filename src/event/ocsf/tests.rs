@@ -147,9 +147,10 @@ fn again(object: &Value) -> Event {
     let word = |value: &Value| text(value).to_lowercase();
     let all = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let tokens: Vec<Value> = all(&object["resources"]).into_iter().filter(|one| one["type"] == "token").collect();
-    let mut handles = vec![Bytes::new(); rest["handles"].as_u64().map_or(tokens.len(), |count| count as usize)];
+    let place = |value: &Value| value.as_u64().map(|place| usize::try_from(place).unwrap());
+    let mut handles = vec![Bytes::new(); place(&rest["handles"]).unwrap_or(tokens.len())];
     for token in &tokens {
-        handles[token["data"]["item"].as_u64().unwrap() as usize] = bytes(&token["uid"]);
+        handles[place(&token["data"]["item"]).unwrap()] = bytes(&token["uid"]);
     }
     let source = &object["src_endpoint"];
     let peer_address = match (source["ip"].as_str(), source["port"].as_u64()) {

@@ -36,8 +36,10 @@ pub(crate) fn frames(mut stream: &[u8]) -> Result<Vec<&[u8]>, String> {
     Ok(found)
 }
 
+type First<'s> = Option<(&'s [u8], &'s [u8])>;
+
 /// The first frame and what is behind it; `None` if it is not whole yet.
-pub(crate) fn first_frame(stream: &[u8]) -> Result<Option<(&[u8], &[u8])>, String> {
+pub(crate) fn first_frame(stream: &[u8]) -> Result<First<'_>, String> {
     let Some(space) = stream.iter().position(|byte| *byte == b' ') else {
         let digits = stream.iter().all(u8::is_ascii_digit) && stream.len() < 10;
         return if digits { Ok(None) } else { Err("no length".to_owned()) };
