@@ -210,18 +210,6 @@ impl<'d> Section<'d> {
         names.into_iter().filter_map(|name| outer.located(&name, &parse).map(|value| (name, value))).collect()
     }
 
-    /// An array of tables (`[[key]]`) that may be missing or empty.
-    pub(super) fn optional_tables(&mut self, key: &str) -> Vec<Section<'d>> {
-        match self.find(key) {
-            Some((_, DeValue::Array(items))) if !items.is_empty() => self.tables(key),
-            Some((_, DeValue::Array(_))) | None => {
-                self.asked.insert(key.to_owned());
-                Vec::new()
-            }
-            Some(_) => self.tables(key),
-        }
-    }
-
     /// An array of tables (`[[key]]`) with at least one table.
     pub(super) fn tables(&mut self, key: &str) -> Vec<Section<'d>> {
         let sections = self.optional_tables(key);

@@ -73,7 +73,7 @@ pub struct Table {
 use Fallback::{Absent, Required, Value};
 
 /// The tables, in the order in which `config show` prints them.
-pub const TABLES: [Table; 13] = [
+pub const TABLES: [Table; 14] = [
     table("server", "[server]", "The gRPC listener."),
     table(
         "operations",
