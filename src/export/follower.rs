@@ -129,6 +129,7 @@ impl Follower {
                 () = self.step() => {}
             }
         }
+        self.sink.end().await;
         self.store().await;
     }
 
@@ -354,6 +355,14 @@ impl Sink {
             biased;
             gone = self.closed() => Some(gone),
             () = std::future::ready(()) => None,
+        }
+    }
+
+    /// Ends the connection in order.
+    async fn end(&mut self) {
+        match self {
+            Self::Syslog(syslog) => syslog.end().await,
+            Self::Otlp(otlp) => otlp.hang_up(),
         }
     }
 

@@ -9,11 +9,14 @@ use super::dial::{Dial, Stream};
 use crate::event::Event;
 use crate::event::json::rfc3339;
 use crate::event::severity::Severity;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// "Log audit", of RFC 5424's list.
 const FACILITY: u8 = 13;
 const APP_NAME: &str = "cloakroom";
+/// A stop does not wait longer than this for a receiver.
+const FAREWELL_AT_MOST: Duration = Duration::from_secs(1);
 /// RFC 5424, section 6.
 const HOSTNAME_AT_MOST: usize = 255;
 const MSGID_AT_MOST: usize = 32;
@@ -57,6 +60,14 @@ impl Syslog {
         let gone = until_closed(stream).await;
         self.open = None;
         gone
+    }
+
+    /// Ends the connection as RFC 5425, section 4.4 wants it: the receiver is told that nothing was cut off.
+    pub async fn end(&mut self) {
+        if let Some(mut stream) = self.open.take() {
+            // Whoever does not take that in time gets it the hard way.
+            let _ = tokio::time::timeout(FAREWELL_AT_MOST, stream.shutdown()).await;
+        }
     }
 
     /// Gives up the connection, if there is one.

@@ -33,12 +33,15 @@ struct Receiver {
     seen: watch::Receiver<Vec<String>>,
     /// Everything as it came, undecoded.
     raw: watch::Receiver<Vec<u8>>,
+    /// Connections that the vault ended in order.
+    ended: watch::Receiver<u32>,
     task: tokio::task::JoinHandle<()>,
 }
 
 struct Book {
     seen: watch::Sender<Vec<String>>,
     raw: watch::Sender<Vec<u8>>,
+    ended: watch::Sender<u32>,
 }
 
 impl Receiver {
@@ -50,7 +53,16 @@ impl Receiver {
             async move {
                 let Ok(mut stream) = tls.accept(stream).await else { return };
                 let mut buffer = Vec::new();
-                while stream.read_buf(&mut buffer).await.is_ok_and(|length| length > 0) {
+                loop {
+                    match stream.read_buf(&mut buffer).await {
+                        // Only after a close_notify: without one this is an error.
+                        Ok(0) => {
+                            book.ended.send_modify(|ended| *ended += 1);
+                            return;
+                        }
+                        Ok(_) => {}
+                        Err(_) => return,
+                    }
                     while let Some((message, rest)) = parser::first_frame(&buffer).unwrap() {
                         book.raw.send_modify(|raw| raw.extend_from_slice(message));
                         let text = parser::message(message).unwrap().text;
@@ -88,14 +100,15 @@ impl Receiver {
         let port = listener.local_addr().unwrap().port();
         let (seen, sees) = watch::channel(Vec::new());
         let (raw, raws) = watch::channel(Vec::new());
-        let book = Arc::new(Book { seen, raw });
+        let (ended, ends) = watch::channel(0);
+        let book = Arc::new(Book { seen, raw, ended });
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 tokio::spawn(serve(stream, Arc::clone(&book)));
             }
         });
-        Self { port, seen: sees, raw: raws, task }
+        Self { port, seen: sees, raw: raws, ended: ends, task }
     }
 
     fn events(&self) -> Vec<serde_json::Value> {
@@ -295,6 +308,9 @@ async fn sinks_get_what_the_auditor_gets() {
     let (log, before) = (server.log(), otlp.sequences().len() as u64);
     assert!(!log.contains("takes no events"), "{log}");
     server.stop();
+    let mut ended = syslog.ended.clone();
+    let told = tokio::time::timeout(PATIENCE, ended.wait_for(|ended| *ended == 1)).await;
+    drop(told.expect("the receiver is told that nothing was cut off").unwrap());
     // The next start sends what the stop wrote, and not all over again.
     let server = home.serve();
     let asked = query(&home, &server).len() as u64;
