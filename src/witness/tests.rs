@@ -197,6 +197,19 @@ fn a_log_with_two_keys_is_one_log() {
 }
 
 #[test]
+fn of_two_signatures_one_that_is_trusted_is_enough_and_a_wrong_one_of_a_known_key_spoils_it() {
+    let log = History::new(50);
+    let successor = log.clone().signed_with([9; 32]);
+    let second = |note: &str| note.lines().last().unwrap().to_owned() + "\n";
+    let site = Site::new(&[&log]);
+    let witness = site.open();
+    let both = Request { note: log.note(20) + &second(&successor.note(20)), ..log.request(0, 20) };
+    witness.add_checkpoint(both.to_body().as_bytes()).unwrap();
+    let wrong = Request { note: log.note(30) + &second(&log.note(31)), ..log.request(20, 30) };
+    assert_eq!(witness.add_checkpoint(wrong.to_body().as_bytes()).unwrap_err().status(), 403);
+}
+
+#[test]
 fn logs_do_not_mix() {
     let (log, other) = (History::new(50), History::of("log.example/other", 50));
     let site = Site::new(&[&log, &other]);

@@ -366,6 +366,30 @@ async fn over_https_the_witness_proves_who_it_is() {
     witness.stop();
 }
 
+#[tokio::test]
+async fn a_log_s_new_key_is_believed_once_the_witness_has_been_told() {
+    let (home, site, witness) = watched();
+    let rotate =
+        program().args(["keys", "rotate-log-key", "--config"]).arg(home.file("cloakroom.toml")).output().unwrap();
+    assert!(rotate.status.success(), "{}", String::from_utf8_lossy(&rotate.stderr));
+    let (_, note) = checkpoint(&home);
+    assert_eq!(note.signatures().len(), 3, "of both keys, and the witness's, who knows the old one");
+    assert!(note.cosigned_by(&site.key()).unwrap().is_some());
+    let said = refusal(&home);
+    assert!(said.contains("0 of the 1 witnesses") && said.contains("it answered 403"), "{said}");
+    let listen = witness.address.to_string();
+    witness.stop();
+    let toml = std::fs::read_to_string(site.file("witness.toml")).unwrap();
+    let told = format!("{toml}[[logs]]\nkey = \"{}\"\n", home.read("log.vkey").trim_end());
+    std::fs::write(site.file("witness.toml"), told).unwrap();
+    let witness = site.serve_at(&listen);
+    let vault = home.serve();
+    tokenize(&vault, &home, 1).await;
+    stop(vault).await;
+    assert!(checkpoint(&home).1.cosigned_by(&site.key()).unwrap().is_some());
+    witness.stop();
+}
+
 // === the witness alone ===
 
 /// A log of the test's own. It has fewer events than fill a tile, so that proofs need no store.
