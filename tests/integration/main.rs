@@ -12,6 +12,7 @@ mod audit;
 mod crash;
 mod door;
 mod durability;
+mod exports;
 mod harness;
 mod matrix;
 mod memory;

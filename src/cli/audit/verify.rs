@@ -33,7 +33,8 @@ pub(in crate::cli) struct Options {
     /// replaced and the older one is not to vouch for the newer.
     #[arg(long, value_name = "FILE", required = true)]
     key: Vec<PathBuf>,
-    /// A checkpoint that was kept, or a directory of them. Any number.
+    /// A checkpoint that was kept, or a directory of them. Any number. One that is newer than the copy is a finding: it shows
+    /// that something is missing.
     #[arg(long, value_name = "FILE|DIR", conflicts_with = "proof")]
     checkpoint: Vec<PathBuf>,
     /// Print this event, once the whole log is verified.
@@ -95,6 +96,8 @@ fn kept(path: &Path, checkpoints: &mut Vec<Kept>) -> anyhow::Result<()> {
     if path.is_dir() {
         let entries = std::fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         let mut paths: Vec<PathBuf> = entries.map_err(unusable)?.into_iter().map(|entry| entry.path()).collect();
+        // What a running vault is about to rename is none of them.
+        paths.retain(|path| path.extension().is_none_or(|extension| extension != "new"));
         paths.sort();
         return paths.iter().try_for_each(|path| kept(path, checkpoints));
     }
