@@ -128,3 +128,24 @@ async fn a_copy_whose_maker_and_whose_vault_were_killed_goes_on_without_gap_or_d
     let (said, status) = verify(&log, &home.file("log.vkey"), &[]);
     assert_eq!(status, 0, "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_is_copied_though_far_more_follows_than_a_connection_holds() {
+    let home = Home::init();
+    let server = home.serve();
+    // A stream that nobody reads fills the connection's window: the proof that ends a part must come through nevertheless.
+    let gateway = server.client(&home.identity("gateway")).await;
+    let values = vec![b"4111111111111111".as_slice(); 500];
+    for _ in 0..20 {
+        gateway.tokenize("pan", &values).await;
+    }
+    work(&home, &server, 400).await;
+    let part = home.file("part.jsonl");
+    let file = part.display().to_string();
+    let words = ["audit", "export", "--from", "5", "--to", "9", &file];
+    ended_well(&mut home.cli(&server, "auditor", &words));
+    let (said, status) = verify(&part, &home.file("log.vkey"), &[]);
+    assert_eq!(status, 0, "{said}");
+    assert!(said.contains("5, from 5 to 9"), "{said}");
+    server.stop();
+}

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use self::file::Lines;
@@ -110,6 +111,9 @@ async fn copy(client: &Client, options: &Options, mut copy: impl Copy, newest: S
     let mut source = Source::new(client, options.follow);
     let mut newest = newest;
     let mut interrupted = false;
+    // From here on, so that none is lost between two waits: whenever it comes, the copy ends with a checkpoint.
+    let interrupts = options.follow.then(|| signal(SignalKind::interrupt())).transpose();
+    let mut interrupts = interrupts.context("cannot wait for signals")?;
     loop {
         let claimed = checkpoint(&newest)?;
         let end = options.to.map_or(claimed.size(), |last| claimed.size().min(last.saturating_add(1)));
@@ -117,12 +121,13 @@ async fn copy(client: &Client, options: &Options, mut copy: impl Copy, newest: S
             return Err(behind(copy.next(), end, options));
         }
         fill(&mut source, &mut copy, end).await?;
-        close(client, &mut copy, &claimed, &newest).await?;
-        if !options.follow || interrupted {
-            break;
+        if !options.follow {
+            source.close();
         }
-        interrupted = wait(&mut source, &mut copy, options.checkpoint_every).await?;
-        newest = client.checkpoint().await?;
+        close(client, &mut copy, &claimed, &newest).await?;
+        let Some(interrupts) = interrupts.as_mut().filter(|_| !interrupted) else { break };
+        interrupted = wait(&mut source, &mut copy, options.checkpoint_every, interrupts).await?;
+        newest = source.during(copy.next(), client.checkpoint()).await?;
     }
     match copy.next().checked_sub(1) {
         Some(last) if last >= begin => {
@@ -188,15 +193,17 @@ async fn close(client: &Client, copy: &mut impl Copy, claimed: &Checkpoint, note
 }
 
 /// Copies what comes until it is time for a checkpoint, or until the person has had enough.
-async fn wait(source: &mut Source<'_>, copy: &mut impl Copy, every: Duration) -> anyhow::Result<bool> {
+async fn wait(
+    source: &mut Source<'_>,
+    copy: &mut impl Copy,
+    every: Duration,
+    interrupts: &mut Signal,
+) -> anyhow::Result<bool> {
     let deadline = Instant::now() + every;
     loop {
         tokio::select! {
             () = tokio::time::sleep_until(deadline) => return Ok(false),
-            signal = tokio::signal::ctrl_c() => {
-                signal.context("cannot wait for signals")?;
-                return Ok(true);
-            }
+            _ = interrupts.recv() => return Ok(true),
             event = source.next(copy.next()) => {
                 write(copy, &event?)?;
                 copy.flush()?;

@@ -15,6 +15,8 @@ pub(super) struct Source<'a> {
     /// Whether events that are yet to come are wanted.
     endless: bool,
     way: Way,
+    /// What came while something else was asked.
+    ahead: VecDeque<v1::AuditEvent>,
 }
 
 enum Way {
@@ -30,11 +32,40 @@ enum Way {
 
 impl<'a> Source<'a> {
     pub(super) fn new(client: &'a Client, endless: bool) -> Self {
-        Self { client, endless, way: Way::Unopened }
+        Self { client, endless, way: Way::Unopened, ahead: VecDeque::new() }
     }
 
     /// The event `sequence`, as soon as there is one. Must be asked for in order.
     pub(super) async fn next(&mut self, sequence: u64) -> anyhow::Result<v1::AuditEvent> {
+        match self.ahead.pop_front() {
+            Some(event) => Ok(event),
+            None => self.receive(sequence).await,
+        }
+    }
+
+    /// Waits for the vault's answer to another question, and goes on reading meanwhile: on one connection a stream that is
+    /// not read holds up every other answer. `sequence` is the next event's.
+    pub(super) async fn during<T>(
+        &mut self,
+        sequence: u64,
+        question: impl Future<Output = Result<T, Error>>,
+    ) -> anyhow::Result<T> {
+        tokio::pin!(question);
+        loop {
+            let expected = sequence + self.ahead.len() as u64;
+            tokio::select! {
+                answer = &mut question => return Ok(answer?),
+                event = self.receive(expected) => self.ahead.push_back(event?),
+            }
+        }
+    }
+
+    /// Ends the stream, for the same reason: nothing more is wanted of it.
+    pub(super) fn close(&mut self) {
+        self.way = Way::Unopened;
+    }
+
+    async fn receive(&mut self, sequence: u64) -> anyhow::Result<v1::AuditEvent> {
         loop {
             match &mut self.way {
                 Way::Unopened => self.way = self.open(sequence).await?,
