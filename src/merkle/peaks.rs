@@ -1,6 +1,7 @@
 //! The least that a tree can be continued from.
 
-use super::{Hash, ProofError, empty_root, leaf_hash, node_hash};
+use super::proof::{Climb, Side};
+use super::{Hash, ProofError, empty_root, node_hash};
 
 /// The roots of the perfect subtrees that a size is the sum of: enough to append leaves and to know the root, and nothing
 /// more. A verifier needs no tiles.
@@ -25,15 +26,22 @@ impl Peaks {
         (hashes.len() == size.count_ones() as usize && i64::try_from(size).is_ok()).then_some(Self { size, hashes })
     }
 
-    /// The peaks of the tree of `size` leaves, from its last leaf's bytes and that leaf's inclusion proof in this tree:
-    /// every hash in it is a node to the left, and the upper ones are peaks. A claim, as above.
-    pub fn before(size: u64, last_leaf: &[u8], proof: &[Hash]) -> Result<Self, ProofError> {
-        let no_such_leaf = ProofError::NoSuchLeaf { index: size.wrapping_sub(1), size };
-        let height = size.checked_ilog2().map(|_| size.trailing_zeros() as usize).ok_or(no_such_leaf)?;
-        let (within, above) = proof.split_at_checked(height).ok_or(ProofError::WrongLength)?;
-        let smallest = within.iter().fold(leaf_hash(last_leaf), |node, left| node_hash(left, &node));
-        let hashes = above.iter().rev().copied().chain([smallest]).collect();
-        Self::claimed(size, hashes).ok_or(ProofError::WrongLength)
+    /// What lies before leaf `index`, from that leaf's inclusion proof in the tree of `size` leaves: the hashes in it that
+    /// stand to the left are the peaks. No leaf before it is needed, so they may be gone. A claim, as above.
+    pub fn before(index: u64, size: u64, proof: &[Hash]) -> Result<Self, ProofError> {
+        if index >= size {
+            return Err(ProofError::NoSuchLeaf { index, size });
+        }
+        let mut climb = Climb { index, last: size - 1 };
+        let mut left = Vec::new();
+        for hash in proof {
+            if let Side::Left = climb.step()? {
+                left.push(*hash);
+            }
+        }
+        climb.arrived()?;
+        left.reverse();
+        Self::claimed(index, left).ok_or(ProofError::WrongLength)
     }
 
     /// Appends one leaf.

@@ -110,20 +110,20 @@ fn verify_trivial(from: u64, from_root: &Hash, to: u64, to_root: &Hash, proof: &
 }
 
 /// On which side of the path the next hash of a proof stands.
-enum Side {
+pub(super) enum Side {
     Left,
     Right,
 }
 
 /// A way up through the tree: the index of the node on the path among those of its height, and that of the last node there.
-struct Climb {
-    index: u64,
-    last: u64,
+pub(super) struct Climb {
+    pub(super) index: u64,
+    pub(super) last: u64,
 }
 
 impl Climb {
     /// Climbs past one hash of the proof.
-    fn step(&mut self) -> Result<Side, ProofError> {
+    pub(super) fn step(&mut self) -> Result<Side, ProofError> {
         if self.last == 0 {
             return Err(ProofError::WrongLength);
         }
@@ -138,7 +138,7 @@ impl Climb {
         Ok(side)
     }
 
-    fn arrived(&self) -> Result<(), ProofError> {
+    pub(super) fn arrived(&self) -> Result<(), ProofError> {
         if self.last == 0 { Ok(()) } else { Err(ProofError::WrongLength) }
     }
 

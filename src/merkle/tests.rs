@@ -574,8 +574,10 @@ fn peaks_have_the_frontiers_root_at_every_size_and_come_back_from_a_proof() {
         peaks.append(log.leaves[at(index)]);
         assert_eq!(peaks.size(), index + 1);
         assert_eq!(peaks.root(), tree.root_at(index + 1).unwrap());
-        let proof = tree.inclusion(index, index + 1).unwrap();
-        assert_eq!(Peaks::before(index + 1, &content, &proof).as_ref(), Ok(&peaks));
+        for size in [index + 2, index + 3, 600, 512].into_iter().filter(|size| (index + 2..=600).contains(size)) {
+            let proof = tree.inclusion(index + 1, size).unwrap();
+            assert_eq!(Peaks::before(index + 1, size, &proof).as_ref(), Ok(&peaks));
+        }
         assert_eq!(Peaks::claimed(index + 1, peaks.hashes().to_vec()).as_ref(), Some(&peaks));
     }
 }
@@ -585,7 +587,8 @@ fn peaks_that_can_not_be_are_refused() {
     assert_eq!(Peaks::claimed(3, vec![empty_root()]), None);
     assert_eq!(Peaks::claimed(0, vec![empty_root()]), None);
     assert_eq!(Peaks::claimed(1 << 63, vec![empty_root()]), None);
-    assert_eq!(Peaks::before(0, b"", &[]), Err(ProofError::NoSuchLeaf { index: u64::MAX, size: 0 }));
-    assert_eq!(Peaks::before(4, b"", &[empty_root()]), Err(ProofError::WrongLength));
-    assert_eq!(Peaks::before(4, b"", &[empty_root(); 3]), Err(ProofError::WrongLength));
+    assert_eq!(Peaks::before(4, 4, &[]), Err(ProofError::NoSuchLeaf { index: 4, size: 4 }));
+    assert_eq!(Peaks::before(3, 4, &[empty_root()]), Err(ProofError::WrongLength));
+    assert_eq!(Peaks::before(3, 4, &[empty_root(); 3]), Err(ProofError::WrongLength));
+    assert_eq!(Peaks::before(0, 1, &[]), Ok(Peaks::new()));
 }

@@ -78,7 +78,7 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
 async fn export(client: &Client, options: &Options, output: &mut impl Write) -> anyhow::Result<Exit> {
     let newest = client.checkpoint().await?;
     let claimed = checkpoint(&newest)?;
-    if options.from > claimed.size() {
+    if options.from >= claimed.size() {
         return Err(Usage(format!("the log has {} entries, so none from {} on", claimed.size(), options.from)).into());
     }
     if let Some(directory) = &options.tiles {
@@ -88,22 +88,23 @@ async fn export(client: &Client, options: &Options, output: &mut impl Write) -> 
     match options.file.as_deref().filter(|file| *file != Path::new("-")) {
         Some(file) if options.resume => copy(client, options, Lines::resume(file, log)?, newest).await,
         Some(file) => {
-            let before = before(client, options.from).await?;
+            let before = before(client, options.from, claimed.size()).await?;
             copy(client, options, Lines::create(file, log, before)?, newest).await
         }
         None => {
-            let before = before(client, options.from).await?;
+            let before = before(client, options.from, claimed.size()).await?;
             copy(client, options, Lines::begin(&mut *output, log, before)?, newest).await
         }
     }
 }
 
 /// What a part that begins with entry `from` continues.
-async fn before(client: &Client, from: u64) -> anyhow::Result<Peaks> {
-    let Some(last) = from.checked_sub(1) else { return Ok(Peaks::new()) };
-    let (proof, leaf) = inclusion(client, last, from).await?;
-    Peaks::before(from, &leaf, &proof)
-        .map_err(|problem| anyhow!("the vault's proof of event {last} is none: {problem}"))
+async fn before(client: &Client, from: u64, size: u64) -> anyhow::Result<Peaks> {
+    if from == 0 {
+        return Ok(Peaks::new());
+    }
+    let (proof, _) = inclusion(client, from, size).await?;
+    Peaks::before(from, size, &proof).map_err(|problem| anyhow!("the vault's proof of event {from} is none: {problem}"))
 }
 
 async fn copy(client: &Client, options: &Options, mut copy: impl Copy, newest: String) -> anyhow::Result<Exit> {

@@ -40,6 +40,13 @@ async fn prove(client: &Client, sequence: u64) -> anyhow::Result<Proof> {
         .into());
     }
     let (hashes, leaf) = inclusion(client, sequence, size).await?;
+    if leaf.is_empty() {
+        return Err(Usage(format!(
+            "the body of event {sequence} was dropped because of its age: the vault has its hash only. A copy of the log from before \
+             has it"
+        ))
+        .into());
+    }
     verify_inclusion(&leaf_hash(&leaf), sequence, size, checkpoint.root(), &hashes)
         .map_err(|problem| anyhow!("the vault's proof of event {sequence} does not hold: {problem}"))?;
     Ok(Proof { sequence, leaf, hashes, note })
