@@ -75,7 +75,7 @@ struct Question {
 struct Tree {
     event_bytes: usize,
     /// Hashing a leaf, appending it, taking up full tiles: CPU of one thread.
-    tree_us_per_event: f64,
+    us_per_event: f64,
     /// A Tokenize call of one value, 256 in flight: the server's CPU.
     call_us: f64,
     /// The part of it that the one writing thread used.
@@ -219,13 +219,13 @@ impl Bench {
         for _ in 0..TREE_ROUNDS {
             rounds.push(tree_us_per_event(&event)?);
         }
-        let tree_us_per_event = median(rounds.into_iter());
+        let us_per_event = median(rounds.into_iter());
         let per_call = |cpu: Duration| cpu.as_secs_f64() * 1e6 / self.calls as f64;
         let (call_us, writer_us) = (per_call(self.call_cpu), per_call(self.writer_cpu));
-        let ratio = |with: f64| (with - tree_us_per_event) / with;
+        let ratio = |with: f64| (with - us_per_event) / with;
         Ok(Tree {
             event_bytes: event.len(),
-            tree_us_per_event,
+            us_per_event,
             call_us,
             writer_us,
             ratio_of_calls: ratio(call_us),
@@ -286,7 +286,7 @@ impl fmt::Display for AuditReport {
         writeln!(
             out,
             "\nThe tree: {:.2} \u{b5}s of CPU an event of {} bytes (leaf hash, appending, full tiles).",
-            tree.tree_us_per_event, tree.event_bytes
+            tree.us_per_event, tree.event_bytes
         )?;
         writeln!(
             out,

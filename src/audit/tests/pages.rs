@@ -133,7 +133,7 @@ async fn what_lies_outside_the_times_asked_for_is_not_looked_at() {
     for number in 0..45_000 {
         if number == 39_000 {
             last.take().map(crate::ledger::fixture::Answer::wait).unwrap().unwrap();
-            f.site.clock.advance(Duration::from_secs(60));
+            f.site.clock.advance(Duration::from_mins(1));
             change = f.site.clock.wall();
         }
         let action = if number % 15_000 == 14_999 { Action::Honey } else { Action::Tokenize };

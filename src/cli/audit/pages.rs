@@ -3,8 +3,8 @@
 use crate::client::{Client, Error};
 use crate::proto::v1;
 
-/// A page of the answer. The server may send fewer.
-const PAGE_EVENTS: u64 = 500;
+/// As many as the server gives at most. It may send fewer.
+const PAGE_EVENTS: u64 = 1000;
 
 /// A question, and how far it has been answered.
 pub(super) struct Pages<'a> {

@@ -20,9 +20,6 @@ use crate::clock::{SystemClock, Timestamp};
 use crate::event::report::{Bounds, Report, Summary, Window};
 use crate::proto::v1;
 
-/// As many as the server gives at most.
-const PAGE_EVENTS: u64 = 1000;
-
 /// Sum up the log: who got how much of what and what for, who was refused, what was changed, what is unusual.
 ///
 /// Reads every event of the stretch once, in bounded memory. --output html makes one page with charts that needs nothing
@@ -111,7 +108,7 @@ async fn read(client: &Client, window: &Window, report: &mut Report) -> anyhow::
     };
     let mut pages = Pages::new(client, filter, false);
     let mut progress = Progress::new();
-    while let Some(events) = pages.next(PAGE_EVENTS).await? {
+    while let Some(events) = pages.next(u64::MAX).await? {
         for event in &events {
             report.add(&super::domain(event));
         }

@@ -65,9 +65,7 @@ async fn follow(
 ) -> anyhow::Result<()> {
     let next = match from_sequence {
         Some(sequence) => sequence,
-        // What is older than --since is passed over by the vault.
-        None if filter.start_time.is_some() => 0,
-        None => end_of_log(client).await?,
+        None => first_place(client, filter.start_time).await?,
     };
     let mut place = Place { next, log_id: None };
     rows.write_heading().and_then(|()| rows.flush()).context("cannot write the output")?;
@@ -135,11 +133,18 @@ async fn again(
     }
 }
 
-/// Behind the newest event.
-async fn end_of_log(client: &Client) -> Result<u64, Error> {
-    let request = v1::QueryEventsRequest { page_size: 1, newest_first: true, ..v1::QueryEventsRequest::default() };
-    let newest = client.query_events(request).await?.events.into_iter().next();
-    Ok(newest.map_or(0, |event| event.sequence + 1))
+/// The first event at or after `since`; without it, or if there is none yet, the place behind the newest.
+async fn first_place(client: &Client, since: Option<prost_types::Timestamp>) -> Result<u64, Error> {
+    let one = v1::QueryEventsRequest { page_size: 1, ..v1::QueryEventsRequest::default() };
+    if since.is_some() {
+        let filter = Some(v1::AuditFilter { start_time: since, ..v1::AuditFilter::default() });
+        let oldest = client.query_events(v1::QueryEventsRequest { filter, ..one.clone() }).await?.events;
+        if let Some(event) = oldest.first() {
+            return Ok(event.sequence);
+        }
+    }
+    let newest = client.query_events(v1::QueryEventsRequest { newest_first: true, ..one }).await?.events;
+    Ok(newest.first().map_or(0, |event| event.sequence + 1))
 }
 
 /// Whether a later attempt can do better.
