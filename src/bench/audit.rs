@@ -1,4 +1,5 @@
-//! What the log costs: how long questions and proofs take when it is long, and what its tree adds to a call.
+//! What the log costs: how long questions and proofs take when it is long, how fast a copy of it is verified, and what its
+//! tree adds to a call.
 //!
 //! The log is made by real calls on a real vault. Questions go over gRPC with one in flight; each is itself an event, written
 //! and synced before its answer leaves, so a probe of the disk stands beside them.
@@ -15,9 +16,12 @@ use super::rounds::CROWDED;
 use super::{Error, io};
 use crate::merkle::{Frontier, leaf_hash};
 use crate::proto::v1;
+use crate::verify;
 use serde::Serialize;
 use std::fmt;
+use std::fs::File;
 use std::hint::black_box;
+use std::io::{BufReader, ErrorKind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -36,6 +40,8 @@ const PAGE: usize = 100;
 /// Of the tree, how often and how many events.
 const TREE_ROUNDS: usize = 5;
 const TREE_EVENTS: u64 = 200_000;
+/// What is read of a copy at once.
+const COPY_BUFFER_BYTES: usize = 1 << 20;
 const WARM_UP: Duration = Duration::from_millis(300);
 
 /// How much and where to measure.
@@ -59,7 +65,17 @@ pub struct AuditReport {
     events: u64,
     fdatasync: Quantiles,
     questions: Vec<Question>,
+    verified: Vec<Verified>,
     tree: Tree,
+}
+
+/// A copy of the log, verified offline on one thread.
+#[derive(Debug, Serialize)]
+struct Verified {
+    form: &'static str,
+    events: u64,
+    /// In a second of one core.
+    events_per_second: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -128,6 +144,7 @@ pub(super) async fn measure(settings: &AuditSettings, tell: &mut dyn FnMut(&str)
         tell(&question.to_string());
         questions.push(question);
     }
+    let verified = bench.verify()?;
     let tree = bench.tree().await?;
     Ok(AuditReport {
         version: env!("CARGO_PKG_VERSION"),
@@ -136,6 +153,7 @@ pub(super) async fn measure(settings: &AuditSettings, tell: &mut dyn FnMut(&str)
         events,
         fdatasync,
         questions,
+        verified,
         tree,
     })
 }
@@ -209,6 +227,27 @@ impl Bench {
         ]
     }
 
+    /// As an auditor does it: copies the log in both forms, and verifies the copies with the log's public key.
+    fn verify(&self) -> Result<Vec<Verified>, Error> {
+        let (lines, tiles) = (self.place.path().join("log.jsonl"), self.place.path().join("log-tiles"));
+        self.place.export(&self.vault, &[&lines.to_string_lossy()])?;
+        self.place.export(&self.vault, &["--tiles", &tiles.to_string_lossy()])?;
+        let unread = io("can't read a copy of the log");
+        let key = std::fs::read_to_string(self.place.path().join("log.vkey")).map_err(&unread)?;
+        let key = key.trim().parse().map_err(|error| unsound(&error))?;
+        let settings = verify::Settings { keys: vec![key], ..verify::Settings::default() };
+        let before = own_cpu()?;
+        let copy = BufReader::with_capacity(COPY_BUFFER_BYTES, File::open(&lines).map_err(&unread)?);
+        let of_lines = Verified::new("JSON Lines", &verify::lines(&settings, copy, |_| {}).map_err(&unread)?, before)?;
+        let before = own_cpu()?;
+        let fetch = |path: &str| match std::fs::read(tiles.join(path)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            content => content.map(Some),
+        };
+        let of_tiles = Verified::new("tiles", &verify::tiles(&settings, fetch, |_, _| {}).map_err(&unread)?, before)?;
+        Ok(vec![of_lines, of_tiles])
+    }
+
     async fn tree(&self) -> Result<Tree, Error> {
         // In the middle of the log stands a Tokenize call of one value.
         let replies = self.drivers.collect(&Load::proofs(std::iter::once(self.calls as u64 / 2)), 1).await?;
@@ -232,6 +271,20 @@ impl Bench {
             ratio_of_writer: ratio(writer_us),
         })
     }
+}
+
+impl Verified {
+    fn new(form: &'static str, report: &verify::Report, before: Duration) -> Result<Self, Error> {
+        let seconds = own_cpu()?.saturating_sub(before).as_secs_f64();
+        if !report.holds() {
+            return Err(unsound(&format!("the copy as {form} does not hold")));
+        }
+        Ok(Self { form, events: report.entries, events_per_second: report.entries as f64 / seconds })
+    }
+}
+
+fn unsound(problem: &impl fmt::Display) -> Error {
+    Error::Call { call: "audit verify", problem: problem.to_string() }
 }
 
 /// The tree of so many events that are as long as `event` and differ.
@@ -283,9 +336,14 @@ impl fmt::Display for AuditReport {
         for question in &self.questions {
             writeln!(out, "{question}")?;
         }
+        writeln!(out)?;
+        for Verified { form, events, events_per_second } in &self.verified {
+            let (events, speed) = (grouped(*events as f64), grouped(*events_per_second));
+            writeln!(out, "Verified offline, {form}: {events} events, {speed} in a second of one core.")?;
+        }
         writeln!(
             out,
-            "\nThe tree: {:.2} \u{b5}s of CPU an event of {} bytes (leaf hash, appending, full tiles).",
+            "The tree: {:.2} \u{b5}s of CPU an event of {} bytes (leaf hash, appending, full tiles).",
             tree.us_per_event, tree.event_bytes
         )?;
         writeln!(

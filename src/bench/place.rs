@@ -64,6 +64,16 @@ impl Place {
         Connector::new(&config).map_err(|error| unusable(&error))
     }
 
+    /// Has a copy of the log written, as its auditor would: `words` say in which form and where to.
+    pub(super) fn export(&self, vault: &Server, words: &[&str]) -> Result<(), Error> {
+        let mut command = program(&["audit", "export"]);
+        command.args(words).arg("--profile").arg(self.0.join("profiles/auditor.toml"));
+        command.env("CLOAKROOM_ADDRESS", vault.address.to_string()).stdout(Stdio::null()).stderr(Stdio::null());
+        let done = command.status().map_err(io("can't run an export"))?;
+        let failed = || Error::Call { call: "audit export", problem: format!("it ended with {done}") };
+        if done.success() { Ok(()) } else { Err(failed()) }
+    }
+
     fn server(&self, name: &'static str, words: &[&str]) -> Result<Server, Error> {
         let mut command = program(words);
         command.arg("--config").arg(self.0.join("cloakroom.toml")).stdout(Stdio::piped());
