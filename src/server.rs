@@ -364,9 +364,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
 
     let handshakes = Arc::new(Refusals::new(Rate::NONE));
     let summaries = tokio::spawn(summarize(Arc::clone(&vault), Arc::clone(&handshakes), stopped.clone()));
-    let timekeeping = tokio::spawn(upkeep::keep_time(Arc::clone(&vault), stopped.clone()));
-    let purging = tokio::spawn(upkeep::purge(Arc::clone(&vault), config.purge, stopped.clone()));
-    let retaining = tokio::spawn(upkeep::retain(Arc::clone(&vault), config.audit.retention, stopped.clone()));
+    let upkeep = upkeep::start(&vault, &config, &stopped);
     let note = {
         let (handshakes, clock) = (Arc::clone(&handshakes), Arc::clone(&clock));
         move |failure: HandshakeFailure| note_handshake(&handshakes, &*clock, &failure)
@@ -395,7 +393,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
         tracing::warn!(connections = connections.close_all(), "connections that did not end in time were closed");
     }
     // Each ends because `stop` was sent; a panic in one has been logged by the panic hook.
-    let _ = tokio::join!(accepting, summaries, timekeeping, purging, retaining);
+    let _ = tokio::join!(accepting, summaries, upkeep.ended());
     sinks.ended().await;
     tokio::task::spawn_blocking(move || workers.join())
         .await

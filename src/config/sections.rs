@@ -133,6 +133,7 @@ fn audit(mut section: Section<'_>) -> Option<Audit> {
     // A day at least: a wrong unit must not empty the log.
     let retention = section.or("retention", 397 * DAY, duration(DAY..=CENTURY));
     let signing_key = section.or("signing_key", folder.join("log.key"), path(folder));
+    let sink_cursors = section.or("sink_cursors", folder.join("sinks"), path(folder));
     let required = section.located("witnesses_required", integer(0..=100));
     let tables = section.optional_tables("witnesses");
     let configured = tables.len();
@@ -143,7 +144,6 @@ fn audit(mut section: Section<'_>) -> Option<Audit> {
         let problem = format!("there are {configured} [[audit.witnesses]], so {value} of them can't cosign");
         section.mistake(line, "witnesses_required", problem);
     }
-    let sink_cursors = section.or("sink_cursors", folder.join("sinks"), path(folder));
     let sinks = sinks(section.optional_tables("sinks"));
     section.finish();
     Some(Audit {

@@ -1,12 +1,13 @@
 //! What the vault does by itself while it runs: it watches the clock, and deletes what expired long enough ago.
 
 use super::until;
-use crate::config;
+use crate::config::{self, Config};
 use crate::ledger::Standing;
 use crate::vault::{Purged, Sweep, Vault};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 const CLOCK_PERIOD: Duration = Duration::from_secs(1);
 /// A clock that is put right by less than this is no news.
@@ -14,8 +15,31 @@ const TELL_BEHIND: Duration = Duration::from_mins(1);
 /// After a failure. The log that can't be written ends the process; a busy one shall first get its callers served.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
+/// What runs until the vault stops.
+pub(super) struct Upkeep(Vec<JoinHandle<()>>);
+
+/// Starts all of it.
+pub(super) fn start(vault: &Arc<Vault>, config: &Config, stopped: &watch::Receiver<bool>) -> Upkeep {
+    let (vault, stopped) = (|| Arc::clone(vault), || stopped.clone());
+    Upkeep(vec![
+        tokio::spawn(keep_time(vault(), stopped())),
+        tokio::spawn(purge(vault(), config.purge, stopped())),
+        tokio::spawn(retain(vault(), config.audit.retention, stopped())),
+    ])
+}
+
+impl Upkeep {
+    /// Waits until all has ended, which it does once the vault stops.
+    pub async fn ended(self) {
+        for task in self.0 {
+            // A panic in one has been logged by the panic hook.
+            let _ = task.await;
+        }
+    }
+}
+
 /// Each second, looks at the clock.
-pub(super) async fn keep_time(vault: Arc<Vault>, stopped: watch::Receiver<bool>) {
+async fn keep_time(vault: Arc<Vault>, stopped: watch::Receiver<bool>) {
     let mut stop = std::pin::pin!(until(stopped));
     let mut told_behind = false;
     loop {
@@ -52,7 +76,7 @@ async fn look(vault: &Vault, told_behind: &mut bool) {
 }
 
 /// Purges until the vault stops. A step that is under way then is not waited for: it is committed whole or not at all.
-pub(super) async fn purge(vault: Arc<Vault>, config: config::Purge, stopped: watch::Receiver<bool>) {
+async fn purge(vault: Arc<Vault>, config: config::Purge, stopped: watch::Receiver<bool>) {
     let mut stop = std::pin::pin!(until(stopped));
     let at_once = usize::try_from(config.rows_per_second).unwrap_or(usize::MAX);
     let mut sweep = Sweep::new(config.grace, at_once);
@@ -85,7 +109,7 @@ const RETENTION_PERIOD: Duration = Duration::from_hours(1);
 const RETENTION_PAUSE: Duration = Duration::from_millis(100);
 
 /// Drops the bodies of old events until the vault stops.
-pub(super) async fn retain(vault: Arc<Vault>, retention: Duration, stopped: watch::Receiver<bool>) {
+async fn retain(vault: Arc<Vault>, retention: Duration, stopped: watch::Receiver<bool>) {
     let mut stop = std::pin::pin!(until(stopped));
     loop {
         let step = tokio::select! {
