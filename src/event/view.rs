@@ -138,8 +138,8 @@ impl Packed<'_> {
 impl<'a> Fields<'a> {
     /// Takes the key of field `tag`, if it is the next.
     fn key(&mut self, tag: u8, wire_type: u8) -> bool {
-        let key = u16::from(tag) << 3 | u16::from(wire_type);
-        let [low, high] = [(key & 0x7f) as u8, (key >> 7) as u8];
+        // The key's seven low bits and what is above them.
+        let (low, high) = ((tag & 0x0f) << 3 | wire_type, tag >> 4);
         let rest = match (high, self.0) {
             (0, [first, rest @ ..]) if *first == low => rest,
             (1.., [first, second, rest @ ..]) if *first == low | 0x80 && *second == high => rest,
@@ -218,6 +218,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A message that is not there is `Some(None)`.
+    #[expect(clippy::option_option, reason = "not canonical, not there and there are three things")]
     fn time(&mut self, tag: u8) -> Option<Option<Time>> {
         if !self.key(tag, LENGTH_DELIMITED) {
             return Some(None);
@@ -228,6 +229,7 @@ impl<'a> Fields<'a> {
     }
 
     /// As [`Fields::time`].
+    #[expect(clippy::option_option, reason = "as for the time")]
     fn access_token(&mut self, tag: u8) -> Option<Option<AccessToken<'a>>> {
         if !self.key(tag, LENGTH_DELIMITED) {
             return Some(None);

@@ -141,13 +141,10 @@ impl Reader {
         let written = if hash.as_bytes() == export::hex_digits(&computed) {
             computed
         } else {
-            match export::parse_hash(hash) {
-                Some(hash) => hash,
-                None => {
-                    self.verifier.fault(place, Fault::Form("the hash is not 64 lower-case hexadecimal digits"));
-                    computed
-                }
-            }
+            export::parse_hash(hash).unwrap_or_else(|| {
+                self.verifier.fault(place, Fault::Form("the hash is not 64 lower-case hexadecimal digits"));
+                computed
+            })
         };
         let sequence = self.verifier.next();
         let Some(view) = self.verifier.body(place, &self.leaf, computed, written) else { return };

@@ -262,12 +262,11 @@ impl Verifier {
                 earlier.checkpoint.size() == size && earlier.checkpoint.root() != claim.checkpoint.root()
             });
             let other = fits.as_ref().filter(|(fits, _)| *fits >= size).map(|(_, other)| other.clone());
-            let (entry, fault) = match other.or(twin.map(|twin| twin.note.to_string())) {
-                Some(other) => (None, Fault::Fork { one: note, other }),
-                None => {
-                    let known = self.report.names_one_of(*since, size);
-                    (Some(*since).filter(|_| !known), Fault::OtherRoot { since: *since, size, note })
-                }
+            let (entry, fault) = if let Some(other) = other.or(twin.map(|twin| twin.note.to_string())) {
+                (None, Fault::Fork { one: note, other })
+            } else {
+                let known = self.report.names_one_of(*since, size);
+                (Some(*since).filter(|_| !known), Fault::OtherRoot { since: *since, size, note })
             };
             self.report.note(entry, &claim.place, fault);
         }

@@ -111,19 +111,16 @@ impl Reader {
     pub(super) fn entries(&mut self, place: &Place, mut bundle: &[u8], hashes: &[u8], whole: bool) {
         let mut torn = false;
         for hash in row(hashes) {
-            match split(bundle).filter(|_| !torn) {
-                Some((entry, rest)) => {
-                    self.entry(place, entry, hash);
-                    bundle = rest;
-                }
-                None => {
-                    if !torn {
-                        self.verifier.fault(place, Fault::File(Gone::Torn));
-                    }
-                    torn = true;
-                    self.verifier.lost(hash);
-                }
+            if let Some((entry, rest)) = split(bundle).filter(|_| !torn) {
+                self.entry(place, entry, hash);
+                bundle = rest;
+                continue;
             }
+            if !torn {
+                self.verifier.fault(place, Fault::File(Gone::Torn));
+            }
+            torn = true;
+            self.verifier.lost(hash);
         }
         if whole && !torn && !bundle.is_empty() {
             self.verifier.fault_at(Some(self.verifier.next() - 1), place, Fault::File(Gone::Torn));

@@ -178,7 +178,7 @@ pub(crate) fn quoted(line: &mut Vec<u8>, text: &str) {
 }
 
 fn must_be_escaped(byte: u8) -> bool {
-    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
+    matches!(byte, 0..0x20 | b'"' | b'\\')
 }
 
 fn escaped(line: &mut Vec<u8>, byte: u8) {

@@ -20,8 +20,9 @@ fn frozen_exports_hold() {
     let vectors = vectors();
     assert_eq!(vectors["exports"].as_array().unwrap().len(), 4);
     for frozen in vectors["exports"].as_array().unwrap() {
-        let text: String =
-            frozen["lines"].as_array().unwrap().iter().map(|line| format!("{}\n", line.as_str().unwrap())).collect();
+        let written: Vec<&str> =
+            frozen["lines"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+        let text = written.join("\n") + "\n";
         let report = lines(&settings(&vectors), text.as_bytes(), |_| {}).unwrap();
         holds(&report);
         assert_eq!(report.entries, frozen["entries"].as_u64().unwrap());

@@ -35,7 +35,7 @@ pub(super) fn event(sequence: u64, world: u8) -> Event {
     let (one, two) = ([number; HANDLE_BYTES], [world; HANDLE_BYTES]);
     let denied = sequence % 7 == 3;
     Event {
-        action: if sequence % 2 == 0 { Action::Tokenize } else { Action::Detokenize }.into(),
+        action: if sequence.is_multiple_of(2) { Action::Tokenize } else { Action::Detokenize }.into(),
         outcome: if denied { Outcome::Denied } else { Outcome::Allowed }.into(),
         reason: if denied { "POLICY_DENIED".to_owned() } else { String::new() },
         caller: format!("spiffe://example.org/caller-{}", sequence % 5),
@@ -44,10 +44,10 @@ pub(super) fn event(sequence: u64, world: u8) -> Event {
         handles: handles([Some(&one), None, Some(&two)].into_iter().take(at(sequence % 4))),
         requested: 3,
         succeeded: u32::from(!denied),
-        purpose: if sequence % 3 == 0 { "a \"refund\"\\".to_owned() } else { String::new() },
+        purpose: if sequence.is_multiple_of(3) { "a \"refund\"\\".to_owned() } else { String::new() },
         policies: vec!["gateway-pan".to_owned()],
         node: "vault".to_owned(),
-        reveal: if sequence % 2 == 0 { Reveal::Unspecified } else { Reveal::Full }.into(),
+        reveal: if sequence.is_multiple_of(2) { Reveal::Unspecified } else { Reveal::Full }.into(),
         rulebook: vec![9; 32].into(),
         item_outcomes: vec![ItemOutcome::Issued.into(); at(sequence % 4)],
         salt: vec![number, world, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16].into(),

@@ -73,7 +73,7 @@ impl<'a> Source<'a> {
                     Ok(Some(event)) => return Ok(event),
                     // Connections have an age: where this one brought something, another will bring the rest.
                     Ok(None) | Err(Error::Unavailable(_) | Error::Unreachable { .. }) if sequence > *begin => {
-                        self.way = Way::Unopened
+                        self.way = Way::Unopened;
                     }
                     Ok(None) => anyhow::bail!("the vault ended the stream before event {sequence}"),
                     Err(error) => return Err(error.into()),
