@@ -32,6 +32,7 @@ mod settings;
 mod shells;
 mod terminal;
 mod tokens;
+mod verify;
 mod witness;
 
 /// A tokenization vault: hand on a random token instead of the card number, and prove who saw what.
@@ -66,6 +67,7 @@ enum Command {
     Keys(keys::Command),
     #[command(subcommand)]
     Clock(clock::Command),
+    Verify(verify::Options),
     #[command(subcommand)]
     Witness(witness::Command),
     Health(HealthOptions),
@@ -171,6 +173,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Policy(command) => policy::run(command, &mut output)?,
         Command::Keys(command) => keys::run(&command, &mut output)?,
         Command::Clock(command) => clock::run(&command, &mut output)?,
+        Command::Verify(options) => verify::run(&options, &mut output)?,
         Command::Witness(command) => witness::run(&command, &mut output)?,
         Command::Health(options) => health(&options, &mut output)?,
         Command::Bench(options) => bench::run(&options, &mut output)?,

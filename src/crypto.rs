@@ -5,6 +5,7 @@
 //! ├─ HKDF "wrap", vault, key id, version, salt ──▶ seals one wrapped key, once      RootKey::wrap
 //! │    ├─ "index"           index key   ── HMAC scope, canonical bytes ─▶ handle's tail, mask of the second
 //! │    ├─ "request"         request key ── HMAC "request", caller, id  ─▶ name of a remembered request
+//! │    ├─ "state"           state key   ── HMAC handle, outer lock     ─▶ a record's element in the sums over all
 //! │    └─ "data/<scope id>" data key    ── HKDF "outer", vault, scope, handle, salt ─▶ outer lock, once
 //! └─ HKDF "meta", vault ──▶ meta key    ── HMAC table, row key, content ─▶ MAC of a row of meta, keys or scopes
 //!
@@ -30,6 +31,7 @@ mod handle;
 mod kdf;
 mod mac;
 pub mod record;
+pub mod state;
 mod wrap;
 
 pub use handle::{BadHandle, Handle};

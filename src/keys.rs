@@ -12,6 +12,7 @@ pub mod entropy;
 pub mod provider;
 
 use crate::clock::Timestamp;
+use crate::crypto::state::StateKey;
 use crate::crypto::{
     DataKey, IndexKey, KeyVersion, MetaKey, RequestKey, RootKey, ScopeId, VaultId, WRAPPED_KEY_LENGTH,
 };
@@ -28,6 +29,7 @@ use std::sync::Arc;
 pub const FIRST_VERSION: KeyVersion = KeyVersion(1);
 const INDEX_KEY_ID: &str = "index";
 const REQUEST_KEY_ID: &str = "request";
+const STATE_KEY_ID: &str = "state";
 const DATA_KEY_PREFIX: &str = "data/";
 const ROW_FORMAT: u8 = 1;
 const ACTIVE: u8 = 1;
@@ -44,6 +46,7 @@ pub struct Keyring {
     meta: Arc<MetaKey>,
     index: IndexKey,
     request: RequestKey,
+    state: Arc<StateKey>,
     /// Scope path → id and data key. Replaced as a whole; readers never wait.
     scopes: ArcSwap<HashMap<String, ScopeKeys>>,
     given: Mutex<Given>,
@@ -127,16 +130,23 @@ impl ScopeKeys {
 // === impl Keyring ===
 
 impl Keyring {
-    /// Makes the inner keys of a new vault: the rows to commit.
+    /// Makes the inner keys of a new vault: the rows to commit, and the state key, which that commit takes already.
     ///
     /// # Errors
     /// If the operating system gives no randomness.
-    pub fn create(root: &RootKey, vault: &VaultId, meta: &MetaKey, now: Timestamp) -> Result<Batch, KeyringError> {
+    pub fn create(
+        root: &RootKey,
+        vault: &VaultId,
+        meta: &MetaKey,
+        now: Timestamp,
+    ) -> Result<(Batch, Arc<StateKey>), KeyringError> {
         let mut rows = Batch::default();
-        for id in [INDEX_KEY_ID, REQUEST_KEY_ID] {
-            put_key(&mut rows, root, vault, meta, id, &entropy::key()?, entropy::bytes()?, now);
+        let state = entropy::key()?;
+        for (id, key) in [(INDEX_KEY_ID, &entropy::key()?), (REQUEST_KEY_ID, &entropy::key()?), (STATE_KEY_ID, &state)]
+        {
+            put_key(&mut rows, root, vault, meta, id, key, entropy::bytes()?, now);
         }
-        Ok(rows)
+        Ok((rows, Arc::new(StateKey::new(state))))
     }
 
     /// Unwraps all keys in `rows`.
@@ -151,6 +161,7 @@ impl Keyring {
         }
         let mut own = |id: &str| unwrapped.remove(id).ok_or_else(|| KeyringError::Damaged(format!("keys/{id}")));
         let (index, request) = (IndexKey::new(own(INDEX_KEY_ID)?), RequestKey::new(own(REQUEST_KEY_ID)?));
+        let state = Arc::new(StateKey::new(own(STATE_KEY_ID)?));
         let mut scopes = HashMap::new();
         let mut highest = 0;
         let mut ids = HashSet::new();
@@ -168,7 +179,7 @@ impl Keyring {
             return Err(KeyringError::Damaged(format!("of the scope that belongs to keys/{orphan}")));
         }
         let given = Mutex::new(Given { next: highest.saturating_add(1), waiting: HashMap::new() });
-        Ok(Self { vault, root, meta, index, request, scopes: ArcSwap::from_pointee(scopes), given })
+        Ok(Self { vault, root, meta, index, request, state, scopes: ArcSwap::from_pointee(scopes), given })
     }
 
     /// The vault's id, bound into every record and key.
@@ -184,6 +195,21 @@ impl Keyring {
     /// The key under which remembered requests are named.
     pub fn request(&self) -> &RequestKey {
         &self.request
+    }
+
+    /// The key of the sums over the records.
+    pub fn state(&self) -> &Arc<StateKey> {
+        &self.state
+    }
+
+    /// The key under which rows of meta and others are authentic.
+    pub fn meta(&self) -> &Arc<MetaKey> {
+        &self.meta
+    }
+
+    /// The path of each scope that has an id.
+    pub fn paths(&self) -> HashMap<ScopeId, String> {
+        self.scopes.load().iter().map(|(path, keys)| (keys.id, path.clone())).collect()
     }
 
     /// The scope's id and data key, if it ever was named or used.

@@ -10,11 +10,14 @@
 //!   [`Held`] comes out only together with it.
 //! * **Nothing stale is written.** If a handle that the submission rests on changed after it read, or the rulebook did,
 //!   or a token that it releases expired meanwhile, nothing of it is written and the operation runs again.
+//! * **The records add up.** Each commit brings the sums over the records up to date that it changes, and says so in the
+//!   head (`state`). No row of `tokens` can be handed over without what it adds ([`Changes`]).
 //! * **Fail-stop.** After one failed commit nothing is acknowledged any more; what waits is answered
 //!   [`Refused::Unavailable`] and the process is told to end.
 //!
 //! The ledger knows neither Cedar nor tonic: the operation tells it the generation of the rulebook that it decided by.
 
+mod changes;
 mod checkpoint;
 mod checkpointer;
 mod index;
@@ -23,6 +26,7 @@ mod queue;
 mod recent;
 mod replay;
 mod signing;
+mod state;
 mod time;
 mod wake;
 mod witnesses;
@@ -35,9 +39,11 @@ mod tests;
 
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
+use crate::crypto::state::StateDigest;
 use crate::event::{Event, ItemOutcome};
+use crate::keys::entropy::NoEntropy;
 use crate::merkle::{Hash, TileId};
-use crate::store::{Batch, CommitError, ReadError, Rows, Table};
+use crate::store::{CommitError, ReadError, Rows, Table};
 use parking_lot::{Mutex, RwLock};
 use queue::{Entry, Queue};
 use std::sync::Arc;
@@ -47,12 +53,16 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use wake::Wakes;
 
+pub use changes::Changes;
 pub use checkpoint::{CheckpointDirectory, CheckpointError, Checkpoints};
 pub use checkpointer::Vouched;
 pub use index::{IndexKey, IndexRow};
-pub use open::{Genesis, OpenError, Running, Settings, create, identify, log_keys, log_keys_row, open};
+pub use open::{
+    Genesis, OpenError, Outside, Running, Settings, check, create, identify, log_keys, log_keys_row, open, stored_head,
+};
 pub use replay::ReplayError;
 pub use signing::{LogKeys, Signing};
+pub use state::{StoredHead, stored_sum};
 pub use time::{Standing, VaultClock};
 pub use wake::Worker;
 pub use witnesses::{Prove, WitnessError, Witnesses};
@@ -110,9 +120,9 @@ pub struct Submission {
     basis: Basis,
     /// Handles whose stored state the answer rests on: if one changed since `basis`, the submission is stale.
     touched: Vec<Handle>,
-    /// Handles whose rows `changes` rewrites. New handles need not be here: nobody can have read them.
+    /// What else `changes` rewrites, beside the records that it knows of.
     rewritten: Vec<Handle>,
-    changes: Batch,
+    changes: Changes,
     event: Event,
     /// The first moment at which something that it releases has expired.
     valid_until: Option<Timestamp>,
@@ -161,6 +171,8 @@ pub struct Head {
     pub size: u64,
     /// The tree's root over them.
     pub root: Hash,
+    /// All records that there were then.
+    pub state: StateDigest,
 }
 
 /// Tells the generation of the rulebook in force.
@@ -184,6 +196,12 @@ pub enum Fatal {
          both, and restore from a backup"
     )]
     Doubt(ReplayError),
+    /// What the sums are added to can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// No randomness for masks.
+    #[error(transparent)]
+    Entropy(#[from] NoEntropy),
     /// The writer itself failed: a fault in this program.
     #[error("the ledger's writer failed. This is a fault in Cloakroom; please report it")]
     Writer,
@@ -320,7 +338,7 @@ impl Submission {
             basis,
             touched: Vec::new(),
             rewritten: Vec::new(),
-            changes: Batch::default(),
+            changes: Changes::default(),
             event,
             valid_until: None,
             accepts_clock: false,
@@ -330,12 +348,12 @@ impl Submission {
 
     /// The rows that change with the event.
     #[must_use]
-    pub fn with_changes(mut self, changes: Batch) -> Self {
-        self.changes = changes;
+    pub fn with_changes(mut self, changes: impl Into<Changes>) -> Self {
+        self.changes = changes.into();
         self
     }
 
-    /// The handles whose state the answer rests on, those that are rewritten among them.
+    /// The handles whose state the answer rests on, and what is rewritten beside the records that the changes name.
     #[must_use]
     pub fn resting_on(mut self, touched: Vec<Handle>, rewritten: Vec<Handle>) -> Self {
         self.touched = touched;

@@ -10,6 +10,7 @@ mod rotation;
 mod rulebook;
 mod sinks;
 mod upkeep;
+mod verify;
 mod witness;
 mod workers;
 
@@ -53,6 +54,7 @@ pub use check::{Finding, InUse, Verdict, check, config_mistakes, in_use};
 pub use rotation::{Rotated, rotate_log_key};
 pub use rulebook::{load as load_rulebook, locate};
 pub use sinks::SinkError;
+pub use verify::{VerifyError, verify_data};
 pub use witness::{WitnessSetupError, witness};
 
 /// How often refusals and failed handshakes that were only counted are written to the log.
@@ -198,14 +200,14 @@ pub fn create(config: &Config) -> Result<(), Error> {
     let store: Arc<dyn Store> = Arc::new(RocksStore::create(&config.storage.path, &rocks_config(config))?);
     ledger::create(&*store, &root, &genesis, log_key.verifier(), clock.wall())?;
     let (genesis, meta) = ledger::identify(&*store, &root)?;
-    let keys = Keyring::create(&root, &genesis.vault, &meta, clock.wall())?;
+    let (keys, state) = Keyring::create(&root, &genesis.vault, &meta, clock.wall())?;
     let settings = ledger_settings(config, Signing::by(log_key), &clock, RulebookView::none(), Box::new(|_| {}));
-    let (ledger, running) = ledger::open(store, &genesis, meta, settings)?;
+    let (ledger, running) = ledger::open(store, &genesis, meta, state, settings)?;
     let event = crate::vault::own_event(
         &identity(config)?,
         &config.server.node,
         Action::CreateKey,
-        format!("vault {}, keys index and request, version 1", genesis.vault),
+        format!("vault {}, keys index, request and state, version 1", genesis.vault),
     )
     .map_err(Error::Log)?;
     let submission = Submission::new(ledger.basis(), event).with_changes(keys);
@@ -247,7 +249,8 @@ fn open_signing(
     settings.witnesses = witnesses;
     let keyring = Keyring::open(root, genesis.vault, Arc::clone(&meta), &*store)?;
     let rows: Arc<dyn store::Rows> = Arc::clone(&store) as _;
-    let (ledger, running) = ledger::open(store, &genesis, meta, settings)?;
+    let state = Arc::clone(keyring.state());
+    let (ledger, running) = ledger::open(store, &genesis, meta, state, settings)?;
     let parts =
         Parts { policy, keyring, rows, ledger, identity: identity(config)?, node: config.server.node.as_str().into() };
     Ok(Opened { vault: Arc::new(Vault::new(parts)), running, healthy })
@@ -573,10 +576,7 @@ fn ledger_settings(
             bytes: config.ledger.max_queued_bytes,
             patience: COMMIT_PATIENCE,
         },
-        checkpoints: Checkpoints {
-            directory: CheckpointDirectory::new(&config.audit.checkpoints),
-            copy: config.audit.checkpoints_copy.as_ref().map(CheckpointDirectory::new),
-        },
+        checkpoints: checkpoints(config),
         checkpoint_period: CHECKPOINT_PERIOD,
         signing,
         witnesses: None,
@@ -584,6 +584,13 @@ fn ledger_settings(
         rulebook_generation: rulebook.generation,
         rulebook_digest: rulebook.digest,
         on_fatal,
+    }
+}
+
+fn checkpoints(config: &Config) -> Checkpoints {
+    Checkpoints {
+        directory: CheckpointDirectory::new(&config.audit.checkpoints),
+        copy: config.audit.checkpoints_copy.as_ref().map(CheckpointDirectory::new),
     }
 }
 

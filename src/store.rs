@@ -17,7 +17,7 @@ mod rocks;
 mod suite;
 
 pub use memory::{Fault, Faults, MemoryStore};
-pub use rocks::{Properties, RocksConfig, RocksStore};
+pub use rocks::{Properties, RocksConfig, RocksSnapshot, RocksStore};
 
 use std::path::PathBuf;
 
@@ -45,11 +45,13 @@ pub enum Table {
     Keys = 8,
     /// name → bytes
     Meta = 9,
+    /// scope id ‖ day of issue → masked sum over the records
+    State = 10,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 10] = [
+    pub const ALL: [Table; 11] = [
         Table::Tokens,
         Table::Expiry,
         Table::Fingerprints,
@@ -60,6 +62,7 @@ impl Table {
         Table::EventIndex,
         Table::Keys,
         Table::Meta,
+        Table::State,
     ];
 
     /// The table's name on disk and in messages.
@@ -75,6 +78,7 @@ impl Table {
             Table::EventIndex => "event_index",
             Table::Keys => "keys",
             Table::Meta => "meta",
+            Table::State => "state",
         }
     }
 }

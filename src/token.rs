@@ -83,6 +83,11 @@ pub fn second(now: Timestamp) -> u32 {
     u32::try_from(now.seconds().saturating_sub(EPOCH_SECONDS)).unwrap_or(u32::MAX)
 }
 
+/// When a second of issue began, as [`second`] counts them.
+pub fn time_of(second: u32) -> Timestamp {
+    Timestamp::from_millis((EPOCH_SECONDS + u64::from(second)) * 1000)
+}
+
 /// Makes a token from fresh random bytes, and names it. Formats without room for the second leave it out.
 pub fn issue(format: &Format, index_key: &IndexKey, scope: ScopeId, second: u32, random: [u8; 16]) -> Issued {
     match format {

@@ -26,6 +26,7 @@ mod times;
 mod timekeeping;
 mod tokenize;
 mod uses;
+pub mod verify;
 
 #[cfg(test)]
 pub(crate) mod fixture;

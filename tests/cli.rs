@@ -41,6 +41,7 @@ pages!(
     tokens,
     audit,
     verify,
+    records,
     terminal,
     unreachable,
     witness

@@ -32,6 +32,7 @@ pub(super) struct Progress {
     shown: bool,
     wanted: bool,
     lines: u64,
+    what: &'static str,
 }
 
 /// How far a long look at something is whose result comes at the end, on one line of standard error, where a person reads.
@@ -51,6 +52,12 @@ impl Terminal {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
         Self { width: Some(width), colours: !set("NO_COLOR") && !dumb }
+    }
+
+    /// What a program reads.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self { width: None, colours: false }
     }
 
     /// Characters on a line, if a person reads it.
@@ -76,7 +83,17 @@ impl Terminal {
 impl Progress {
     pub(super) fn new() -> Self {
         let wanted = std::io::stderr().is_terminal() && !std::io::stdout().is_terminal();
-        Self { shown: false, wanted, lines: 0 }
+        Self { wanted, ..Self::of("lines") }
+    }
+
+    /// Of a command that says nothing until it is done.
+    pub(super) fn of(what: &'static str) -> Self {
+        Self { shown: false, wanted: std::io::stderr().is_terminal(), lines: 0, what }
+    }
+
+    /// So many are done by now.
+    pub(super) fn reach(&mut self, done: u64) {
+        self.advance(usize::try_from(done.saturating_sub(self.lines)).unwrap_or(usize::MAX));
     }
 
     /// So many more lines are done.
@@ -84,7 +101,7 @@ impl Progress {
         self.lines += lines as u64;
         if self.wanted && self.lines >= QUICK_LINES {
             self.shown = true;
-            let _nobody_looks = write!(std::io::stderr(), "\r{} lines\x1b[K", self.lines);
+            let _nobody_looks = write!(std::io::stderr(), "\r{} {}\x1b[K", self.lines, self.what);
         }
     }
 

@@ -109,8 +109,20 @@ pub struct Record<'r> {
 pub struct Unlocked {
     header: Header,
     inner_salt: [u8; SALT_BYTES],
+    outer_salt: [u8; SALT_BYTES],
+    outer_tag: [u8; TAG_BYTES],
     /// Inner ciphertext and tag.
     inner: Vec<u8>,
+}
+
+/// What tells one sealing of a record from all others, earlier and later ones of the same record among them: the salt and the
+/// tag of its outer lock. With what never changes that says where its sum is. See [`super::state`].
+#[derive(Clone, Copy)]
+pub struct Imprint {
+    pub(super) scope: ScopeId,
+    pub(super) created: Timestamp,
+    pub(super) outer_salt: [u8; SALT_BYTES],
+    pub(super) outer_tag: [u8; TAG_BYTES],
 }
 
 /// Why bytes are not a record.
@@ -191,12 +203,19 @@ impl<'r> Record<'r> {
         &self.header
     }
 
+    /// What it claims to be, unproven unless it has just been sealed here.
+    pub fn imprint(&self) -> Imprint {
+        let Header { scope, created, .. } = self.header;
+        Imprint { scope, created, outer_salt: self.outer_salt, outer_tag: self.outer_tag }
+    }
+
     /// Opens the outer lock with the data key that [`Record::claimed_header`] names. No token is needed.
     pub fn unlock_outer(&self, vault: &VaultId, handle: &Handle, key: &DataKey) -> Result<Unlocked, Corrupt> {
         let mut inner = self.sealed.to_vec();
         let lock = key.outer_key(vault, self.header.scope, handle, &self.outer_salt);
         lock.open(self.front, &mut inner, &self.outer_tag).map_err(|_| Corrupt)?;
-        Ok(Unlocked { header: self.header, inner_salt: self.inner_salt, inner })
+        let Self { header, inner_salt, outer_salt, outer_tag, .. } = *self;
+        Ok(Unlocked { header, inner_salt, outer_salt, outer_tag, inner })
     }
 }
 
@@ -204,6 +223,12 @@ impl Unlocked {
     /// The authentic header.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Which sealing of the record this is.
+    pub fn imprint(&self) -> Imprint {
+        let Header { scope, created, .. } = self.header;
+        Imprint { scope, created, outer_salt: self.outer_salt, outer_tag: self.outer_tag }
     }
 
     /// Opens the inner lock with the token's canonical bytes and takes the value out.

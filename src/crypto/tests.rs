@@ -147,6 +147,7 @@ fn secrets_offer_nothing_c_11() {
     <IndexKey as Unless<_>>::holds();
     <RequestKey as Unless<_>>::holds();
     <DataKey as Unless<_>>::holds();
+    <state::StateKey as Unless<_>>::holds();
     <Located as Unless<_>>::holds();
     <aead::OneTimeKey as Unless<_>>::holds();
     <kdf::Source as Unless<_>>::holds();

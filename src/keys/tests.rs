@@ -24,7 +24,7 @@ fn path(name: &str) -> scope::Path {
 /// A store with the keys of a new vault.
 fn created() -> MemoryStore {
     let store = MemoryStore::new();
-    store.commit(&Keyring::create(&root(1), &VAULT, &meta(), NOW).unwrap()).unwrap();
+    store.commit(&Keyring::create(&root(1), &VAULT, &meta(), NOW).unwrap().0).unwrap();
     store
 }
 
@@ -183,7 +183,7 @@ fn keys_are_random_and_differ() {
     }
     wrapped.sort();
     wrapped.dedup_by(|one, other| one[1..33] == other[1..33] || one[33..65] == other[33..65]);
-    assert_eq!(wrapped.len(), 4, "index, request and two data keys: no salt and no key twice");
+    assert_eq!(wrapped.len(), 5, "index, request, state and two data keys: no salt and no key twice");
     assert_eq!(keyring.vault(), &VAULT);
 }
 

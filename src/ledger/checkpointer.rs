@@ -8,6 +8,7 @@ use super::replay::{ReplayError, check_root, replay};
 use super::witnesses::{WitnessError, Witnessed};
 use super::{CheckpointError, Checkpoints, Fatal, Head, Refused, RulebookDigest, Shared, Signing};
 use crate::clock::Timestamp;
+use crate::crypto::state::StateDigest;
 use crate::event::json::rfc3339;
 use crate::merkle::Frontier;
 use crate::merkle::note::Checkpoint;
@@ -144,15 +145,15 @@ impl Checkpointer {
         *self.shared.vouched.write() = Arc::new(Vouched::new(note, newest.tree().clone()));
     }
 
-    /// Holds the log as it was found, with this tree, against what the witnesses have seen of it.
+    /// Holds the log as it was found, with this tree and these records, against what the witnesses have seen of it.
     ///
     /// # Errors
     /// If one of them contradicts, or too few can be asked.
-    pub fn check_start(&mut self, tree: &Frontier) -> Result<(), WitnessError> {
+    pub fn check_start(&mut self, tree: &Frontier, state: StateDigest) -> Result<(), WitnessError> {
         if !self.witnessed.is_any() {
             return Ok(());
         }
-        let note = self.statement(&Head { size: tree.size(), root: tree.root() }).sign(&self.signing.keys());
+        let note = self.statement(&Head { size: tree.size(), root: tree.root(), state }).sign(&self.signing.keys());
         self.witnessed.check_start(&note, tree, &*self.rows)
     }
 
@@ -191,13 +192,13 @@ impl Checkpointer {
 
     fn statement(&self, head: &Head) -> Checkpoint {
         let time = self.shared.clock.now();
-        let lines = extensions(time, &(self.rulebook_digest)());
+        let lines = extensions(time, &(self.rulebook_digest)(), &head.state);
         Checkpoint::new(self.signing.name().clone(), head.size, head.root, lines)
             .expect("a time and digits hold no line feed")
     }
 }
 
 /// The lines behind the root, in this order.
-fn extensions(time: Timestamp, rulebook: &[u8; 32]) -> Vec<String> {
-    vec![format!("time {}", rfc3339(time)), format!("rulebook {}", hex::encode(rulebook))]
+fn extensions(time: Timestamp, rulebook: &[u8; 32], state: &StateDigest) -> Vec<String> {
+    vec![format!("time {}", rfc3339(time)), format!("rulebook {}", hex::encode(rulebook)), state.to_string()]
 }

@@ -6,9 +6,10 @@
 use super::queue::Entry;
 use super::{
     CheckpointDirectory, Checkpoints, Generation, Genesis, Ledger, Limits, LogKeys, OpenError, Receipt, Refused,
-    Running, Settings, Signing, Submission, Witnesses, create, identify, log_keys, open, wake,
+    Running, Settings, Signing, Submission, Witnesses, create, identify, log_keys, open, stored_head, stored_sum, wake,
 };
 use crate::clock::{FakeClock, Timestamp};
+use crate::crypto::state::{Group, StateKey, Tally};
 use crate::crypto::{Handle, MetaKey, RootKey, VaultId};
 use crate::event::{self, Action, Event, ItemOutcome, Outcome};
 use crate::keys::Keyring;
@@ -27,6 +28,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 pub(crate) const LOG: &str = "dev.cloakroom.internal/vault";
 const ROOT_KEY: [u8; 32] = [0x52; 32];
+pub(super) const STATE_KEY: [u8; 32] = [0x53; 32];
 const LOG_SEED: [u8; 32] = [0x4c; 32];
 const VAULT: VaultId = VaultId([0x56; 16]);
 /// Nothing takes a hundredth of this; a test that hangs shall fail.
@@ -82,8 +84,9 @@ impl Site {
     /// A vault as `init` leaves it: named, with its keys, one event and one checkpoint.
     pub fn new() -> Self {
         let site = Self::bare();
-        let open = site.open().unwrap();
-        let keys = Keyring::create(&site.root(), &VAULT, &open.meta, START).unwrap();
+        let (_, meta) = identify(&*site.store, &site.root()).unwrap();
+        let (keys, state) = Keyring::create(&site.root(), &VAULT, &meta, START).unwrap();
+        let open = site.open_summing(state, Box::new(|| 1), Signing::by(site.log_key())).unwrap();
         let scope = String::new();
         let first = Event { action: Action::CreateKey.into(), scope, ..event("init", &[]) };
         let first = Submission::new(open.ledger.basis(), first).with_changes(keys);
@@ -171,6 +174,23 @@ impl Site {
 
     /// Opens with signers of the test's own.
     pub fn open_with(&self, rulebook_generation: Generation, signing: Signing) -> Result<Open, OpenError> {
+        self.open_summing(self.state_key(), rulebook_generation, signing)
+    }
+
+    /// The one that is stored; of a vault without keys, one of the fixture's own.
+    pub fn state_key(&self) -> Arc<StateKey> {
+        let own = || Arc::new(StateKey::new(SecretKey::new(STATE_KEY)));
+        let Ok((genesis, meta)) = identify(&*self.store, &self.root()) else { return own() };
+        let keyring = Keyring::open(self.root(), genesis.vault, meta, &*self.store);
+        keyring.map_or_else(|_| own(), |keyring| Arc::clone(keyring.state()))
+    }
+
+    fn open_summing(
+        &self,
+        state: Arc<StateKey>,
+        rulebook_generation: Generation,
+        signing: Signing,
+    ) -> Result<Open, OpenError> {
         let (genesis, meta) = identify(&*self.store, &self.root())?;
         let fatal = Arc::clone(&self.fatal);
         let settings = Settings {
@@ -185,7 +205,7 @@ impl Site {
             on_fatal: Box::new(move |error| fatal.lock().unwrap().push(error.to_string())),
         };
         let store = Arc::clone(&self.store);
-        let (ledger, running) = open(store, &genesis, Arc::clone(&meta), settings)?;
+        let (ledger, running) = open(store, &genesis, Arc::clone(&meta), state, settings)?;
         Ok(Open { ledger, vault: genesis.vault, meta, running })
     }
 
@@ -217,7 +237,24 @@ impl Site {
         check_tiles(&dump, &leaves);
         check_index(&dump, &events);
         self.check_checkpoints(&dump, &leaves);
+        self.check_head(&dump, &leaves);
         events
+    }
+
+    /// The head is that of the log, and all sums together are the head's.
+    fn check_head(&self, dump: &Dump, leaves: &[[u8; 32]]) {
+        let (_, meta) = identify(&*self.store, &self.root()).unwrap();
+        let key = self.state_key();
+        let Some(head) = stored_head(&*self.store, &meta, &key).unwrap() else {
+            return assert!(leaves.is_empty() && rows_of(dump, Table::State).next().is_none(), "no head");
+        };
+        assert_eq!((head.size, head.root.0), (leaves.len() as u64, root(leaves)), "the head is of another log");
+        let total = rows_of(dump, Table::State).fold(Tally::default(), |total, (group, row)| {
+            let sum = stored_sum(&key, Group::from_bytes(group).unwrap(), row).unwrap();
+            assert!(!sum.is_empty(), "a row of a group that is empty");
+            total.plus(&sum)
+        });
+        assert!(total == head.total, "the sums do not add up to the head's");
     }
 
     fn check_checkpoints(&self, dump: &Dump, leaves: &[[u8; 32]]) {
@@ -268,7 +305,7 @@ fn check_tiles(dump: &Dump, leaves: &[[u8; 32]]) {
         hashes = hashes.chunks_exact(256).map(root).collect();
         level += 1;
     }
-    let is_tile = |(key, _): &(&[u8], &[u8])| *key != b"checkpoint";
+    let is_tile = |(key, _): &(&[u8], &[u8])| !matches!(*key, b"checkpoint" | b"head");
     let stored: BTreeSet<_> =
         rows_of(dump, Table::Tree).filter(is_tile).map(|(key, row)| (key.to_vec(), row.to_vec())).collect();
     assert!(stored == expected, "{} tiles are stored, {} are right", stored.len(), expected.len());

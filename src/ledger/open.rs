@@ -5,6 +5,7 @@ use super::queue::Queue;
 use super::recent::Recent;
 use super::replay::{check_root, replay};
 use super::signing::LOG_KEYS_ROW;
+use super::state::{BadHead, HEAD_ROW, State, StoredHead};
 use super::wake::Wakes;
 use super::witnesses::{WitnessError, Witnessed, Witnesses};
 use super::writer::{KEPT_FROM_ROW, TIME_MARK_ROW, Writer};
@@ -13,6 +14,7 @@ use super::{
     read_event, read_tile,
 };
 use crate::clock::{Clock, Timestamp};
+use crate::crypto::state::{StateDigest, StateKey, Tally};
 use crate::crypto::{MetaKey, RootKey, VaultId};
 use crate::event;
 use crate::keys::authentic;
@@ -31,7 +33,7 @@ const FORMAT_ROW: &str = "format";
 const VAULT_ROW: &str = "vault";
 const LOG_ROW: &str = "log";
 /// The version of the storage format as a whole: which tables there are and what stands in `meta`.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The version of each row of `meta` but `format`.
 const META_ROW_FORMAT: u8 = 1;
 
@@ -72,12 +74,28 @@ pub struct Running {
     checkpointer: JoinHandle<Checkpointer>,
 }
 
+/// What lies outside the database: the newest checkpoints.
+pub struct Outside {
+    newest: Option<(Checkpoint, String)>,
+    /// Of the second directory, and its file.
+    copy: Option<(Checkpoint, std::path::PathBuf)>,
+    /// Where the first one is, or should be.
+    file: std::path::PathBuf,
+    /// Is there if a checkpoint was refused.
+    doubt: std::path::PathBuf,
+}
+
 /// Why the log can't be opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Written by a newer version.
     #[error("the data has format {0}, which this version does not know. Use the version that wrote it or a newer one")]
     Newer(u32),
+    /// Written by a version from before the first release.
+    #[error(
+        "the data has format {0}, of a version from before the first release, and there is no way from there to here. Make a new vault with `cloakroom init`"
+    )]
+    Older(u32),
     /// A row of `meta` that must be there is not.
     #[error("the row meta/{0} is missing or damaged. Restore from a backup")]
     Damaged(&'static str),
@@ -153,6 +171,31 @@ pub enum OpenError {
         /// Behind the last.
         to: u64,
     },
+    /// The row that each commit writes is not there, or not as it was written.
+    #[error("the row tree/head, which each commit writes, is missing or was changed. Restore from a backup")]
+    Head,
+    /// The events are not those of the last commit.
+    #[error(
+        "the log has {size} events, but the last commit left it with {head}: events were cut off or added, or \
+         another state was put back. Restore from a backup, and keep a copy as evidence"
+    )]
+    OtherSize {
+        /// Events found.
+        size: u64,
+        /// As the head says.
+        head: u64,
+    },
+    /// The records are not those that the checkpoint outside vouches for.
+    #[error(
+        "the last commit left {found} records, and the checkpoint outside vouches for {vouched} or for others: another \
+         state was put back. Restore from a backup, and keep a copy as evidence"
+    )]
+    OtherRecords {
+        /// As the head says.
+        found: u64,
+        /// As the checkpoint says.
+        vouched: u64,
+    },
     /// An event can't be read.
     #[error("event {0} is not in a format that this version knows")]
     Event(u64),
@@ -220,8 +263,10 @@ fn unversioned<'a>(name: &'static str, content: Option<&'a [u8]>) -> Result<&'a 
 pub fn identify(rows: &dyn Rows, root: &RootKey) -> Result<(Genesis, Arc<MetaKey>), OpenError> {
     let format = meta_row(rows, FORMAT_ROW)?;
     let format_number = authentic::claimed(&format).and_then(be_u32).ok_or(OpenError::Damaged(FORMAT_ROW))?;
-    if format_number != FORMAT {
-        return Err(OpenError::Newer(format_number));
+    match format_number {
+        FORMAT => {}
+        older if older < FORMAT => return Err(OpenError::Older(older)),
+        newer => return Err(OpenError::Newer(newer)),
     }
     let vault = meta_row(rows, VAULT_ROW)?;
     let id = unversioned(VAULT_ROW, authentic::claimed(&vault))?;
@@ -244,6 +289,7 @@ pub fn open(
     store: Arc<dyn Store>,
     genesis: &Genesis,
     meta: Arc<MetaKey>,
+    state: Arc<StateKey>,
     settings: Settings,
 ) -> Result<(Ledger, Running), OpenError> {
     if settings.signing.name().as_str() != genesis.log_id {
@@ -256,7 +302,8 @@ pub fn open(
     let mark = meta_number(&meta, TIME_MARK_ROW, &meta_row(rows, TIME_MARK_ROW)?)?;
     let mark = Timestamp::from_millis(mark);
     let kept_from = check_beginning(rows, &meta)?;
-    let (frontier, vouched) = recover(rows, &settings.checkpoints, &keys)?;
+    let outside = Outside::read(&settings.checkpoints, &keys)?;
+    let (frontier, vouched, total) = recover(rows, &outside, &meta, &state)?;
     let last_time = last_event_time(rows, frontier.size())?;
     let (orders, ordered) = channel();
     let shared = Arc::new(Shared {
@@ -281,7 +328,7 @@ pub fn open(
         witnessed: Witnessed::by(settings.witnesses),
         doubtful: false,
     };
-    checkpointer.check_start(&frontier)?;
+    checkpointer.check_start(&frontier, state.digest(frontier.size(), &total))?;
     let writer = Writer {
         shared: Arc::clone(&shared),
         store,
@@ -290,6 +337,7 @@ pub fn open(
         last_mark: mark,
         meta,
         recent: Recent::default(),
+        state: State::new(state, total),
         batch: Batch::default(),
         wakes: Wakes::default(),
         index_key: Vec::new(),
@@ -333,24 +381,93 @@ impl Running {
 
 // === recovery ===
 
+impl Outside {
+    /// Reads what is there now. Rows that it is held against must be read later, or a vault that runs has vouched for more.
+    ///
+    /// # Errors
+    /// If a file can't be read, or is not signed by the key in force.
+    pub fn read(checkpoints: &Checkpoints, keys: &LogKeys) -> Result<Self, OpenError> {
+        let copy = checkpoints.copy.as_ref().map(|copy| Ok::<_, CheckpointError>((copy.newest(keys)?, copy.file())));
+        let copy = copy.transpose()?.and_then(|(newest, file)| Some((newest?.0, file)));
+        let newest = checkpoints.directory.newest(keys)?;
+        Ok(Self { newest, copy, file: checkpoints.directory.file(), doubt: checkpoints.directory.doubt_file() })
+    }
+
+    /// The newest checkpoint of the first directory.
+    pub fn newest(&self) -> Option<&Checkpoint> {
+        self.newest.as_ref().map(|(checkpoint, _)| checkpoint)
+    }
+
+    /// What the newest of all says of the records of a log of this size, if it speaks of that.
+    pub fn state(&self, size: u64) -> Option<StateDigest> {
+        let copy = self.copy.as_ref().map(|(copy, _)| copy);
+        let of_size = self.newest().into_iter().chain(copy).filter(|checkpoint| checkpoint.size() == size);
+        of_size.flat_map(Checkpoint::extensions).find_map(|line| line.parse().ok())
+    }
+}
+
+/// Checks the log as a start does, and changes nothing.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(rows: &dyn Rows, outside: &Outside, meta: &MetaKey, state: &StateKey) -> Result<(), OpenError> {
+    check_beginning(rows, meta)?;
+    recover(rows, outside, meta, state).map(drop)
+}
+
+/// What the last commit left. `None` if there never was one.
+///
+/// # Errors
+/// If the row is not as it was written, or the store can't be read.
+pub fn stored_head(rows: &dyn Rows, meta: &MetaKey, state: &StateKey) -> Result<Option<StoredHead>, OpenError> {
+    let Some(row) = row(rows, Table::Tree, HEAD_ROW)? else { return Ok(None) };
+    let head = StoredHead::open(meta, state, &row).map_err(|error| match error {
+        BadHead::Newer(format) => OpenError::Newer(format.into()),
+        BadHead::Forged | BadHead::Length => OpenError::Head,
+    });
+    head.map(Some)
+}
+
+/// The tree and the sum over all records as the last commit left them: the events on disk, checked against stored tiles, the
+/// checkpoints outside, and the head; and what is vouched for.
+fn recover(
+    rows: &dyn Rows,
+    outside: &Outside,
+    meta: &MetaKey,
+    state: &StateKey,
+) -> Result<(Frontier, Vouched, Tally), OpenError> {
+    let head = stored_head(rows, meta, state);
+    let (frontier, vouched) = recover_tree(rows, outside)?;
+    let size = frontier.size();
+    let Some(head) = head? else {
+        return if size == 0 { Ok((frontier, vouched, Tally::default())) } else { Err(OpenError::Head) };
+    };
+    if head.size != size {
+        return Err(OpenError::OtherSize { size, head: head.size });
+    }
+    check_root(&frontier, vouched.size(), &head.root)?;
+    let found = state.digest(size, &head.total);
+    match outside.state(size) {
+        Some(says) if says != found => Err(OpenError::OtherRecords { found: found.records, vouched: says.records }),
+        _ => Ok((frontier, vouched, head.total)),
+    }
+}
+
 /// The tree as the events on disk make it, checked against stored tiles and the checkpoints outside; and what is vouched
 /// for.
-fn recover(rows: &dyn Rows, checkpoints: &Checkpoints, keys: &LogKeys) -> Result<(Frontier, Vouched), OpenError> {
-    let doubt = checkpoints.directory.doubt_file();
-    if doubt.exists() {
-        return Err(OpenError::Doubted(doubt));
+fn recover_tree(rows: &dyn Rows, outside: &Outside) -> Result<(Frontier, Vouched), OpenError> {
+    if outside.doubt.exists() {
+        return Err(OpenError::Doubted(outside.doubt.clone()));
     }
     let size = log_size(rows)?;
-    let copy = checkpoints.copy.as_ref().map(|copy| copy.newest(keys)).transpose()?.flatten();
-    let (vouched, note) = match checkpoints.directory.newest(keys)? {
-        Some(newest) => newest,
+    let Some((vouched, note)) = &outside.newest else {
         // Only a log that has just been made has none.
-        None if size == 0 && copy.is_none() => {
-            return Ok((Frontier::new(), Vouched::new(String::new(), Frontier::new())));
-        }
-        None => return Err(OpenError::NoCheckpoint(checkpoints.directory.file())),
+        return match size {
+            0 if outside.copy.is_none() => Ok((Frontier::new(), Vouched::new(String::new(), Frontier::new()))),
+            _ => Err(OpenError::NoCheckpoint(outside.file.clone())),
+        };
     };
-    let least = copy.as_ref().map_or(0, |(copy, _)| copy.size()).max(vouched.size());
+    let least = outside.copy.as_ref().map_or(0, |(copy, _)| copy.size()).max(vouched.size());
     if size < least {
         return Err(OpenError::TooShort { size, vouched: least });
     }
@@ -362,10 +479,10 @@ fn recover(rows: &dyn Rows, checkpoints: &Checkpoints, keys: &LogKeys) -> Result
     let mut frontier = Frontier::rebuild(from, tile, []).map_err(|_| OpenError::WrongHash { from: 0, to: from })?;
     replay(rows, &mut frontier, vouched.size())?;
     check_root(&frontier, 0, vouched.root())?;
-    let vouched = Vouched::new(note, frontier.clone());
+    let vouched = Vouched::new(note.clone(), frontier.clone());
     replay(rows, &mut frontier, size)?;
-    if let (Some((other, _)), Some(directory)) = (copy, &checkpoints.copy) {
-        check_copy(rows, &frontier, &other, directory.file())?;
+    if let Some((copy, file)) = &outside.copy {
+        check_copy(rows, &frontier, copy, file.clone())?;
     }
     Ok((frontier, vouched))
 }

@@ -2,10 +2,9 @@
 
 use super::index::IndexRow;
 use super::wake::Waiter;
-use super::{Basis, Head, Limits, Refused, Submission};
+use super::{Basis, Changes, Head, Limits, Refused, Submission};
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
-use crate::store::Batch;
 use parking_lot::{Condvar, Mutex};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
@@ -14,7 +13,7 @@ pub(super) struct Entry {
     pub basis: Basis,
     pub touched: Vec<Handle>,
     pub rewritten: Vec<Handle>,
-    pub changes: Batch,
+    pub changes: Changes,
     pub body: Vec<u8>,
     pub index: Vec<IndexRow>,
     pub valid_until: Option<Timestamp>,
@@ -72,12 +71,12 @@ impl Entry {
     }
 
     fn size(&self) -> usize {
-        self.changes.size() + self.body.len()
+        self.changes.rows().size() + self.body.len()
     }
 
     /// The rows that it will write: its own, the event and the event's index.
     fn records(&self) -> usize {
-        self.changes.len() + 1 + self.index.len()
+        self.changes.rows().len() + 1 + self.index.len()
     }
 }
 

@@ -24,7 +24,7 @@ fn handle(number: u32) -> Handle {
 fn issue(basis: Basis, number: u32) -> Submission {
     let (handle, name) = (handle(number), format!("issue {number}"));
     let mut rows = Batch::default();
-    rows.put(Table::Tokens, handle.as_bytes(), name.as_bytes());
+    rows.put(Table::Requests, handle.as_bytes(), name.as_bytes());
     Submission::new(basis, event(&name, &[handle])).with_changes(rows)
 }
 
@@ -32,7 +32,7 @@ fn issue(basis: Basis, number: u32) -> Submission {
 fn rewrite(basis: Basis, number: u32, name: &str) -> Submission {
     let handle = handle(number);
     let mut rows = Batch::default();
-    rows.put(Table::Tokens, handle.as_bytes(), name.as_bytes());
+    rows.put(Table::Requests, handle.as_bytes(), name.as_bytes());
     let submission = Submission::new(basis, event(name, &[handle])).with_changes(rows);
     submission.resting_on(vec![handle], vec![handle])
 }
@@ -67,7 +67,7 @@ fn check(site: &Site, acknowledged: &[(u64, String)]) -> Vec<Event> {
     for ((table, key), row) in site.dump() {
         let written_by =
             |event: &Event| event.detail.as_bytes() == row && event.handles.iter().any(|named| **named == key);
-        assert!(table != Table::Tokens || events.iter().any(written_by), "a row without its event");
+        assert!(table != Table::Requests || events.iter().any(written_by), "a row without its event");
     }
     for (sequence, detail) in acknowledged {
         assert_eq!(

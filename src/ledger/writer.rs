@@ -4,6 +4,7 @@ use super::checkpoint::CHECKPOINT_ROW;
 use super::open::versioned;
 use super::queue::{Entry, Work};
 use super::recent::Recent;
+use super::state::State;
 use super::wake::Wakes;
 use super::{Fatal, Head, Receipt, Refused, Shared};
 use crate::clock::Timestamp;
@@ -37,6 +38,8 @@ pub(super) struct Writer {
     pub last_mark: Timestamp,
     pub meta: Arc<MetaKey>,
     pub recent: Recent,
+    /// As the frontier: over the records as the batch leaves them.
+    pub state: State,
     /// One buffer for all commits.
     pub batch: Batch,
     pub wakes: Wakes,
@@ -83,6 +86,8 @@ impl Writer {
             }
             let sequence = self.append(&entry, time);
             self.recent.note(number, &entry.rewritten);
+            self.recent.note(number, entry.changes.rewritten());
+            self.state.add(entry.changes.sums());
             if entry.accepts_clock {
                 // Moved here, the mark is stored by `append_marks` in this same commit.
                 self.shared.clock.accept();
@@ -96,12 +101,14 @@ impl Writer {
         }
         if !acknowledged.is_empty() {
             self.append_marks(work.checkpoint);
-            if let Err(error) = self.store.commit(&self.batch) {
+            let (size, root) = (self.frontier.size(), self.frontier.root());
+            let summed = self.state.write(&*self.store, &self.meta, size, root, &mut self.batch);
+            if let Err(fatal) = summed.and_then(|()| Ok(self.store.commit(&self.batch)?)) {
                 for (waiter, _) in acknowledged {
                     self.wakes.add(waiter, Err(Refused::Unavailable));
                 }
                 self.wakes.send();
-                return Err(error.into());
+                return Err(fatal);
             }
             self.last_time = time;
             if let Some(first) = kept_from {
@@ -127,20 +134,23 @@ impl Writer {
     }
 
     fn head(&self) -> Head {
-        Head { size: self.frontier.size(), root: self.frontier.root() }
+        let size = self.frontier.size();
+        Head { size, root: self.frontier.root(), state: self.state.digest(size) }
     }
 
     fn is_stale(&self, entry: &Entry, now: Timestamp, rulebook: u64) -> bool {
         entry.basis.rulebook != rulebook
             || entry.valid_until.is_some_and(|until| now >= until)
             || self.recent.changed_since(entry.basis.commit, &entry.touched)
+            // A sum is right only if what it takes away is what is stored.
+            || self.recent.changed_since(entry.basis.commit, entry.changes.rewritten())
     }
 
     /// The event, its leaf, its index rows and the rows that change with it, into the batch.
     fn append(&mut self, entry: &Entry, time: Timestamp) -> u64 {
         let sequence = self.frontier.size();
         let bytes = event::finish(&entry.body, time);
-        self.batch.append(&entry.changes);
+        self.batch.append(entry.changes.rows());
         self.batch.put(Table::Events, &sequence.to_be_bytes(), &bytes);
         for row in &entry.index {
             row.key.write_at(sequence, &mut self.index_key);

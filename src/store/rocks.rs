@@ -10,10 +10,12 @@
 
 mod log;
 mod options;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
 pub use options::RocksConfig;
+pub use snapshot::RocksSnapshot;
 
 use super::{Batch, Change, CommitError, Found, OpenError, Order, ReadError, Row, Rows, Store, Table, Tier};
 use parking_lot::Mutex;
@@ -117,12 +119,16 @@ impl RocksStore {
         if matches!(creation, Creation::New) {
             sync_parent(path).map_err(|error| refused(path, &error))?;
         }
+        Ok(Self::over(db, cache))
+    }
+
+    fn over(db: DB, cache: Cache) -> Self {
         let mut in_memory = ReadOptions::default();
         in_memory.set_read_tier(ReadTier::BlockCache);
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
         let writer = Mutex::new(Writer::Open);
-        Ok(Self { db, cache, in_memory, on_disk: ReadOptions::default(), synced, writer })
+        Self { db, cache, in_memory, on_disk: ReadOptions::default(), synced, writer }
     }
 
     fn family(&self, table: Table) -> &ColumnFamily {
@@ -264,7 +270,13 @@ fn refused(path: &Path, detail: &dyn std::fmt::Display) -> OpenError {
 fn has_all_families(path: &Path) -> Result<(), OpenError> {
     let families = DB::list_cf(&Options::default(), path).map_err(|error| open_error(path, &error))?;
     match Table::ALL.iter().find(|table| !families.iter().any(|family| family == table.name())) {
-        Some(missing) => Err(refused(path, &format_args!("it has no table `{}`", missing.name()))),
+        Some(missing) => {
+            let name = missing.name();
+            Err(refused(
+                path,
+                &format_args!("it has no table `{name}`: a version of Cloakroom without it made the data"),
+            ))
+        }
         None => Ok(()),
     }
 }

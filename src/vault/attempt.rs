@@ -11,11 +11,10 @@ use crate::crypto::Handle;
 use crate::event::{self, Event};
 use crate::keys::ScopeKeys;
 use crate::keys::entropy::Supply;
-use crate::ledger::{Basis, Held, Receipt, Refused, Submission};
+use crate::ledger::{Basis, Changes, Held, Receipt, Refused, Submission};
 use crate::policy::{self, Context, Denied, Permit, Resource};
 use crate::scope::{self, Scope};
 use crate::secret::Secret;
-use crate::store::Batch;
 use std::sync::Arc;
 
 /// What a call wants, the shape of it being right.
@@ -55,10 +54,10 @@ pub(super) struct Attempt<A: policy::Action> {
 /// What an attempt would change, and what its answer rests on.
 #[derive(Default)]
 pub(super) struct Effects {
-    pub rows: Batch,
+    pub changes: Changes,
     /// Handles whose stored state the answer rests on.
     pub touched: Vec<Handle>,
-    /// Those of them whose rows are rewritten.
+    /// What else is rewritten, beside the records that `changes` knows of.
     pub rewritten: Vec<Handle>,
     /// The first moment at which something that is released has expired.
     pub valid_until: Option<Timestamp>,
@@ -121,7 +120,7 @@ impl Vault {
             return Err(Box::pin(self.late(attempt.event)).await);
         }
         let submission = Submission::new(attempt.basis.decided_by(attempt.permit.generation()), attempt.event)
-            .with_changes(effects.rows)
+            .with_changes(effects.changes)
             .resting_on(effects.touched, effects.rewritten)
             .valid_until(effects.valid_until);
         match self.ledger.commit(submission, held).await {

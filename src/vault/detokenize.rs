@@ -15,7 +15,6 @@ use crate::ledger::{Held, Receipt};
 use crate::policy;
 use crate::scope::{self, Scope};
 use crate::secret::{Secret, SecretBytes};
-use crate::store::Table;
 use crate::token::{self, Format, Malformed, Parsed};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -319,8 +318,7 @@ impl Opening<'_> {
             let record_version = header.record_version.wrapping_add(1);
             let header = Header { changed: self.now, record_version, ..*header };
             let row = unlocked.relock(self.vault.keyring.vault(), handle, self.data_key, &header, random.take());
-            effects.rows.put(Table::Tokens, handle.as_bytes(), &row);
-            effects.rewritten.push(*handle);
+            effects.changes.replace(self.vault.keyring.state(), handle, &unlocked.imprint(), &row);
         }
         Ok(effects)
     }

@@ -2,7 +2,8 @@
 
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
-use crate::store::{Batch, Table};
+use crate::ledger::Changes;
+use crate::store::Table;
 
 /// Tokens that expire in the same hour lie together, so that purging is a range scan.
 pub(super) const HOUR_MILLIS: u64 = 3_600_000;
@@ -28,7 +29,7 @@ impl Expiries {
     }
 
     /// Adds the rows: the hour and the first handle are the key, the other handles the content.
-    pub fn write(&self, rows: &mut Batch) {
+    pub fn write(&self, rows: &mut Changes) {
         for (hour, handles) in &self.hours {
             let (first, rest) = handles.split_at(Handle::LENGTH);
             let mut key = [0; 4 + Handle::LENGTH];
@@ -40,13 +41,13 @@ impl Expiries {
 
     /// Adds the row of a token that was given another lifetime. The version of its record makes the key another than that
     /// of any row before: a token may return to an hour in which it is the first of many.
-    pub fn write_renewed(expires: Timestamp, handle: &Handle, record_version: u32, rows: &mut Batch) {
+    pub fn write_renewed(expires: Timestamp, handle: &Handle, record_version: u32, rows: &mut Changes) {
         let key = [&hour(expires).to_be_bytes()[..], handle.as_bytes(), &record_version.to_be_bytes()].concat();
         rows.put(Table::Expiry, &key, &[]);
     }
 
     /// Adds the row of a remembered request.
-    pub fn write_request(until: Timestamp, name: &[u8; 32], rows: &mut Batch) {
+    pub fn write_request(until: Timestamp, name: &[u8; 32], rows: &mut Changes) {
         rows.put(Table::Expiry, &[&hour(until).to_be_bytes()[..], name].concat(), &[]);
     }
 }

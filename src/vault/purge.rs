@@ -15,11 +15,12 @@ use super::expiry::{self, HOUR_MILLIS, Leads};
 use super::read::read_blocking;
 use super::{ATTEMPTS, Failure, Vault, requests};
 use crate::clock::Timestamp;
-use crate::crypto::record::Record;
+use crate::crypto::record::{Imprint, Record};
+use crate::crypto::state::StateKey;
 use crate::crypto::{DataKey, Handle, ScopeId, answer};
 use crate::event::{Action, Event};
-use crate::ledger::{Basis, Refused, Submission};
-use crate::store::{Batch, Found, Order, ReadError, Row, Rows, Table, Tier};
+use crate::ledger::{Basis, Changes, Refused, Submission};
+use crate::store::{Found, Order, ReadError, Row, Rows, Table, Tier};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -88,7 +89,8 @@ struct Target {
 /// What becomes of it.
 enum Fate {
     Gone,
-    Due,
+    /// Of a record, which one was read.
+    Due(Option<Imprint>),
     Later(Timestamp),
     Damaged,
     Locked,
@@ -98,7 +100,7 @@ enum Fate {
 #[derive(Default)]
 struct Step {
     purged: Purged,
-    changes: Batch,
+    changes: Changes,
     /// All that rows which are deleted lead to: if one of them changed meanwhile, perhaps a row was written again.
     touched: Vec<Handle>,
     deleted: HashSet<Handle>,
@@ -176,7 +178,7 @@ impl Vault {
             Table::Requests => request_fate(requests.next().as_ref(), due),
             _ => tokens.next().map_or(Fate::Gone, |found| self.fate(&target.place, &found, &keys, due)),
         };
-        let mut step = Step::default();
+        let (mut step, state) = (Step::default(), self.keyring.state());
         for ((key, _), targets) in rows.iter().zip(&targets) {
             let hour = expiry::hour_of_row(key);
             let Some(targets) = targets else {
@@ -185,7 +187,7 @@ impl Vault {
             };
             let fates: Vec<Fate> = targets.iter().map(&mut fate).collect();
             if hour < over {
-                step.deal_with(key, hour, targets, &fates);
+                step.deal_with(state, key, hour, targets, &fates);
             } else if fates.iter().any(|fate| fate.is_to_come(hour)) {
                 step.stopped = true;
                 break;
@@ -193,7 +195,7 @@ impl Vault {
                 // The second pass counts it.
                 step.rows += 1;
             } else {
-                step.deal_with(key, hour, targets, &fates);
+                step.deal_with(state, key, hour, targets, &fates);
             }
         }
         Ok(step)
@@ -205,19 +207,19 @@ impl Vault {
         let Some(key) = keys.get(&record.claimed_header().scope) else { return Fate::Locked };
         match record.unlock_outer(self.keyring.vault(), handle, key) {
             Err(_) => Fate::Damaged,
-            Ok(unlocked) if unlocked.header().expires <= due => Fate::Due,
+            Ok(unlocked) if unlocked.header().expires <= due => Fate::Due(Some(unlocked.imprint())),
             Ok(unlocked) => Fate::Later(unlocked.header().expires),
         }
     }
 
     async fn delete(&self, basis: Basis, step: &Step) -> Result<(), Refused> {
-        let mut changes = Batch::default();
+        let mut changes = Changes::default();
         changes.append(&step.changes);
         let event = self.own(Action::Purge, step.detail()).map_err(|_| Refused::Unavailable)?;
         let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let event = Event { requested: count(step.purged.records()), succeeded: count(step.purged.tokens), ..event };
-        let deleted = step.deleted.iter().copied().collect();
-        let submission = Submission::new(basis, event).with_changes(changes).resting_on(step.touched.clone(), deleted);
+        let submission = Submission::new(basis, event).with_changes(changes);
+        let submission = submission.resting_on(step.touched.clone(), step.deleted.iter().copied().collect());
         self.ledger.record(submission).await.map(drop)
     }
 }
@@ -388,7 +390,7 @@ fn request_fate(found: Option<&Found>, due: Timestamp) -> Fate {
     let Some(Found::Row(row)) = found else { return Fate::Gone };
     match answer::Row::parse(row) {
         Err(_) => Fate::Damaged,
-        Ok(row) if row.until <= due => Fate::Due,
+        Ok(row) if row.until <= due => Fate::Due(None),
         Ok(row) => Fate::Later(row.until),
     }
 }
@@ -406,19 +408,21 @@ impl Fate {
 
 impl Step {
     /// Deletes what is due of a row, and the row unless something of it stays.
-    fn deal_with(&mut self, key: &[u8], hour: u32, targets: &[Target], fates: &[Fate]) {
+    fn deal_with(&mut self, state: &StateKey, key: &[u8], hour: u32, targets: &[Target], fates: &[Fate]) {
         self.rows += 1;
         for (target, fate) in targets.iter().zip(fates) {
             match fate {
                 // Two rows can lead to one record, if its expiry was changed.
-                Fate::Due if self.deleted.insert(target.place) => {
-                    self.changes.delete(target.table, &target.key);
-                    match target.table {
-                        Table::Requests => self.purged.requests += 1,
-                        _ => self.purged.tokens += 1,
+                Fate::Due(record) if self.deleted.insert(target.place) => {
+                    if let Some(read) = record {
+                        self.changes.remove(state, &target.place, read);
+                        self.purged.tokens += 1;
+                    } else {
+                        self.changes.delete(target.table, &target.key);
+                        self.purged.requests += 1;
                     }
                 }
-                Fate::Due | Fate::Gone => self.purged.gone += 1,
+                Fate::Due(_) | Fate::Gone => self.purged.gone += 1,
                 Fate::Later(_) => self.purged.renewed += 1,
                 Fate::Damaged => {
                     let handle = hex::encode(&target.key);

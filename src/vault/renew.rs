@@ -17,7 +17,6 @@ use crate::ledger::Receipt;
 use crate::policy;
 use crate::scope::{self, Scope};
 use crate::secret::Secret;
-use crate::store::Table;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -125,12 +124,11 @@ impl Vault {
             let record_version = header.record_version.wrapping_add(1);
             let later = Header { expires, changed: terms.now, record_version, ..*header };
             let row = unlocked.relock(self.keyring.vault(), handle, data_key, &later, random.take());
-            let rows = &mut renewing.effects.rows;
-            rows.put(Table::Tokens, handle.as_bytes(), &row);
+            let changes = &mut renewing.effects.changes;
+            changes.replace(self.keyring.state(), handle, &unlocked.imprint(), &row);
             if expiry::hour(expires) != expiry::hour(header.expires) {
-                Expiries::write_renewed(expires, handle, record_version, rows);
+                Expiries::write_renewed(expires, handle, record_version, changes);
             }
-            renewing.effects.rewritten.push(*handle);
             renewed.insert(*handle, expires);
             renewing.done(expires);
         }

@@ -165,8 +165,8 @@ impl Request {
         let now = vault.ledger.clock().mark();
         let until = now.checked_add(REMEMBERED_FOR).unwrap_or(now);
         let row = self.lock(vault).seal(until, salt, &encode(items));
-        effects.rows.put(Table::Requests, &self.name, &row);
-        Expiries::write_request(until, &self.name, &mut effects.rows);
+        effects.changes.put(Table::Requests, &self.name, &row);
+        Expiries::write_request(until, &self.name, &mut effects.changes);
         effects.touched.push(self.place());
         effects.rewritten.push(self.place());
     }

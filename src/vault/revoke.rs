@@ -16,7 +16,6 @@ use crate::ledger::Receipt;
 use crate::policy;
 use crate::scope;
 use crate::secret::Secret;
-use crate::store::Table;
 use std::collections::HashMap;
 
 /// Tokens and handles to take back.
@@ -125,8 +124,8 @@ impl Vault {
                     let version = header.record_version.wrapping_add(1);
                     let header = Header { state: State::Revoked, changed: now, record_version: version, ..*header };
                     let row = unlocked.relock(self.keyring.vault(), handle, data_key, &header, random.take());
-                    revoking.effects.rows.put(Table::Tokens, handle.as_bytes(), &row);
-                    revoking.effects.rewritten.push(*handle);
+                    let (key, old) = (self.keyring.state(), unlocked.imprint());
+                    revoking.effects.changes.replace(key, handle, &old, &row);
                     revoked.insert(*handle, now);
                     now
                 }

@@ -18,6 +18,7 @@ mod renewing;
 mod requests;
 mod states;
 mod uses;
+mod verify;
 
 const PAN: &[u8] = b"4111111111111111";
 

@@ -10,11 +10,10 @@ use crate::crypto::Handle;
 use crate::crypto::record::{self, Header, Salts, State};
 use crate::event::{self, Action, Event, ItemOutcome, Outcome};
 use crate::keys::{FIRST_VERSION, NewScopeKeys, ScopeKeys, entropy};
-use crate::ledger::{Held, Receipt};
+use crate::ledger::{Changes, Held, Receipt};
 use crate::policy;
 use crate::scope::{self, Scope};
 use crate::secret::{Secret, SecretBytes};
-use crate::store::{Batch, Table};
 use crate::token;
 use std::time::Duration;
 
@@ -224,12 +223,12 @@ impl Mint<'_> {
         made.results.reserve_exact(items.len());
         // A buffer that grows is copied and wiped each time.
         let row_bytes = |item: &TokenizeItem| ROW_BYTES_BESIDE_VALUE + item.value.len() + item.value.len() / 8;
-        made.effects.rows.reserve(items.len() + 1, items.iter().map(row_bytes).sum());
+        made.effects.changes.reserve(items.len() + 1, items.iter().map(row_bytes).sum());
         let mut expiries = Expiries::default();
         for item in items {
             let result = match check_item(self.scope, item, self.now) {
                 Ok(expires) => {
-                    let issued = self.issue(item, expires, random, &mut made.effects.rows)?;
+                    let issued = self.issue(item, expires, random, &mut made.effects.changes)?;
                     expiries.add(expires, &issued.handle);
                     Ok(issued)
                 }
@@ -237,7 +236,7 @@ impl Mint<'_> {
             };
             made.results.push(result);
         }
-        expiries.write(&mut made.effects.rows);
+        expiries.write(&mut made.effects.changes);
         Ok(made)
     }
 
@@ -246,7 +245,7 @@ impl Mint<'_> {
         item: &TokenizeItem,
         expires: Timestamp,
         random: &mut entropy::Supply,
-        rows: &mut Batch,
+        changes: &mut Changes,
     ) -> Result<IssuedToken, Failure> {
         let keyring = &self.vault.keyring;
         let data_key = self.keys.data.as_ref().ok_or(Failure::Internal)?;
@@ -267,7 +266,7 @@ impl Mint<'_> {
         let salts = Salts { inner: random.take(), outer: random.take() };
         let (canonical, value) = (issued.canonical.expose(), item.value.expose());
         let row = record::seal(keyring.vault(), &issued.handle, canonical, data_key, &header, value, &salts);
-        rows.put(Table::Tokens, issued.handle.as_bytes(), &row);
+        changes.insert(keyring.state(), &issued.handle, &row);
         Ok(IssuedToken { token: issued.text, expires, handle: issued.handle })
     }
 }

@@ -109,6 +109,39 @@ def request_name(request_key, caller, request_id):
     return mac(request_key, lp(b"cloakroom/v1/request", caller, request_id))
 
 
+# === Sums over the records ===
+
+MODULUS = 1 << 256
+MASKED = 16 + 8 + 32
+
+
+def element(state_key, handle, row):
+    """Of a record: its outer salt lies in front of the sealed value, its outer tag at the end."""
+    return number(mac(state_key, lp(b"\x01" + handle + Record(row).outer_salt + row[-TAG:])))
+
+
+def group_of(scope, created):
+    return u32(scope) + u32(created // 86_400_000)
+
+
+def mask_sum(state_key, group, random, count, total):
+    mask = number(mac(state_key, lp(b"\x00" + group + random)))
+    return random + u64(count) + ((mask + total) % MODULUS).to_bytes(32, "big")
+
+
+def unmask_sum(state_key, group, masked):
+    """Number of records and their sum."""
+    if len(masked) != MASKED:
+        raise Refused("a masked sum's length")
+    mask = number(mac(state_key, lp(b"\x00" + group + masked[:16])))
+    return number(masked[16:24]), (number(masked[24:]) - mask) % MODULUS
+
+
+def state_line(state_key, size, count, total):
+    digest = mac(state_key, lp(b"\x02" + u64(size) + u64(count) + total.to_bytes(32, "big")))
+    return f"state {count} {digest.hex()}"
+
+
 # === Tokens (opaque) ===
 
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -314,7 +347,7 @@ def row_mac(key, table, row_key, content):
 
 # === a stopped vault ===
 
-TABLES = ["tokens", "expiry", "fingerprints", "requests", "scopes", "events", "tree", "event_index", "keys", "meta"]
+TABLES = ["tokens", "expiry", "fingerprints", "requests", "scopes", "events", "tree", "event_index", "keys", "meta", "state"]
 ROOT_KEY_LINE = r"cloakroom-root-key-v1:([0-9a-f]{64})\n?"
 KEY_ROW = 99
 
@@ -347,7 +380,7 @@ class Vault:
 
     def __init__(self, tables, root):
         self.tables, self.root = tables, root
-        if self.claimed("meta", b"format") != u32(1):
+        if self.claimed("meta", b"format") != u32(2):
             raise Refused("format of the data")
         self.id = self.behind_version(self.claimed("meta", b"vault"), 16)
         self.meta_key = meta_key(root, self.id) if root else None
@@ -600,8 +633,8 @@ class RowCheck:
             self.expect(len(self.vault.key(key[:-5], number(key[-4:]))) == 32, "a key's length")
             self.expect(number(row[2:10]) > 0 and number(row[10:18]) == 0, "a key's times")
         ids = {key[:-5] for key, _ in rows}
-        self.expect({b"index", b"request"} <= ids, "index or request key")
-        others = ids - {b"index", b"request"}
+        self.expect({b"index", b"request", b"state"} <= ids, "index, request or state key")
+        others = ids - {b"index", b"request", b"state"}
         self.expect(others <= {b"data/%d" % scope for scope in self.scope_ids_now().values()}, "a key of no scope")
 
     def scope_ids_now(self):
@@ -612,6 +645,8 @@ class RowCheck:
         # What the configuration says of formats is no stored state: a scope's handles have their second, or all have 0.
         seconds = {}
         self.buckets = set()
+        self.sums = {}
+        state_key = self.vault.key(b"state", 1)
         for handle, row in rows:
             record = Record(row)
             self.expect(len(handle) == 20 and record.scope in scopes, "a record's handle or scope")
@@ -622,6 +657,9 @@ class RowCheck:
             expected = created_second if has_second else 0
             self.expect(number(handle[:4]) == expected, "a handle does not begin with its second")
             self.buckets.add(expiry_key(record.expires, handle))
+            count, total = self.sums.get(group_of(record.scope, record.created), (0, 0))
+            total = (total + element(state_key, handle, row)) % MODULUS
+            self.sums[group_of(record.scope, record.created)] = count + 1, total
 
     def expiry(self, rows):
         named = [key[:4] + handle for key, row in rows if len(key) == 24 for handle in handles_of_expiry(key, row)]
@@ -638,6 +676,23 @@ class RowCheck:
             self.expect(row[:1] == b"\x01" and len(name) == 32 and len(row) > ANSWER_HEADER + TAG, "a remembered request")
         until = {expiry_key(number(row[1:9]), name) for name, row in rows}
         self.expect(until == self.requests_until, "expiry and requests do not fit")
+
+    def state(self, rows):
+        state_key = self.vault.key(b"state", 1)
+        self.expect(all(len(row) == 1 + MASKED and row[:1] == b"\x01" for _, row in rows), "a row of state")
+        stored = {group: unmask_sum(state_key, group, row[1:]) for group, row in rows}
+        self.expect(stored == self.sums, "the sums are not those of the records")
+
+    def head(self):
+        """The row that each commit writes; what a checkpoint of the same size says of the records."""
+        state_key = self.vault.key(b"state", 1)
+        content = self.vault.checked("tree", b"head")
+        self.expect(content[:1] == b"\x01" and content[1:9] == u64(len(self.leaves)), "the head's format or size")
+        self.expect(content[9:41] == root_of(self.leaves), "the head's root")
+        count = sum(count for count, _ in self.sums.values())
+        total = sum(total for _, total in self.sums.values()) % MODULUS
+        self.expect(unmask_sum(state_key, b"", content[41:]) == (count, total), "the head is of other records")
+        return state_line(state_key, len(self.leaves), count, total)
 
     def fingerprints(self, rows):
         self.expect(rows == [], "rows in a table that has none in this version")
@@ -667,9 +722,12 @@ class RowCheck:
             level, nodes = level + 1, [root_of(tile) for tile in tiles]
         stored = dict(rows)
         note = stored.pop(b"checkpoint", None)
+        stored.pop(b"head", None)
+        state = self.head()
         self.expect(stored == expected, "tiles and events do not fit")
         verifier = (self.directory / "log.vkey").read_text(encoding="utf-8").rstrip("\n")
         outside = (self.directory / "checkpoints" / "checkpoint").read_text(encoding="utf-8")
+        self.expect(state in outside.split("\n"), "the last checkpoint does not say which records there are")
         notes = [outside] if note is None else [outside, note.decode()]
         for text in notes:
             origin, size, root = read_checkpoint(text, verifier)
@@ -838,6 +896,7 @@ class Vectors:
         self.wraps(self.load("wrap_v1.json"))
         self.records(self.load("record_v1.json"))
         self.rows(self.load("rows_v1.json"))
+        self.sums(self.load("state_v1.json"), self.load("record_v1.json"), self.load("rows_v1.json"))
         return self.compared
 
     def tokens(self, file):
@@ -987,7 +1046,7 @@ class Vectors:
         log_id = file["log_id"].encode()
         verifier = verifier_of(file["log_id"], bytes.fromhex(file["log_seed"]))
         contents = {
-            "format": u32(1),
+            "format": u32(2),
             "vault": b"\x01" + vault,
             "log": b"\x01" + log_id,
             "log_keys": b"\x01" + f"0 {verifier}\n".encode(),
@@ -1033,7 +1092,38 @@ class Vectors:
         self.same("the events' index", {key.hex(): content.hex() for key, content in index.items()}, stored)
         for name, size in (("checkpoint_after_one", 1), ("checkpoint_after_two", 2)):
             origin, its_size, its_root = read_checkpoint(file["log"][name], verifier)
+            line = state_line(bytes.fromhex(file["log"]["state_key"]), size, 0, 0)
+            self.same("state line", line in file["log"][name].split("\n"), True)
             self.same("checkpoint", [origin, its_size, its_root], [file["log_id"], size, root_of(leaves[:size])])
+
+
+    def sums(self, file, records, rows):
+        key = bytes.fromhex(file["state_key"])
+        groups = {}
+        for case in file["records"]:
+            handle, row = bytes.fromhex(case["handle"]), bytes.fromhex(records["records"][case["record"]]["row"])
+            record = Record(row)
+            self.same("outer salt", record.outer_salt, case["outer_salt"])
+            self.same("outer tag", row[-TAG:], case["outer_tag"])
+            self.same("element", element(key, handle, row).to_bytes(32, "big"), case["element"])
+            group = group_of(record.scope, record.created)
+            self.same("group", group, (u32(case["scope"]) + u32(case["day"])).hex())
+            groups.setdefault(group, []).append(element(key, handle, row))
+        self.same("groups", sorted(group.hex() for group in groups), sorted(case["row_key"] for case in file["sums"]))
+        for case in file["sums"]:
+            group, random = bytes.fromhex(case["row_key"]), bytes.fromhex(case["random"])
+            count, total = len(groups[group]), sum(groups[group]) % MODULUS
+            self.same("number of records", count, case["records"])
+            self.same("sum", total.to_bytes(32, "big"), case["sum"])
+            self.same("row of state", b"\x01" + mask_sum(key, group, random, count, total), case["row"])
+            self.same("unmasked", unmask_sum(key, group, bytes.fromhex(case["row"])[1:]), (count, total))
+        head, whole = file["head"], [one for group in groups.values() for one in group]
+        count, total = len(whole), sum(whole) % MODULUS
+        leaves = [hashlib.sha256(b"\0" + bytes.fromhex(row["row"])).digest() for row in rows["log"]["rows"]]
+        meta = meta_key(bytes.fromhex(rows["root_key"]), bytes.fromhex(rows["vault_id"]))
+        content = b"\x01" + u64(2) + root_of(leaves) + mask_sum(key, b"", bytes.fromhex(head["random"]), count, total)
+        self.same("head", content + row_mac(meta, "tree", b"head", content), head["row"])
+        self.same("state line", state_line(key, 2, count, total), head["line"])
 
 
 def command_vectors(options):

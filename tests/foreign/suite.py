@@ -275,7 +275,7 @@ def refused_starts(checks, vault, directory):
         ("the vault's id", "meta", flip(b"vault", 5), unauthentic),
         ("the log's name", "meta", flip(b"log", 3), f"meta/log {unauthentic}"),
         ("the time mark", "meta", flip(b"time", 3), f"meta/time {unauthentic}"),
-        ("a format that this version does not know", "meta", flip(b"format", 3), "has format 0, which this version"),
+        ("a format that this version does not know", "meta", flip(b"format", 3), "has format 3, which this version"),
         (
             "a bit of an event",
             "events",

@@ -5,6 +5,7 @@
 
 use crate::harness::Home;
 use crate::promises::{Dice, Plan, Promises, run};
+use crate::verify;
 use tonic::Code;
 
 const KILLS: u64 = 10;
@@ -31,6 +32,8 @@ async fn ten_kill_9_lose_nothing_that_was_acknowledged_s_01_a_07_l_05() {
         let kill_it = || rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         let ended = run(&home, &server, plan, kill_it).await;
         server.kill();
+        // As the kill left it, and beside it once it runs again.
+        verify::assert_clean(&home);
         let in_flight = ended.in_flight;
         let cut = |failure: &crate::harness::Refusal| failure.reason.is_empty() && failure.code != Code::Ok;
         assert!(ended.failures.iter().all(cut), "nothing failed before the kill: {:?}", ended.failures);
@@ -39,6 +42,7 @@ async fn ten_kill_9_lose_nothing_that_was_acknowledged_s_01_a_07_l_05() {
         counted += u64::from(unanswered >= CUT_OFF_AT_LEAST);
 
         server = home.serve();
+        verify::assert_clean(&home);
         let findings = promises.check(&home, &server, u64::MAX).await;
         assert!(findings.broken.is_empty(), "after kill {kill}, seed {seed}: {:#?}", findings.broken);
         println!(
@@ -57,5 +61,6 @@ async fn ten_kill_9_lose_nothing_that_was_acknowledged_s_01_a_07_l_05() {
     let findings = promises.check_after_use(&home, &server).await;
     assert!(findings.broken.is_empty(), "{:#?}", findings.broken);
     server.kill();
+    verify::assert_clean(&home);
     println!("{KILLS} kill -9: {} calls acknowledged, {} tokens, nothing lost", promises.calls, promises.values());
 }

@@ -32,3 +32,4 @@ mod streams;
 mod tail;
 mod tokens;
 mod witness;
+mod verify;

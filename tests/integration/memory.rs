@@ -621,6 +621,6 @@ fn keys(home: &Home) -> Needles {
         let key = root.unwrap(&genesis.vault, id, KeyVersion(1), wrapped).unwrap();
         needles.add(&format!("the key {id}"), key.expose());
     }
-    assert_eq!(rows.len(), 5, "index, request, and three scopes");
+    assert_eq!(rows.len(), 6, "index, request, state, and three scopes");
     needles
 }

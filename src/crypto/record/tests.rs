@@ -212,7 +212,11 @@ fn the_inner_lock_alone_binds_scope_created_and_salt_c_02() {
     let [(place, header, row), (other, other_header, other_row)] = two_full_rows();
     let unlocked = place.unlock(&row).unwrap();
     let opens = |unlocked: Unlocked| unlocked.open(&place.vault, &place.handle, &place.canonical).is_ok();
-    let copy = |header: Header, inner_salt, inner: &[u8]| Unlocked { header, inner_salt, inner: inner.to_vec() };
+    let Imprint { outer_salt, outer_tag, .. } = unlocked.imprint();
+    let copy = |header: Header, inner_salt, inner: &[u8]| {
+        let inner = inner.to_vec();
+        Unlocked { header, inner_salt, outer_salt, outer_tag, inner }
+    };
     assert!(opens(copy(header, unlocked.inner_salt, &unlocked.inner)));
     assert!(opens(copy(
         Header { created: header.created, scope: header.scope, ..other_header },

@@ -16,7 +16,7 @@ fn a_receipt_comes_only_after_the_commit_is_durable() {
     let receipt = answer.wait().unwrap();
     assert_eq!((&**receipt.log_id(), receipt.sequence()), (LOG, 1));
     assert_eq!(open.ledger.basis().commit, before.commit + 1);
-    assert!(site.row(Table::Tokens, handle(1).as_bytes()).is_some(), "who has a receipt can read the row");
+    assert!(site.row(Table::Requests, handle(1).as_bytes()).is_some(), "who has a receipt can read the row");
     open.close();
     check(&site, &[(1, "issue 1".into())]);
 }
@@ -185,7 +185,7 @@ fn another_rulebook_makes_stale() {
     assert_eq!(submit(&open.ledger, issue(open.ledger.basis(), 4)).map(|_| ()), Ok(()));
     gate.pass();
     open.close();
-    assert!(site.row(Table::Tokens, handle(2).as_bytes()).is_none(), "nothing of it was written");
+    assert!(site.row(Table::Requests, handle(2).as_bytes()).is_none(), "nothing of it was written");
     check(&site, &[(2, "issue 3".into())]);
 }
 
@@ -214,8 +214,8 @@ fn what_has_expired_by_the_commit_is_not_released_l_01() {
 
 #[test]
 fn what_does_not_fit_is_refused_at_once() {
-    let bytes = |filler: &Submission| filler.changes.size() + filler.event.encode_body().len();
-    let rows = |filler: &Submission| filler.changes.len() + 1 + IndexRow::of(&filler.event).len();
+    let bytes = |filler: &Submission| filler.changes.rows().size() + filler.event.encode_body().len();
+    let rows = |filler: &Submission| filler.changes.rows().len() + 1 + IndexRow::of(&filler.event).len();
     let mut site = Site::new();
     let room = site.limits.clone();
     let open = site.open().unwrap();
@@ -404,7 +404,7 @@ fn a_checkpoint_that_can_not_be_written_is_tried_again() {
     checkpointer.directories = Checkpoints::of(site.checkpoints());
     assert_eq!(checkpointer.sign(&head).unwrap().size(), 2);
     assert_eq!((open.ledger.vouched().size(), site.vouched()), (2, 2));
-    let old = Head { size: 1, root: head.root };
+    let old = Head { size: 1, ..head };
     assert_eq!(checkpointer.sign(&old).unwrap().size(), 2, "an older head is never signed after a newer one");
     assert_eq!(site.vouched(), 2);
     open.close();

@@ -88,13 +88,38 @@ fn events_that_changed_places_are_found_a_02() {
 }
 
 #[test]
-fn an_event_behind_the_checkpoint_must_be_one() {
-    // Nothing vouches for it yet, but the next start must be able to read it.
+fn an_event_behind_the_checkpoint_must_be_that_of_the_last_commit_a_02() {
+    // No checkpoint vouches for it yet, but the head does.
     let mut site = log_of(5);
-    site.edit(|rows| rows.put(Table::Events, &key(5), b"\x01nonsense"));
-    assert!(matches!(refusal(&site), OpenError::Event(5)));
-    site.edit(|rows| rows.put(Table::Events, &key(5), b"\x02"));
-    assert!(matches!(refusal(&site), OpenError::Event(5)));
+    let (good, head) = (site.row(Table::Events, &key(4)).unwrap(), site.row(Table::Tree, b"head").unwrap());
+    for bad in [&b"\x01nonsense"[..], b"\x02", &good] {
+        site.edit(|rows| rows.put(Table::Events, &key(5), bad));
+        assert!(matches!(refusal(&site), OpenError::OtherSize { size: 6, head: 5 }));
+    }
+    let open = {
+        site.edit(|rows| rows.delete(Table::Events, &key(5)));
+        site.open().unwrap()
+    };
+    let outside = std::fs::read(site.checkpoints().file()).unwrap();
+    issue_now(&open, 5).wait().unwrap();
+    issue_now(&open, 6).wait().unwrap();
+    open.close();
+    // As it would be had the process died before it signed.
+    std::fs::write(site.checkpoints().file(), outside).unwrap();
+    let (five, six) = (site.row(Table::Events, &key(5)).unwrap(), site.row(Table::Events, &key(6)).unwrap());
+    for at in 0..six.len() {
+        flip(&mut site, Table::Events, &key(6), at);
+        assert!(matches!(refusal(&site), OpenError::WrongHash { from: 5, to: 7 }), "byte {at}");
+        site.edit(|rows| rows.put(Table::Events, &key(6), &six));
+    }
+    site.edit(|rows| rows.delete(Table::Events, &key(6)));
+    assert!(matches!(refusal(&site), OpenError::OtherSize { size: 6, head: 7 }), "cut off behind the checkpoint");
+    site.edit(|rows| rows.put(Table::Events, &key(6), &five));
+    assert!(matches!(refusal(&site), OpenError::WrongHash { .. }));
+    site.edit(|rows| rows.put(Table::Tree, b"head", &head));
+    assert!(matches!(refusal(&site), OpenError::OtherSize { size: 7, head: 5 }), "an older head was put back");
+    site.edit(|rows| rows.delete(Table::Tree, b"head"));
+    assert!(matches!(refusal(&site), OpenError::Head));
 }
 
 #[test]
@@ -214,7 +239,7 @@ fn another_root_key_is_refused_before_anything_is_opened() {
 #[test]
 fn a_newer_format_is_refused_and_named_c_06() {
     for (name, newer) in [
-        ("format", vec![0, 0, 0, 2]),
+        ("format", vec![0, 0, 0, 3]),
         ("vault", [&[2][..], &[0x56; 16]].concat()),
         ("log", b"\x02log".to_vec()),
         ("log_keys", b"\x020 key".to_vec()),
@@ -225,8 +250,19 @@ fn a_newer_format_is_refused_and_named_c_06() {
         let row = authentic::seal(&meta, Table::Meta, name.as_bytes(), &newer);
         site.edit(|rows| rows.put(Table::Meta, name.as_bytes(), &row));
         let error = refusal(&site);
-        assert!(matches!(error, OpenError::Newer(2)), "{name}: {error}");
+        let expected = if name == "format" { 3 } else { 2 };
+        assert!(matches!(error, OpenError::Newer(format) if format == expected), "{name}: {error}");
     }
+}
+
+#[test]
+fn the_format_of_before_is_refused_and_named_c_06() {
+    let mut site = log_of(2);
+    let meta = site.open().map(|open| (Arc::clone(&open.meta), open.close()).0).unwrap();
+    let row = authentic::seal(&meta, Table::Meta, b"format", &[0, 0, 0, 1]);
+    site.edit(|rows| rows.put(Table::Meta, b"format", &row));
+    let error = refusal(&site);
+    assert!(matches!(error, OpenError::Older(1)), "{error}");
 }
 
 #[test]
@@ -238,7 +274,7 @@ fn rows_of_meta_can_not_be_edited_moved_or_removed() {
         for at in 0..good.len() {
             flip(&mut site, Table::Meta, name.as_bytes(), at);
             let error = refusal(&site);
-            let named = matches!(error, OpenError::WrongRootKey(_) | OpenError::Newer(_));
+            let named = matches!(error, OpenError::WrongRootKey(_) | OpenError::Newer(_) | OpenError::Older(_));
             assert!(named, "byte {at} of meta/{name}: {error}");
             tried += 1;
             site.edit(|rows| rows.put(Table::Meta, name.as_bytes(), &good));

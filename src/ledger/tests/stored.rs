@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::crypto::VaultId;
+use crate::crypto::state::StateKey;
 use crate::event::{self, Action};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -84,6 +85,7 @@ fn a_log_of_two_events_is_the_frozen_one_in_every_row() {
     let frozen = vectors();
     let site = frozen_site(&frozen);
     let log = &frozen["log"];
+    assert_eq!(unhex(&log["state_key"]), fixture::STATE_KEY, "the one that the checkpoints are made with");
     for (place, event) in log["events"].as_array().unwrap().iter().enumerate() {
         let time = Timestamp::from_millis(number(&event["time_millis"]));
         site.clock.advance(time.since(crate::clock::Clock::wall(&*site.clock)));
@@ -113,7 +115,12 @@ fn a_log_of_two_events_is_the_frozen_one_in_every_row() {
     for row in log["event_index"].as_array().unwrap() {
         expected.insert((Table::EventIndex, unhex(&row["row_key"])), unhex(&row["row"]));
     }
-    let stored = site.dump();
+    let mut stored = site.dump();
+    // It is another each time: its mask is random.
+    let head = stored.remove(&(Table::Tree, b"head".to_vec())).unwrap();
+    let (_, meta) = identify(&*site.store, &site.root()).unwrap();
+    let head = StoredHead::open(&meta, &site.state_key(), &head).unwrap();
+    assert!(head.size == 2 && head.total.is_empty());
     for (place, row) in &expected {
         assert_eq!(
             stored.get(place).map(hex::encode),
@@ -125,6 +132,28 @@ fn a_log_of_two_events_is_the_frozen_one_in_every_row() {
     }
     assert_eq!(stored.len(), expected.len());
     site.check();
+}
+
+#[test]
+fn a_head_is_the_frozen_one_c_10() {
+    let (rows, frozen) = (vectors(), include_str!("../../../tests/vectors/state_v1.json"));
+    let frozen: Value = serde_json::from_str(frozen).unwrap();
+    let site = frozen_site(&rows);
+    let (_, meta) = identify(&*site.store, &site.root()).unwrap();
+    let key = StateKey::new(crate::secret::Secret::new(unhex(&frozen["state_key"]).try_into().unwrap()));
+    let (case, stored) = (&frozen["head"], unhex(&frozen["head"]["row"]));
+    let head = StoredHead::open(&meta, &key, &stored).unwrap();
+    assert_eq!((head.size, head.root.0.to_vec()), (number(&case["size"]), unhex(&case["root"])));
+    assert_eq!(key.digest(head.size, &head.total).to_string(), case["line"].as_str().unwrap());
+    assert_eq!(head.seal(&meta, &key, unhex(&case["random"]).try_into().unwrap()), stored);
+    for place in 0..stored.len() {
+        let mut edited = stored.clone();
+        edited[place] ^= 1;
+        assert!(StoredHead::open(&meta, &key, &edited).is_err(), "byte {place}");
+    }
+    for length in 0..stored.len() {
+        assert!(StoredHead::open(&meta, &key, &stored[..length]).is_err(), "{length} bytes");
+    }
 }
 
 /// What an index row stands for.

@@ -1,6 +1,7 @@
 //! What is signed: only what lies in the store and hashes to the tree, whole, and written outside before anyone sees it.
 
 use super::*;
+use crate::crypto::state::Tally;
 use crate::ledger::{CheckpointDirectory, OpenError};
 use crate::merkle::{Frontier, leaf_hash};
 
@@ -112,7 +113,8 @@ fn a_checkpoint_on_demand_covers_all_that_is_durable_and_says_when_and_by_which_
     assert_eq!(outside, vouched.note(), "what is told stands outside already");
     let checkpoint = site.log_keys().open(vouched.note()).unwrap();
     let lines: Vec<&str> = checkpoint.extensions().iter().map(String::as_str).collect();
-    assert_eq!(lines, ["time 2026-09-21T14:13:20.000Z", &format!("rulebook {}", "72".repeat(32))]);
+    let state = site.state_key().digest(4, &Tally::default()).to_string();
+    assert_eq!(lines, ["time 2026-09-21T14:13:20.000Z", &format!("rulebook {}", "72".repeat(32)), &state]);
     let mut tree = Frontier::new();
     for sequence in 0..4_u64 {
         drop(tree.append(leaf_hash(&site.row(Table::Events, &sequence.to_be_bytes()).unwrap())));

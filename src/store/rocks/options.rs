@@ -104,7 +104,7 @@ fn family(table: Table, config: &RocksConfig, cache: &Cache) -> Options {
         Table::Tokens | Table::Expiry | Table::Fingerprints | Table::Requests | Table::Events | Table::EventIndex => {
             large(config)
         }
-        Table::Tree | Table::Scopes | Table::Keys | Table::Meta => small(config),
+        Table::Tree | Table::Scopes | Table::Keys | Table::Meta | Table::State => small(config),
     };
     if table == Table::Expiry {
         // Nobody asks for one of its rows; only the purge scans it, once in a while. So what is in memory need not be

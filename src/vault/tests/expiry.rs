@@ -3,7 +3,8 @@
 use super::*;
 use crate::clock::Clock;
 use crate::crypto::Handle;
-use crate::store::{Batch, Change, Table};
+use crate::ledger::Changes;
+use crate::store::{Change, Table};
 use crate::vault::expiry::Expiries;
 use proptest::prelude::*;
 
@@ -167,16 +168,16 @@ fn vectors() -> serde_json::Value {
 
 /// The rows of one call: key and content.
 fn expiry_rows(expiries: &[(u64, Handle)]) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let (mut made, mut batch) = (Expiries::default(), Batch::default());
+    let (mut made, mut changes) = (Expiries::default(), Changes::default());
     for (millis, handle) in expiries {
         made.add(Timestamp::from_millis(*millis), handle);
     }
-    made.write(&mut batch);
+    made.write(&mut changes);
     let row = |change: Change<'_>| match change {
         Change::Put { table: Table::Expiry, key, content } => (key.to_vec(), content.to_vec()),
         _ => panic!("expiries only put rows of expiry"),
     };
-    batch.changes().map(row).collect()
+    changes.rows().changes().map(row).collect()
 }
 
 #[test]

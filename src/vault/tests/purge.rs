@@ -4,7 +4,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::crypto::Handle;
 use crate::crypto::record::Header;
-use crate::ledger::{Basis, Standing, Submission};
+use crate::ledger::{Basis, Changes, Standing, Submission};
 use crate::store::{Batch, Found, Order, Rows, Store, Tier};
 use crate::vault::expiry::Expiries;
 
@@ -74,8 +74,8 @@ fn renewal(f: &Fixture, basis: Basis, token: &Issued, expires: Timestamp) -> Sub
     let record_version = unlocked.header().record_version + 1;
     let header = Header { record_version, expires, ..*unlocked.header() };
     let row = unlocked.relock(f.vault.keyring().vault(), &token.handle, &key, &header, [7; 16]);
-    let (mut rows, mut expiries) = (Batch::default(), Expiries::default());
-    rows.put(Table::Tokens, token.handle.as_bytes(), &row);
+    let (mut rows, mut expiries) = (Changes::default(), Expiries::default());
+    rows.replace(f.vault.keyring().state(), &token.handle, &unlocked.imprint(), &row);
     expiries.add(expires, &token.handle);
     expiries.write(&mut rows);
     let event = own_event("spiffe://dev.cloakroom.internal/gateway", "test", Action::Renew, String::new()).unwrap();
@@ -213,11 +213,11 @@ async fn an_hour_does_not_wait_for_what_expires_later_in_it() {
     assert_eq!(purge(&f, &mut sweep).await.tokens, 10);
     // What comes into an hour after it was gone through is found once it is over.
     let latecomer = slow[0].handle;
-    let mut rows = Batch::default();
+    let mut rows = Changes::default();
     let mut expiries = Expiries::default();
     expiries.add(slow[0].expires, &latecomer);
     expiries.write(&mut rows);
-    f.site.store.commit(&rows).unwrap();
+    f.site.store.commit(rows.rows()).unwrap();
     assert_eq!(purge(&f, &mut sweep).await, Purged::default());
     advance_to(&f, over(slow[0].expires));
     assert_eq!(purge(&f, &mut sweep).await, Purged { gone: 1, expiries: 1, ..Purged::default() });
@@ -419,12 +419,12 @@ async fn an_edited_expiry_row_deletes_nothing_that_lives() {
     let f = Fixture::new();
     let alive = f.tester().issue_all("pan", (0..10).map(|_| item(PAN)).collect()).await;
     let start = f.site.clock.wall();
-    let (mut rows, mut expiries) = (Batch::default(), Expiries::default());
+    let (mut rows, mut expiries) = (Changes::default(), Expiries::default());
     for token in &alive {
         expiries.add(start, &token.handle);
     }
     expiries.write(&mut rows);
-    f.site.store.commit(&rows).unwrap();
+    f.site.store.commit(rows.rows()).unwrap();
     advance_to(&f, over(start));
     let expected = Purged { renewed: 10, expiries: 1, ..Purged::default() };
     assert_eq!(purge(&f, &mut sweep()).await, expected);

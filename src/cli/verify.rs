@@ -1,0 +1,210 @@
+//! `cloakroom verify`: whether the records are those that the last commit left.
+
+use std::io::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::columns::{aligned, counted};
+use super::terminal::{Colour, Progress, Terminal};
+use super::{ConfigFile, Exit, Format, variables};
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::server::verify_data;
+use crate::vault::verify::{Against, Finding, Report, WrongGroup};
+
+/// Check that no record is missing, added, older than its last change, or damaged.
+///
+/// Opens the outer lock of every record, adds them up, and holds the sums against the newest checkpoint outside or, where that
+/// is older, against what the last commit left. What does not fit is named by its handle. The vault may run meanwhile: its data
+/// is read as it was at one moment. Run it as the vault's user. Nothing is changed and no value is opened. Whether the log is
+/// whole is for `audit verify`. Exit status 0, or 1 if something is wrong.
+#[derive(clap::Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// A summary and a line for each finding, or one JSON object.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<Exit> {
+    let config = Config::load(&options.file.config, variables())?;
+    let mut progress = Progress::of("records");
+    let report = verify_data(&config, &mut |records| progress.reach(records));
+    progress.clear();
+    let report = report.map_err(|error| match error {
+        // Its own kind of error says more to the exit status.
+        crate::server::VerifyError::Open(error) => anyhow::Error::from(error),
+        read @ crate::server::VerifyError::Read(_) => read.into(),
+    })?;
+    let text = match options.output {
+        Format::Text => in_text(&report, Terminal::of_output()),
+        Format::Json => format!("{}\n", in_json(&report)),
+    };
+    output.write_all(text.as_bytes()).context("cannot write to standard output")?;
+    Ok(if report.is_clean() { Exit::Done } else { Exit::SomeFailed })
+}
+
+fn in_text(report: &Report, terminal: Terminal) -> String {
+    let events = counted(report.size, "event");
+    let against = match report.against {
+        Against::Checkpoint => format!("held against the newest checkpoint outside, of {events}"),
+        Against::LastCommit => format!(
+            "held against what the last commit left, of {events}; the newest checkpoint outside is older, or says nothing of \
+             records"
+        ),
+        Against::Nothing => "held against nothing: no commit and no checkpoint says what there should be".to_owned(),
+    };
+    let there = format!("{} in {}", counted(report.records, "record"), counted(report.groups, "group"));
+    if report.is_clean() {
+        let ok = terminal.colour(Colour::Green, "ok");
+        return format!("{ok}: {there} of scope and day, and none is missing, added, stale or damaged\n{against}\n");
+    }
+    let wrong = terminal.colour(Colour::Red, "wrong");
+    let verdict = match report.expected {
+        _ if report.fits && report.log.is_none() => {
+            "and they are right, but the sums over groups of them are not".to_owned()
+        }
+        _ if report.fits => "and they are those of the last commit, but that is not what the log says".to_owned(),
+        Some(expected) if expected != report.records => format!("and there should be {expected}"),
+        Some(_) => "as many as there should be, but not the same".to_owned(),
+        None => "and nothing says how many there should be".to_owned(),
+    };
+    let mut text = format!("{wrong}: {there} open, {verdict}\n{against}\n");
+    if let Some(log) = &report.log {
+        text += &format!("the log: {log}\n");
+    }
+    let groups: Vec<Vec<String>> = report.groups_wrong.iter().map(group_row).collect();
+    text.push_str(&aligned(&groups));
+    let more = report.groups_wrong_in_all - report.groups_wrong.len() as u64;
+    if more > 0 {
+        text += &format!("and {} more\n", counted(more, "group"));
+    }
+    let findings: Vec<Vec<String>> = report.findings.iter().map(finding_row).collect();
+    text.push_str(&aligned(&findings));
+    if report.more > 0 {
+        text += &format!("and {} more\n", report.more);
+    }
+    text.push_str("keep a copy of data and checkpoints as they are; docs/operations.md says how to go on\n");
+    text
+}
+
+fn group_row(group: &WrongGroup) -> Vec<String> {
+    let expected = match group.expected {
+        None => "its sum is damaged".to_owned(),
+        Some(expected) if expected == group.found => "as many as there should be, but not the same".to_owned(),
+        // A record that was put back and deleted once more.
+        Some(expected) if expected.cast_signed() < 0 => "more were deleted than were ever added".to_owned(),
+        Some(expected) => format!("there should be {expected}"),
+    };
+    vec!["group".to_owned(), group.scope.clone(), date(group.day), counted(group.found, "record"), expected]
+}
+
+fn finding_row(finding: &Finding) -> Vec<String> {
+    let kind = if finding.certain { finding.kind.as_str().to_owned() } else { format!("{}?", finding.kind.as_str()) };
+    let event = finding.event.map_or_else(String::new, |event| format!("event {event}"));
+    let day = finding.day.map(date).unwrap_or_default();
+    vec![kind, finding.handle.to_string(), finding.scope.clone(), day, event, finding.why.clone()]
+}
+
+fn in_json(report: &Report) -> Value {
+    let group = |group: &WrongGroup| json!({ "scope": group.scope, "day": date(group.day), "expected": group.expected, "found": group.found });
+    let finding = |finding: &Finding| {
+        json!({
+            "kind": finding.kind.as_str(), "handle": finding.handle.to_string(), "scope": finding.scope,
+            "day": finding.day.map(date), "certain": finding.certain, "event": finding.event, "why": finding.why,
+        })
+    };
+    json!({
+        "clean": report.is_clean(),
+        "records": report.records,
+        "expected": report.expected,
+        "groups": report.groups,
+        "size": report.size,
+        "against": match report.against {
+            Against::Checkpoint => "checkpoint",
+            Against::LastCommit => "last commit",
+            Against::Nothing => "nothing",
+        },
+        "records_fit": report.fits,
+        "log": report.log,
+        "groups_wrong": report.groups_wrong.iter().map(group).collect::<Vec<_>>(),
+        "groups_wrong_in_all": report.groups_wrong_in_all,
+        "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
+        "more": report.more,
+    })
+}
+
+/// A day as `2026-11-22`. Far in the future there is none.
+fn date(time: Timestamp) -> String {
+    // What a damaged record claims may be beyond what a calendar knows.
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    let since = Duration::from_millis(time.millis()).min(LAST);
+    let text = humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string();
+    text.split('T').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Handle;
+    use crate::vault::verify::Kind;
+
+    fn report() -> Report {
+        let day = Timestamp::from_millis(1_790_000_000_000 / 86_400_000 * 86_400_000);
+        let group = WrongGroup { scope: "pan".to_owned(), day, expected: Some(3), found: 2 };
+        let finding = Finding {
+            kind: Kind::Missing,
+            handle: Handle::from_bytes([0xab; 20]),
+            scope: "pan".to_owned(),
+            day: Some(day),
+            certain: false,
+            event: Some(7),
+            why: "gone".to_owned(),
+        };
+        Report {
+            size: 9,
+            expected: Some(3),
+            records: 2,
+            groups: 1,
+            against: Against::LastCommit,
+            groups_wrong: vec![group],
+            groups_wrong_in_all: 2,
+            findings: vec![finding],
+            more: 4,
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn a_report_says_what_is_wrong_and_what_it_was_held_against() {
+        let terminal = Terminal::none();
+        let handle = "ab".repeat(20);
+        let expected = format!(
+            "wrong: 2 records in 1 group open, and there should be 3\n\
+             held against what the last commit left, of 9 events; the newest checkpoint outside is older, or says nothing of records\n\
+             group  pan  2026-09-21  2 records  there should be 3\n\
+             and 1 group more\n\
+             missing?  {handle}  pan  2026-09-21  event 7  gone\n\
+             and 4 more\n\
+             keep a copy of data and checkpoints as they are; docs/operations.md says how to go on\n"
+        );
+        assert_eq!(in_text(&report(), terminal), expected);
+        let clean =
+            Report { fits: true, against: Against::Checkpoint, records: 1, groups: 1, size: 1, ..Report::default() };
+        let expected = "ok: 1 record in 1 group of scope and day, and none is missing, added, stale or damaged\n\
+                        held against the newest checkpoint outside, of 1 event\n";
+        assert_eq!(in_text(&clean, terminal), expected);
+        let json = in_json(&report());
+        assert_eq!((json["clean"].as_bool(), json["findings"][0]["kind"].as_str()), (Some(false), Some("missing")));
+        assert_eq!(json["groups_wrong"][0]["day"], "2026-09-21");
+    }
+
+    #[test]
+    fn a_day_that_no_calendar_knows_is_its_last() {
+        assert_eq!(date(Timestamp::from_millis(u64::MAX)), "9999-12-31");
+        assert_eq!(date(Timestamp::from_millis(0)), "1970-01-01");
+    }
+}

@@ -1,0 +1,49 @@
+//! Verifying the data of a vault, which may run meanwhile: nothing is locked, and nothing is written.
+
+use super::{Error, checkpoints, rocks_config, root_key};
+use crate::config::Config;
+use crate::keys::Keyring;
+use crate::ledger::{self, Outside};
+use crate::store::{ReadError, RocksSnapshot};
+use crate::vault::verify::{Report, Subject, verify};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Why nothing could be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// Keys, checkpoint or data can't be opened.
+    #[error(transparent)]
+    Open(#[from] Error),
+    /// They can't be read to the end.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Holds the records in `config`'s store against what its last commit left, and against the newest checkpoint outside.
+/// `progress` is told how many have been looked at.
+///
+/// # Errors
+/// If they can't be opened or read. What is wrong with them is in the report.
+pub fn verify_data(config: &Config, progress: &mut dyn FnMut(u64)) -> Result<Report, VerifyError> {
+    allow_many_files();
+    let open = || RocksSnapshot::open(&config.storage.path, &rocks_config(config)).map_err(Error::from);
+    let root = root_key(config)?;
+    let keys = {
+        let rows = open()?;
+        let (_, meta) = ledger::identify(&rows, &root).map_err(Error::from)?;
+        ledger::log_keys(&rows, &meta).map_err(Error::from)?
+    };
+    // Before the rows that are looked at: a vault that runs soon vouches for more than they are.
+    let outside = Outside::read(&checkpoints(config), &keys).map_err(Error::from)?;
+    let rows = open()?;
+    let (genesis, meta) = ledger::identify(&rows, &root).map_err(Error::from)?;
+    let keyring = Keyring::open(root, genesis.vault, meta, &rows).map_err(Error::from)?;
+    let subject = Subject { rows: &rows, keyring: &keyring, outside: &outside };
+    Ok(verify(&subject, progress)?)
+}
+
+/// All files of the store are opened at once. Where that is not allowed, opening says so.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _may_be_refused = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}

@@ -1,0 +1,202 @@
+//! The store as it was at one moment, to read, whether or not a vault has it open meanwhile.
+//!
+//! RocksDB reads the list of its files, opens them, reads its logs, and keeps what it found; it takes no lock and writes
+//! nothing. What could go wrong is that the vault finishes with a file in between. If it deletes a log that was not read yet,
+//! rows would be missing, silently; if it deletes a table file that was not opened yet, opening fails. So the names of all
+//! files are looked at before and after, and if they are not the same it is opened again. A commit is one record of one log,
+//! so none is seen by half.
+
+use super::super::{Found, OpenError, Order, ReadError, Row, Rows, Table, Tier};
+use super::{CURRENT, Creation, RocksConfig, RocksStore, has_all_families, is_empty, open_error, options, refused};
+use rocksdb::{Cache, DB};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
+use std::{fs, io};
+
+/// A busy vault begins or deletes a file each few seconds; opening takes some hundredths of one.
+const ATTEMPTS: usize = 20;
+
+/// Rows in RocksDB as they were at one moment.
+pub struct RocksSnapshot(RocksStore);
+
+impl RocksSnapshot {
+    /// The store in `path` as it is now.
+    ///
+    /// # Errors
+    /// If there is none, it can't be opened, or it changed each time that it was.
+    pub fn open(path: &Path, config: &RocksConfig) -> Result<Self, OpenError> {
+        if is_empty(path).map_err(|error| refused(path, &error))? {
+            return Err(OpenError::Missing(path.to_owned()));
+        }
+        for _ in 0..ATTEMPTS {
+            let before = files(path).map_err(|error| refused(path, &error))?;
+            let opened = open_once(path, config);
+            let after = files(path).map_err(|error| refused(path, &error))?;
+            match opened {
+                // All table files were open before any log was read, and stay readable.
+                Ok(snapshot) if after.logs == before.logs && after.list == before.list => return Ok(snapshot),
+                Err(error) if after == before => return Err(error),
+                _ => {}
+            }
+        }
+        let busy =
+            "the vault that runs on it changed its files each time; stop it, or try again when there is less to do";
+        Err(OpenError::Refused { path: path.to_owned(), detail: busy.to_owned() })
+    }
+}
+
+fn open_once(path: &Path, config: &RocksConfig) -> Result<RocksSnapshot, OpenError> {
+    has_all_families(path)?;
+    let cache = Cache::new_lru_cache(config.cache_bytes);
+    let mut options = options::database(config, &cache, Creation::Never);
+    // All at once, and kept: the vault may delete a file that it has compacted, but not take it from who has it open.
+    options.set_max_open_files(-1);
+    let families = options::families(config, &cache);
+    let db = DB::open_cf_descriptors_read_only(&options, path, families, false);
+    Ok(RocksSnapshot(RocksStore::over(db.map_err(|error| open_error(path, &error))?, cache)))
+}
+
+/// What the vault may make and delete.
+#[derive(PartialEq, Eq)]
+struct Files {
+    logs: BTreeSet<OsString>,
+    tables: BTreeSet<OsString>,
+    /// Which list of files is in force.
+    list: String,
+}
+
+fn files(path: &Path) -> io::Result<Files> {
+    let (mut logs, mut tables) = (BTreeSet::new(), BTreeSet::new());
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        match Path::new(&name).extension().and_then(|extension| extension.to_str()) {
+            Some("log") => _ = logs.insert(name),
+            Some("sst") => _ = tables.insert(name),
+            _ => {}
+        }
+    }
+    Ok(Files { logs, tables, list: fs::read_to_string(path.join(CURRENT))? })
+}
+
+impl Rows for RocksSnapshot {
+    fn get(&self, table: Table, keys: &[&[u8]], tier: Tier) -> Result<Vec<Found>, ReadError> {
+        self.0.get(table, keys, tier)
+    }
+
+    fn scan(&self, table: Table, start: &[u8], end: &[u8], order: Order, limit: usize) -> Result<Vec<Row>, ReadError> {
+        self.0.scan(table, start, end, order, limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::{Batch, Store};
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    /// So small that files come and go all the time.
+    fn config() -> RocksConfig {
+        RocksConfig { cache_bytes: 8 << 20, memtable_bytes: 128 << 10, wal_bytes: 256 << 10, ..RocksConfig::default() }
+    }
+
+    /// So many rows are in each table, and are written over and over.
+    const ROWS: u64 = 256;
+
+    /// Commit `number`: a row in each of three tables, and in one the number itself.
+    fn commit(store: &RocksStore, number: u64) {
+        let mut batch = Batch::default();
+        let row = number.to_be_bytes().repeat(200);
+        for table in [Table::Tokens, Table::Events, Table::Expiry] {
+            batch.put(table, &(number % ROWS).to_be_bytes(), &row);
+        }
+        batch.put(Table::Meta, b"number", &number.to_be_bytes());
+        store.commit(&batch).unwrap();
+    }
+
+    fn number(bytes: &[u8]) -> u64 {
+        u64::from_be_bytes(*bytes.first_chunk().unwrap())
+    }
+
+    fn check(snapshot: &RocksSnapshot, at_least: u64) -> u64 {
+        let Found::Row(row) = snapshot.get(Table::Meta, &[b"number"], Tier::Disk).unwrap().remove(0) else {
+            panic!("the number is there from the beginning");
+        };
+        let last = number(&row);
+        assert!(last >= at_least, "what was committed before is there: {last} and not {at_least}");
+        for table in [Table::Tokens, Table::Events, Table::Expiry] {
+            let rows = snapshot.scan(table, &[], &[0xff; 9], Order::Ascending, usize::MAX).unwrap();
+            let mut found: Vec<u64> = rows.iter().map(|(_, row)| number(row)).collect();
+            found.sort_unstable();
+            assert!(found.into_iter().eq((last + 1).saturating_sub(ROWS)..=last), "{} up to {last}", table.name());
+        }
+        last
+    }
+
+    #[test]
+    fn a_snapshot_is_whole_while_the_store_is_written_s_08() {
+        const SNAPSHOTS: usize = 40;
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("store");
+        let store = RocksStore::create(&path, &config()).unwrap();
+        commit(&store, 0);
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let writer = {
+            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+            std::thread::spawn(move || {
+                for number in 1.. {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    commit(&store, number);
+                    done.store(number, Ordering::SeqCst);
+                }
+            })
+        };
+        let (mut taken, mut last, mut busy) = (0, 0, 0);
+        while taken < SNAPSHOTS {
+            let at_least = done.load(Ordering::SeqCst);
+            match RocksSnapshot::open(&path, &config()) {
+                Ok(snapshot) => {
+                    last = check(&snapshot, at_least);
+                    taken += 1;
+                }
+                Err(OpenError::Refused { detail, .. }) if detail.contains("changed its files") => busy += 1,
+                Err(error) => panic!("{error}"),
+            }
+            assert!(busy < 10 * SNAPSHOTS, "{taken} snapshots, and busy {busy} times");
+        }
+        stop.store(true, Ordering::SeqCst);
+        writer.join().unwrap();
+        let end = done.load(Ordering::SeqCst);
+        assert_eq!(check(&RocksSnapshot::open(&path, &config()).unwrap(), end), end);
+        println!("{SNAPSHOTS} snapshots while {last} commits were made, {busy} times too busy");
+    }
+
+    #[test]
+    fn a_snapshot_changes_nothing_and_keeps_nobody_out() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("store");
+        assert!(matches!(RocksSnapshot::open(&path, &config()), Err(OpenError::Missing(_))));
+        let store = RocksStore::create(&path, &config()).unwrap();
+        commit(&store, 0);
+        drop(store);
+        let files = || {
+            let names = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name());
+            let mut files: Vec<_> = names.map(|name| (name.clone(), fs::read(path.join(name)).unwrap())).collect();
+            files.sort();
+            files
+        };
+        let before = files();
+        let snapshot = RocksSnapshot::open(&path, &config()).unwrap();
+        assert!(files() == before, "nothing is written");
+        let store = RocksStore::open(&path, &config()).unwrap();
+        commit(&store, 1);
+        assert_eq!(check(&snapshot, 0), 0, "it stays what it was");
+        assert_eq!(check(&RocksSnapshot::open(&path, &config()).unwrap(), 1), 1);
+        drop(store);
+        fs::remove_file(path.join(CURRENT)).unwrap();
+        assert!(RocksSnapshot::open(&path, &config()).is_err());
+    }
+}
