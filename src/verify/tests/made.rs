@@ -130,7 +130,9 @@ impl Log {
                 files.insert(partial_path(&TileId { level, index }.path(), bytes.len() / HASH_BYTES), bytes);
                 if hashes.len() == TILE_WIDTH {
                     let mut tree = Frontier::new();
-                    hashes.iter().for_each(|hash| drop(tree.append(*hash)));
+                    for hash in hashes {
+                        drop(tree.append(*hash));
+                    }
                     above.push(tree.root());
                 }
             }

@@ -152,9 +152,9 @@ fn a_tile_or_bundle_that_is_gone_is_named_a_02() {
         let mut files = files.clone();
         let file = files.get_mut(path).unwrap();
         if change < 0 {
-            file.truncate(file.len() - 1)
+            file.truncate(file.len() - 1);
         } else {
-            file.push(0)
+            file.push(0);
         }
         let report = verified_files(&trusting(&[1]), &files);
         let expected = if path.contains("entries") { 511 } else { 256 };
