@@ -8,6 +8,7 @@ mod check;
 mod operations;
 mod rotation;
 mod rulebook;
+mod signals;
 mod sinks;
 mod upkeep;
 mod verify;
@@ -36,6 +37,7 @@ use crate::telemetry::{self, TelemetryError};
 use crate::tls::{self, HandshakeFailure, SetupError};
 use crate::vault::{Failure, Handshakes, Parts, Vault, VaultEvent};
 use http::{Request, Response};
+use signals::Signals;
 use std::convert::Infallible;
 use std::io::Write;
 use std::path::PathBuf;
@@ -52,6 +54,7 @@ use workers::Doors;
 
 pub use check::{Finding, InUse, Verdict, check, config_mistakes, in_use};
 pub use rotation::{Rotated, rotate_log_key};
+use rulebook::RulebookView;
 pub use rulebook::{load as load_rulebook, locate};
 pub use sinks::SinkError;
 pub use verify::{VerifyError, verify_data};
@@ -161,24 +164,6 @@ pub struct Opened {
     pub vault: Arc<Vault>,
     running: Running,
     healthy: Arc<AtomicBool>,
-}
-
-/// What the ledger is told of the rulebook.
-struct RulebookView {
-    generation: ledger::Generation,
-    digest: ledger::RulebookDigest,
-}
-
-impl RulebookView {
-    fn of(policy: &Arc<Policy>) -> Self {
-        let (counted, named) = (Arc::clone(policy), Arc::clone(policy));
-        Self { generation: Box::new(move || counted.generation()), digest: Box::new(move || named.rulebook().digest()) }
-    }
-
-    /// While a vault is made there is none yet.
-    fn none() -> Self {
-        Self { generation: Box::new(|| 0), digest: Box::new(|| [0; 32]) }
-    }
 }
 
 // === create ===
@@ -481,28 +466,6 @@ fn announce(address: std::net::SocketAddr) -> Result<(), Error> {
 async fn until(mut stopped: watch::Receiver<bool>) {
     // An error means that the sender is gone, which is the same news.
     let _ = stopped.wait_for(|stopped| *stopped).await;
-}
-
-/// The signals that end the process in order. Listened for before the vault says that it is ready: whoever has read that
-/// may send one.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Error> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let listen = |kind| signal(kind).map_err(|error| Error::Io { what: "can't listen for signals", error });
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn one(mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 /// After a failed write nothing may be acknowledged. What waits has been answered; those answers get a moment to leave,

@@ -2,9 +2,11 @@
 
 use super::Error;
 use crate::config::{self, Config};
-use crate::policy::{self, Mistake, Place, Rulebook, RulebookErrors};
+use crate::ledger;
+use crate::policy::{self, Mistake, Place, Policy, Rulebook, RulebookErrors};
 use crate::scope::{self, MaskSettings, Scopes, Settings};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Loads and checks the rulebook that `config` describes.
 ///
@@ -93,6 +95,24 @@ fn line(config: &Config, key: &str) -> Option<u32> {
     };
     // What is not written stands nowhere; the table that lacks it does.
     Some(if line == 0 { scope.line } else { line })
+}
+
+/// What the ledger is told of the rulebook.
+pub(super) struct RulebookView {
+    pub generation: ledger::Generation,
+    pub digest: ledger::RulebookDigest,
+}
+
+impl RulebookView {
+    pub fn of(policy: &Arc<Policy>) -> Self {
+        let (counted, named) = (Arc::clone(policy), Arc::clone(policy));
+        Self { generation: Box::new(move || counted.generation()), digest: Box::new(move || named.rulebook().digest()) }
+    }
+
+    /// While a vault is made there is none yet.
+    pub fn none() -> Self {
+        Self { generation: Box::new(|| 0), digest: Box::new(|| [0; 32]) }
+    }
 }
 
 #[cfg(test)]
