@@ -24,7 +24,7 @@ use crate::export;
 use crate::grpc::{AuditDoor, Guard, TokenDoor};
 use crate::keys::provider::{File, Provider, ProviderError};
 use crate::keys::{Keyring, KeyringError, entropy};
-use crate::ledger::{self, CheckpointDirectory, Checkpoints, Genesis, Limits, Running, Signing, Standing, Submission};
+use crate::ledger::{self, Genesis, Limits, Running, Signing, Standing, Submission};
 use crate::limits::{Rate, Refusals};
 use crate::merkle::note::{KeyError, LogKey};
 use crate::policy::{Policy, RulebookErrors};
@@ -539,7 +539,7 @@ fn ledger_settings(
             bytes: config.ledger.max_queued_bytes,
             patience: COMMIT_PATIENCE,
         },
-        checkpoints: checkpoints(config),
+        checkpoints: verify::checkpoints(config),
         checkpoint_period: CHECKPOINT_PERIOD,
         signing,
         witnesses: None,
@@ -547,13 +547,6 @@ fn ledger_settings(
         rulebook_generation: rulebook.generation,
         rulebook_digest: rulebook.digest,
         on_fatal,
-    }
-}
-
-fn checkpoints(config: &Config) -> Checkpoints {
-    Checkpoints {
-        directory: CheckpointDirectory::new(&config.audit.checkpoints),
-        copy: config.audit.checkpoints_copy.as_ref().map(CheckpointDirectory::new),
     }
 }
 

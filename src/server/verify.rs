@@ -1,9 +1,9 @@
 //! Verifying the data of a vault, which may run meanwhile: nothing is locked, and nothing is written.
 
-use super::{Error, checkpoints, rocks_config, root_key};
+use super::{Error, rocks_config, root_key};
 use crate::config::Config;
 use crate::keys::Keyring;
-use crate::ledger::{self, Outside};
+use crate::ledger::{self, CheckpointDirectory, Checkpoints, Outside};
 use crate::store::{ReadError, RocksSnapshot};
 use crate::vault::verify::{Report, Subject, verify};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -46,4 +46,12 @@ pub fn verify_data(config: &Config, progress: &mut dyn FnMut(u64)) -> Result<Rep
 fn allow_many_files() {
     let limit = getrlimit(Resource::Nofile);
     let _may_be_refused = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Where the checkpoints outside are.
+pub(super) fn checkpoints(config: &Config) -> Checkpoints {
+    Checkpoints {
+        directory: CheckpointDirectory::new(&config.audit.checkpoints),
+        copy: config.audit.checkpoints_copy.as_ref().map(CheckpointDirectory::new),
+    }
 }
