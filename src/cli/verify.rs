@@ -1,5 +1,6 @@
 //! `cloakroom verify`: whether the records are those that the last commit left.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -72,20 +73,21 @@ fn in_text(report: &Report, terminal: Terminal) -> String {
         Some(_) => "as many as there should be, but not the same".to_owned(),
         None => "and nothing says how many there should be".to_owned(),
     };
+    // Writing to a text can't fail.
     let mut text = format!("{wrong}: {there} open, {verdict}\n{against}\n");
     if let Some(log) = &report.log {
-        text += &format!("the log: {log}\n");
+        let _ = writeln!(text, "the log: {log}");
     }
     let groups: Vec<Vec<String>> = report.groups_wrong.iter().map(group_row).collect();
     text.push_str(&aligned(&groups));
     let more = report.groups_wrong_in_all - report.groups_wrong.len() as u64;
     if more > 0 {
-        text += &format!("and {} more\n", counted(more, "group"));
+        let _ = writeln!(text, "and {} more", counted(more, "group"));
     }
     let findings: Vec<Vec<String>> = report.findings.iter().map(finding_row).collect();
     text.push_str(&aligned(&findings));
     if report.more > 0 {
-        text += &format!("and {} more\n", report.more);
+        let _ = writeln!(text, "and {} more", report.more);
     }
     text.push_str("keep a copy of data and checkpoints as they are; docs/operations.md says how to go on\n");
     text

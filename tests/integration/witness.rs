@@ -285,7 +285,7 @@ async fn of_two_vaults_on_copies_of_one_log_the_second_history_is_not_cosigned()
         vault.metric(&format!("cloakroom_witness_failures_total{{witness=\"{name}\",reason=\"{reason}\"}}"))
     };
     let contradicted = |vault: &Server| counted(vault, "fork") + counted(vault, "ahead") > 0;
-    wait_until("one of them is contradicted", || vaults.iter().any(|vault| contradicted(vault)));
+    wait_until("one of them is contradicted", || vaults.iter().any(&contradicted));
     let loser = vaults.iter().find(|vault| contradicted(vault)).unwrap();
     assert!(loser.log().contains("a witness contradicts this log"));
     for (vault, home) in vaults.into_iter().zip([&home, &twin]) {

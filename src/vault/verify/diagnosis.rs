@@ -270,7 +270,7 @@ impl<'a> Diagnosis<'a> {
 
     /// The events that may have issued tokens of the suspected groups.
     fn events(&self) -> Result<Vec<Range<u64>>, ReadError> {
-        let Suspects::Groups(_) = self.suspects else { return Ok([0..self.size].into()) };
+        let Suspects::Groups(_) = self.suspects else { return Ok(std::iter::once(0..self.size).collect()) };
         let mut ranges: Vec<Range<u64>> = Vec::new();
         for day in self.suspects.days() {
             let begin = Group { scope: ScopeId(0), day }.begins();
