@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, reason = "tests say what they left out and how much they did")]
 
 mod audit;
+mod coverage;
 mod crash;
 mod door;
 mod durability;
