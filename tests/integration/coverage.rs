@@ -137,7 +137,11 @@ async fn every_rpc_leaves_one_event_however_it_ends_a_09() {
         let trace = format!("{:032x}", 0xa09_0000 + number);
         // A connection of its own for each: what one leaves behind is nothing to the next.
         let client = match end {
-            Denied => server.client(&home.authority().client("spiffe://dev.cloakroom.internal/stranger")).await,
+            // Each another one: a caller's refusals beyond a rate are only counted.
+            Denied => {
+                let stranger = format!("spiffe://dev.cloakroom.internal/stranger-{number}");
+                server.client(&home.authority().client(&stranger)).await
+            }
             _ => server.client(&home.identity(who)).await,
         };
         let outcome = match action {
