@@ -450,7 +450,7 @@ proptest! {
 
     #[test]
     fn roots_and_proofs_agree_with_the_naive_implementation_and_the_library(
-        contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..=1000),
+        contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..=5000),
         index: prop::sample::Index,
         to: prop::sample::Index,
     ) {
@@ -484,7 +484,7 @@ proptest! {
 
     #[test]
     fn an_altered_proof_proves_nothing_a_02(
-        size in 2u64..1000,
+        size in 2u64..=5000,
         index: prop::sample::Index,
         bit in 0usize..256,
         place: prop::sample::Index,
@@ -528,7 +528,7 @@ proptest! {
     }
 
     #[test]
-    fn a_forked_history_has_no_consistency_proof_a_03(size in 2u64..600, more in 1u64..300, fork: prop::sample::Index) {
+    fn a_forked_history_has_no_consistency_proof_a_03(size in 2u64..=4700, more in 1u64..=300, fork: prop::sample::Index) {
         let fork = fork.index(at(size)) as u64;
         let honest = Log::of_size(size);
         let mut forked = Log::of_size(fork);

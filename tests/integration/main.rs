@@ -15,6 +15,7 @@ mod door;
 mod durability;
 mod exports;
 mod harness;
+mod killed;
 mod matrix;
 mod memory;
 mod million;
