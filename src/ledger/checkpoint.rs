@@ -38,7 +38,10 @@ pub struct Checkpoints {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The file system refuses.
-    #[error("checkpoint {path}: {error}. See that the directory `audit.checkpoints` exists and is writable")]
+    #[error(
+        "checkpoint {path}: {error}. See that the directory, which `audit.checkpoints` or `audit.checkpoints_copy` names, \
+         exists and is writable"
+    )]
     Io {
         /// The file.
         path: PathBuf,

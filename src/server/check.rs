@@ -58,6 +58,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     findings.extend(check_certificates(config));
     let key = key.ok();
     findings.push(check_checkpoints(config, key.as_ref()));
+    findings.extend(config.audit.checkpoints_copy.as_deref().map(|path| check_copy(path, key.as_ref())));
     findings.extend(check_sinks(config, key.as_ref()));
     findings.extend(check_witnesses(config));
     findings.push(check_data(&config.storage.path));
@@ -151,6 +152,29 @@ fn check_checkpoints(config: &Config, key: Option<&crate::merkle::note::LogKey>)
             format!("there is no checkpoint in {}, so nothing vouches that the log is whole", path.display()),
             "put the file back, or correct audit.checkpoints",
         ),
+        Err(error) => Finding::bad(SUBJECT, error.to_string(), ""),
+    }
+}
+
+/// A start goes on without what the second directory may hold, but not if it is of another log or was changed.
+fn check_copy(path: &Path, key: Option<&crate::merkle::note::LogKey>) -> Finding {
+    const SUBJECT: &str = "checkpoint copy";
+    if let Err(error) = rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK) {
+        let seen = format!("{}: {error}", path.display());
+        return Finding::bad(
+            SUBJECT,
+            seen,
+            "make or mount the directory audit.checkpoints_copy, and let this user write there",
+        );
+    }
+    let directory = CheckpointDirectory::new(path);
+    let file = directory.file();
+    let Some(key) = key else {
+        return Finding::warn(SUBJECT, format!("{}: not looked at without the log key", file.display()), "");
+    };
+    match directory.newest(&LogKeys::of(key.verifier())) {
+        Ok(Some(_)) => Finding::ok(SUBJECT, format!("{}, signed by the log key", file.display())),
+        Ok(None) => Finding::ok(SUBJECT, format!("none in {} yet", path.display())),
         Err(error) => Finding::bad(SUBJECT, error.to_string(), ""),
     }
 }

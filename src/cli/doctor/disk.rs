@@ -44,7 +44,8 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
         ),
     };
     let room = [("disk: data", &config.storage.path), ("disk: checkpoints", &config.audit.checkpoints)];
-    let room = room.into_iter().map(|(subject, path)| match rustix::fs::statvfs(path) {
+    let copy = config.audit.checkpoints_copy.as_ref().map(|path| ("disk: checkpoint copy", path));
+    let room = room.into_iter().chain(copy).map(|(subject, path)| match rustix::fs::statvfs(path) {
         Ok(found) => {
             let bytes = found.f_bavail.saturating_mul(found.f_frsize);
             judge_room(subject, path, Room { bytes, inodes: (found.f_files > 0).then_some(found.f_favail) })

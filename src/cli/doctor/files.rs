@@ -23,7 +23,8 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
     // Made by the first start that sends events.
     let cursors = &config.audit.sink_cursors;
     let cursors = cursors.exists().then(|| directory("sink cursors", cursors));
-    let directories = directories.into_iter().map(|(subject, path)| directory(subject, path));
+    let copy = config.audit.checkpoints_copy.as_ref().map(|path| ("checkpoint copy", path));
+    let directories = directories.into_iter().chain(copy).map(|(subject, path)| directory(subject, path));
     keys.chain(of_sinks).chain(directories).chain(cursors).collect()
 }
 
