@@ -120,9 +120,9 @@ struct Connection {
 /// What the output looks like.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For people, and for one line out for each line in.
+    /// For people; of tokens and values a line for each line that was read.
     Text,
-    /// One JSON object a line.
+    /// JSON: one object, or one a line.
     Json,
 }
 

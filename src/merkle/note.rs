@@ -93,7 +93,9 @@ pub enum KeyError {
     #[error("this is a private key: give the public one, from log.vkey or witness.vkey")]
     Private,
     /// Not Ed25519.
-    #[error("the key's algorithm is not Ed25519 (type 1), which is the only one known here")]
+    #[error(
+        "the key's algorithm is not Ed25519 (type 1), the only one that logs have here; a witness's key is not a log's"
+    )]
     Algorithm,
     /// Not an Ed25519 witness's.
     #[error("the key is not a witness's for Ed25519 cosignatures (type 4), which is the only kind known here")]
@@ -113,7 +115,10 @@ pub enum NoteError {
     #[error("not a checkpoint: {0}")]
     NotACheckpoint(&'static str),
     /// No signature by a key that is trusted.
-    #[error("none of the note's signatures is by a key that was given: check which vault's log.vkey this is")]
+    #[error(
+        "none of the note's signatures is by a key that was given: see that this is the right vault's log.vkey, and whether \
+         the log's key was replaced"
+    )]
     Untrusted,
     /// A trusted key's signature does not fit the text.
     #[error("the signature of key {0} does not fit the text: the note was altered")]

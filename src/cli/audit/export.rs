@@ -141,7 +141,8 @@ async fn copy(client: &Client, options: &Options, mut copy: impl Copy, newest: S
 
 fn behind(next: u64, end: u64, options: &Options) -> anyhow::Error {
     if options.to.is_some() {
-        return Usage(format!("there is nothing from {next} to before {end}")).into();
+        return Usage(format!("--to is before {next}, where this copy begins or goes on: there is nothing between"))
+            .into();
     }
     anyhow!(
         "the copy has {next} entries and the vault's log only {end}: it is another log, or the vault's was cut. Keep the copy"

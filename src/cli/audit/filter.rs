@@ -120,14 +120,14 @@ impl Conditions {
         Ok(v1::AuditFilter {
             caller: self.caller.as_ref().map(whole).transpose()?.unwrap_or_default(),
             scope: self.scope.clone().unwrap_or_default(),
-            handle: self.handle.clone().unwrap_or_default(),
+            handle: hexadecimal(self.handle.as_ref(), 40, "--handle")?,
             token: from_file(&self.token_file, "token")?,
             action: self.action.map_or(v1::Action::Unspecified, Action::on_the_wire).into(),
             outcome: outcome.into(),
             start_time: self.since,
             end_time: None,
             purpose: self.purpose.clone().unwrap_or_default(),
-            trace_id: self.trace_id.clone().unwrap_or_default(),
+            trace_id: hexadecimal(self.trace_id.as_ref(), 32, "--trace-id")?,
             request_id: from_file(&self.request_id_file, "request id")?,
         })
     }
@@ -142,6 +142,18 @@ fn caller(text: &str) -> Result<String, String> {
             "{problem}; write a SPIFFE ID, such as spiffe://dev.cloakroom.internal/payments, or its path alone, such as \
              payments"
         )),
+    }
+}
+
+/// `text` in lower case, as the log has it, if it is that many hexadecimal digits. What can't be right is told here, so that it becomes no event of the log. It
+/// is not repeated: somebody may have given a token.
+fn hexadecimal(text: Option<&String>, digits: usize, what: &str) -> anyhow::Result<String> {
+    match text {
+        None => Ok(String::new()),
+        Some(text) if text.len() == digits && text.bytes().all(|letter| letter.is_ascii_hexdigit()) => {
+            Ok(text.to_ascii_lowercase())
+        }
+        Some(_) => Err(Usage(format!("{what}: expected {digits} hexadecimal digits and nothing else")).into()),
     }
 }
 
@@ -220,6 +232,17 @@ mod tests {
         assert_eq!(caller("region/eu/payments").unwrap(), "region/eu/payments");
         for wrong in ["", "/payments", "pay ments", "http://a/b", "spiffe://a", "a/../b"] {
             assert!(caller(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_handle_is_told_and_not_repeated() {
+        let told = |text: &str| hexadecimal(Some(&text.to_owned()), 4, "--handle");
+        assert_eq!(told("0aF9").unwrap(), "0af9");
+        assert_eq!(hexadecimal(None, 4, "--handle").unwrap(), "");
+        for wrong in ["", "0af", "0af91", "0afg", "pan_"] {
+            let error = told(wrong).unwrap_err().to_string();
+            assert_eq!(error, "--handle: expected 4 hexadecimal digits and nothing else", "{wrong:?}");
         }
     }
 

@@ -55,7 +55,10 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
             "cloakroom: these are the newest {limit}; there are more: all with --limit 0, fewer with --since 1h and other conditions"
         ));
     } else if rows.are_read() {
-        note(&format!("cloakroom: {}, and no more", counted(found.events, "event")));
+        note(&match found.events {
+            0 => "cloakroom: no event fits".to_owned(),
+            events => format!("cloakroom: {}, and no more", counted(events, "event")),
+        });
     }
     Ok(Exit::Done)
 }

@@ -37,7 +37,7 @@ pub(in crate::cli) struct Options {
     /// Only what names this scope. Questions to the log name none.
     #[arg(long)]
     scope: Option<String>,
-    /// By default what FILE ends with; without FILE text on a terminal and JSON elsewhere.
+    /// By default what FILE ends with (.html, .json or .txt); without FILE text on a terminal and JSON elsewhere.
     #[arg(long, value_enum)]
     output: Option<Shape>,
     /// Where to write it; standard output if it is left out.
@@ -62,9 +62,10 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
     if window.since >= window.until {
         return Err(Usage("--since is not before --until: there is no time between them".to_owned()).into());
     }
+    let shape = options.shape()?;
     let mut report = Report::new(window.clone(), Bounds::default());
     options.connection.run(async |client| read(&client, &window, &mut report).await)?;
-    let written = options.shape().write(&report.summary(), now)?;
+    let written = shape.write(&report.summary(), now)?;
     match &options.file {
         Some(file) => {
             std::fs::write(file, written).with_context(|| format!("cannot write {}", file.display()))?;
@@ -75,16 +76,22 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
 }
 
 impl Options {
-    fn shape(&self) -> Shape {
-        let ending = self.file.as_deref().and_then(Path::extension).and_then(|ending| ending.to_str());
-        match (self.output, &self.file, ending) {
+    fn shape(&self) -> Result<Shape, Usage> {
+        let ending = self.file.as_deref().and_then(Path::extension).map(|ending| ending.to_string_lossy());
+        Ok(match (self.output, &self.file, ending.as_deref()) {
             (Some(shape), ..) => shape,
             (None, Some(_), Some("html" | "htm")) => Shape::Html,
             (None, Some(_), Some("json")) => Shape::Json,
-            (None, Some(_), _) => Shape::Text,
+            (None, Some(_), Some("txt") | None) => Shape::Text,
+            (None, Some(_), Some(other)) => {
+                return Err(Usage(format!(
+                    "a report can't be a .{other} file: end the name in .html, .json or .txt, or say what it is to be with \
+                     --output"
+                )));
+            }
             (None, None, _) if Terminal::of_output().width().is_some() => Shape::Text,
             (None, None, _) => Shape::Json,
-        }
+        })
     }
 }
 

@@ -55,18 +55,19 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
     }
     let mut checkpoints = Vec::new();
     for path in &options.checkpoint {
+        let before = checkpoints.len();
         kept(path, &mut checkpoints)?;
+        if checkpoints.len() == before {
+            // To pass over it in silence would look as if the copy had been held against something.
+            return Err(Usage(format!("{}: there is no checkpoint in this folder", path.display())).into());
+        }
     }
     let settings = Settings { keys, checkpoints, sequence: options.sequence };
     let log = options.log.as_deref().unwrap_or(Path::new("-"));
-    let report = verified(&settings, log).with_context(|| format!("cannot read {}", log.display()))?;
+    // What can't be read was not checked, which is not to be taken for a bad log.
+    let report = verified(&settings, log).map_err(|error| Usage(format!("cannot read {}: {error}", log.display())))?;
     if let Some(sequence) = options.sequence.filter(|_| report.holds() && report.event.is_none()) {
-        let last = report.first + report.entries;
-        return Err(Usage(format!(
-            "event {sequence} is not among the entries with a body from {} to before {last}",
-            report.first
-        ))
-        .into());
+        return Err(absent(sequence, &report).into());
     }
     match options.output {
         Format::Text => text(&report, output),
@@ -74,6 +75,17 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
     }
     .context("cannot write the output")?;
     Ok(if report.holds() { Exit::Done } else { Exit::SomeFailed })
+}
+
+fn absent(sequence: u64, report: &Report) -> Usage {
+    let end = report.first + report.entries;
+    if (report.first..end).contains(&sequence) {
+        return Usage(format!("event {sequence} is there, but its body was dropped because of its age"));
+    }
+    Usage(match end.checked_sub(1).filter(|_| report.entries > 0) {
+        Some(last) => format!("event {sequence} is not in this copy, which has {} to {last}", report.first),
+        None => format!("event {sequence} is not in this copy, which has none"),
+    })
 }
 
 fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<VerifierKey>> {
