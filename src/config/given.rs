@@ -219,9 +219,20 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(Given<'_>) ->
         if range.contains(&found) {
             return Ok(found);
         }
-        let (least, most) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
-        Err(format!("must be at least {least} and at most {most}"))
+        Err(format!("must be at least {} and at most {}", in_one_unit(*range.start()), in_one_unit(*range.end())))
     }
+}
+
+/// As it could be written: a whole number of the largest unit up to days that fits.
+fn in_one_unit(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis == 0 {
+        return "0s".to_owned();
+    }
+    let fitting = TIME_UNITS.iter().rev().skip_while(|(name, _)| *name == "w");
+    let (name, factor) =
+        fitting.copied().find(|(_, factor)| millis.is_multiple_of(u128::from(*factor))).unwrap_or(TIME_UNITS[0]);
+    format!("{}{name}", millis / u128::from(factor))
 }
 
 /// A whole number followed by a unit.
