@@ -237,7 +237,11 @@ fn summary(report: &Report, output: &mut impl Write) -> io::Result<()> {
         writeln!(output, "keys         {old} was succeeded by {new}: both signed the checkpoint of {size} entries")?;
     }
     for (name, vouched) in &report.kept {
-        writeln!(output, "kept         {name}: the first {} entries are the same as then", vouched.size)?;
+        let same = match vouched.size {
+            1 => "the first entry is the same".to_owned(),
+            size => format!("the first {size} entries are the same"),
+        };
+        writeln!(output, "kept         {name}: {same} as then")?;
     }
     if let Some(vouched) = &report.vouched {
         writeln!(
