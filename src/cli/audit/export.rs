@@ -72,6 +72,9 @@ trait Copy {
 }
 
 pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<Exit> {
+    if options.to.is_some_and(|to| to < options.from) {
+        return Err(Usage("--to is before --from: there is nothing between them".to_owned()).into());
+    }
     options.connection.run(async |client| export(&client, options, output).await)
 }
 
