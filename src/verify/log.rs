@@ -295,6 +295,10 @@ impl Verifier {
         }
         match self.spoken {
             None if end == first => self.report.note(None, Place::End, Fault::Empty),
+            // A checkpoint of entries of which none is here is easily had, and whoever is to be shown them sees nothing.
+            Some(_) if end == first && self.report.vouched.as_ref().is_some_and(|vouched| vouched.size > 0) => {
+                self.report.note(None, Place::End, Fault::NoEntries);
+            }
             spoken if spoken != Some(end) => {
                 let covered = self.covered;
                 // Where the log is known to have been longer, what is missing is what is wrong.

@@ -190,6 +190,9 @@ pub enum Fault {
     /// Nothing at all.
     #[error("there is nothing here: no entry and no checkpoint")]
     Empty,
+    /// A checkpoint of a log that has entries, and none of them.
+    #[error("there is no entry here, only a checkpoint: nothing of what was signed is shown")]
+    NoEntries,
 }
 
 /// What became of a file.
