@@ -65,6 +65,9 @@ fn in_text(report: &Report, terminal: Terminal) -> String {
     }
     let wrong = terminal.colour(Colour::Red, "wrong");
     let verdict = match report.expected {
+        _ if report.fits && report.log.is_none() && report.groups_wrong_in_all == 0 => {
+            "and they are right, but there are rows among them that are none of theirs".to_owned()
+        }
         _ if report.fits && report.log.is_none() => {
             "and they are right, but the sums over groups of them are not".to_owned()
         }
@@ -202,6 +205,19 @@ mod tests {
         let json = in_json(&report());
         assert_eq!((json["clean"].as_bool(), json["findings"][0]["kind"].as_str()), (Some(false), Some("missing")));
         assert_eq!(json["groups_wrong"][0]["day"], "2026-09-21");
+    }
+
+    #[test]
+    fn a_row_that_was_added_does_not_make_the_sums_wrong() {
+        let added = Finding { kind: Kind::Added, certain: true, event: None, ..report().findings.remove(0) };
+        let report =
+            Report { fits: true, records: 3, expected: Some(3), findings: vec![added], more: 0, ..Report::default() };
+        let said = in_text(&report, Terminal::none());
+        let verdict = "wrong: 3 records in 0 groups open, and they are right, but there are rows among them that are none of theirs\n";
+        assert!(said.starts_with(verdict), "{said}");
+        assert!(!said.contains("sums"), "{said}");
+        let sums = Report { groups_wrong_in_all: 1, findings: Vec::new(), ..report };
+        assert!(in_text(&sums, Terminal::none()).contains("but the sums over groups of them are not"));
     }
 
     #[test]

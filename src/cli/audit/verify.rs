@@ -18,6 +18,8 @@ use crate::verify::{self, Kept, Report, Settings, Vouched};
 const BUFFER_BYTES: usize = 1 << 20;
 /// More than the largest bundle: 256 entries of 64 KiB.
 const MAX_FILE_BYTES: u64 = 20 << 20;
+/// More than a key, a checkpoint or the proof of one event has: a note of a megabyte, and an event of 64 KiB.
+const MAX_TEXT_BYTES: u64 = 4 << 20;
 
 /// Verify a copy of the audit log, offline: no vault is asked, and none is trusted.
 ///
@@ -92,7 +94,7 @@ fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<VerifierKey>> {
     let mut keys: Vec<VerifierKey> = Vec::new();
     for file in files {
         let unusable = |problem: String| Usage(format!("{}: {problem}", file.display()));
-        let text = std::fs::read_to_string(file).map_err(|error| unusable(format!("cannot read the key: {error}")))?;
+        let text = text_of(file).map_err(|error| unusable(format!("cannot read the key: {error}")))?;
         let key: VerifierKey = text.parse().map_err(|error| unusable(format!("{error}")))?;
         if keys.first().is_some_and(|first| first.name() != key.name()) {
             return Err(unusable(format!("a key of another log, {}: verify one log at a time", key.name())).into());
@@ -113,9 +115,20 @@ fn kept(path: &Path, checkpoints: &mut Vec<Kept>) -> anyhow::Result<()> {
         paths.sort();
         return paths.iter().try_for_each(|path| kept(path, checkpoints));
     }
-    let note = std::fs::read_to_string(path).map_err(unusable)?;
+    let note = text_of(path).map_err(unusable)?;
     checkpoints.push(Kept { name: path.display().to_string(), note });
     Ok(())
+}
+
+/// A whole file, unless it is far too long. It comes from somebody else, so its length must not be what decides how much
+/// memory this takes.
+fn text_of(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_TEXT_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_TEXT_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 4 MiB"));
+    }
+    Ok(text)
 }
 
 fn verified(settings: &Settings, log: &Path) -> io::Result<Report> {
@@ -150,7 +163,7 @@ fn fetch(directory: &Path, path: &str) -> io::Result<Option<Vec<u8>>> {
 
 fn prove(file: &Path, settings: &Settings, format: Format, output: &mut impl Write) -> anyhow::Result<Exit> {
     let unreadable = |error| Usage(format!("{}: cannot read the proof: {error}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    let text = text_of(file).map_err(unreadable)?;
     let proved = text.parse::<Proof>().and_then(|proof| Ok((proof.sequence, proof.verify(settings)?)));
     match (proved, format) {
         (Ok((sequence, proved)), Format::Text) => print_proved(sequence, &proved, output),
@@ -301,4 +314,29 @@ fn vouched_object(vouched: &Vouched) -> Value {
         "keys": vouched.keys.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "note": vouched.note,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_far_too_long_is_not_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("proof");
+        let file = File::create(&path).unwrap();
+        file.set_len(MAX_TEXT_BYTES).unwrap();
+        assert_eq!(text_of(&path).unwrap().len() as u64, MAX_TEXT_BYTES);
+        // Sparse, so it takes no room: more than a machine has memory.
+        file.set_len(1 << 42).unwrap();
+        let settings = Settings::default();
+        for refused in [
+            keys(std::slice::from_ref(&path)).err(),
+            kept(&path, &mut Vec::new()).err(),
+            prove(&path, &settings, Format::Text, &mut Vec::new()).err(),
+        ] {
+            let said = refused.unwrap().to_string();
+            assert!(said.ends_with("it has more than 4 MiB"), "{said}");
+        }
+    }
 }
