@@ -5,7 +5,7 @@ use std::fmt;
 use crate::clock::Timestamp;
 use crate::event::DecodeError;
 use crate::merkle::Hash;
-use crate::merkle::note::{KeyId, Name, NoteError};
+use crate::merkle::note::{KeyId, Name, Note, NoteError, WitnessVerifier};
 
 /// Findings that are kept. What comes after the first few rarely helps, and a hostile file could have millions.
 const MAX_FINDINGS: usize = 20;
@@ -33,6 +33,8 @@ pub struct Report {
     pub kept: Vec<(String, Vouched)>,
     /// Successions of keys that were followed, oldest first: old key, new key, the size that both signed.
     pub rotations: Vec<(KeyId, KeyId, u64)>,
+    /// What witnesses were asked for have cosigned: the witness, the size, and when, in seconds since 1970.
+    pub cosigned: Vec<(Name, u64, u64)>,
     /// The entry that was asked for, as JSON.
     pub event: Option<String>,
     /// What does not hold, in the order in which it was noticed. At most twenty.
@@ -187,6 +189,11 @@ pub enum Fault {
         /// The last.
         last: u64,
     },
+    /// A witness did not cosign.
+    #[error(
+        "no checkpoint that fits this copy was cosigned by {0}: that witness has not seen this log, or another one"
+    )]
+    NotCosigned(Name),
     /// Nothing at all.
     #[error("there is nothing here: no entry and no checkpoint")]
     Empty,
@@ -223,6 +230,27 @@ pub enum Altered {
 }
 
 impl Report {
+    /// Holds what was verified against a witness: at least one checkpoint that fits must be cosigned by it. The largest is
+    /// kept in [`Report::cosigned`]; without any, or with a cosignature that is not the witness's, there is a finding.
+    pub fn hold_against(&mut self, witness: &WitnessVerifier) {
+        let mut largest = None;
+        let mut faults = Vec::new();
+        for vouched in self.vouched.iter().chain(self.kept.iter().map(|(_, vouched)| vouched)) {
+            match Note::parse(&vouched.note).and_then(|note| note.cosigned_by(witness)) {
+                Ok(Some(seconds)) => largest = largest.max(Some((vouched.size, seconds))),
+                Ok(None) => {}
+                Err(error) => faults.push(Fault::Note(error)),
+            }
+        }
+        match largest {
+            Some((size, seconds)) => self.cosigned.push((witness.name().clone(), size, seconds)),
+            None => faults.push(Fault::NotCosigned(witness.name().clone())),
+        }
+        for fault in faults {
+            self.note(None, "cosignatures", fault);
+        }
+    }
+
     /// Whether everything holds.
     pub fn holds(&self) -> bool {
         self.findings.is_empty()

@@ -185,6 +185,31 @@ async fn every_checkpoint_is_cosigned_and_verifies() {
     witness.stop();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_auditor_verifies_that_the_witness_has_cosigned_the_copy_a_05() {
+    let (home, site, _witness) = watched();
+    let vault = home.serve();
+    tokenize(&vault, &home, 3).await;
+    let copy = home.file("log.jsonl").display().to_string();
+    let exported = home.cli(&vault, "auditor", &["audit", "export", &copy]).output().unwrap();
+    assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
+    stop(vault).await;
+    let verify = |key: &Path| {
+        let mut command = program();
+        command.args(["audit", "verify", &copy, "--key"]).arg(home.file("log.vkey")).arg("--witness").arg(key);
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (status, said) = verify(&site.file("witness.vkey"));
+    assert_eq!(status, 0, "{said}");
+    assert!(said.contains(&format!("witness      {} cosigned", site.key().name())), "{said}");
+    let stranger = Site::init(&home.file("log.vkey"));
+    let (status, said) = verify(&stranger.file("witness.vkey"));
+    assert_eq!(status, 1, "{said}");
+    assert!(said.contains("was cosigned by") && said.contains("NOT VERIFIED"), "{said}");
+    assert_eq!(verify(&home.file("log.vkey")).0, 2, "the log's key is no witness's");
+}
+
 #[tokio::test]
 async fn yesterday_s_copy_of_everything_is_refused_a_05() {
     let (home, site, witness) = watched();

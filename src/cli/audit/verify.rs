@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use crate::cli::terminal::{Bar, Colour, Terminal};
 use crate::cli::{Exit, Format, Usage};
+use crate::clock::Timestamp;
 use crate::event::json::rfc3339;
-use crate::merkle::note::VerifierKey;
+use crate::merkle::note::{VerifierKey, WitnessVerifier};
 use crate::verify::proof::{Proof, Proved};
 use crate::verify::{self, Kept, Report, Settings, Vouched};
 
@@ -39,6 +40,10 @@ pub(in crate::cli) struct Options {
     /// that something is missing.
     #[arg(long, value_name = "FILE|DIR", conflicts_with = "proof")]
     checkpoint: Vec<PathBuf>,
+    /// The public key of a witness: its witness.vkey. Any number. At least one checkpoint that fits the copy, in it or given
+    /// with --checkpoint, must be cosigned by each.
+    #[arg(long, value_name = "FILE", conflicts_with = "proof")]
+    witness: Vec<PathBuf>,
     /// Print this event, once the whole log is verified.
     #[arg(long, value_name = "N", conflicts_with = "proof")]
     sequence: Option<u64>,
@@ -67,7 +72,12 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
     let settings = Settings { keys, checkpoints, sequence: options.sequence };
     let log = options.log.as_deref().unwrap_or(Path::new("-"));
     // What can't be read was not checked, which is not to be taken for a bad log.
-    let report = verified(&settings, log).map_err(|error| Usage(format!("cannot read {}: {error}", log.display())))?;
+    let witnesses = witnesses(&options.witness)?;
+    let mut report =
+        verified(&settings, log).map_err(|error| Usage(format!("cannot read {}: {error}", log.display())))?;
+    for witness in &witnesses {
+        report.hold_against(witness);
+    }
     if let Some(sequence) = options.sequence.filter(|_| report.holds() && report.event.is_none()) {
         return Err(absent(sequence, &report).into());
     }
@@ -102,6 +112,15 @@ fn keys(files: &[PathBuf]) -> anyhow::Result<Vec<VerifierKey>> {
         keys.push(key);
     }
     Ok(keys)
+}
+
+fn witnesses(files: &[PathBuf]) -> anyhow::Result<Vec<WitnessVerifier>> {
+    let read = |file: &PathBuf| {
+        let unusable = |problem: String| Usage(format!("{}: {problem}", file.display()));
+        let text = text_of(file).map_err(|error| unusable(format!("cannot read the witness's key: {error}")))?;
+        Ok(text.parse().map_err(|error| unusable(format!("not a witness's public key, its witness.vkey: {error}")))?)
+    };
+    files.iter().map(read).collect()
 }
 
 /// Adds the checkpoint at `path`, or all that are in that directory and below it.
@@ -266,7 +285,16 @@ fn summary(report: &Report, output: &mut impl Write) -> io::Result<()> {
         )?;
         writeln!(output, "root         {}", vouched.root)?;
     }
+    for (witness, size, seconds) in &report.cosigned {
+        let time = cosigned_at(*seconds);
+        writeln!(output, "witness      {witness} cosigned {size} entries, {time}")?;
+    }
     Ok(())
+}
+
+/// What a witness says of its clock may be anything; the format ends with the year 9999.
+fn cosigned_at(seconds: u64) -> impl std::fmt::Display {
+    rfc3339(Timestamp::from_millis(seconds.min(253_402_300_799) * 1000))
 }
 
 fn signers(vouched: &Vouched) -> String {
@@ -288,6 +316,10 @@ fn object(report: &Report) -> Value {
         .rotations
         .iter()
         .map(|(old, new, size)| json!({ "old": old.to_string(), "new": new.to_string(), "size": size }));
+    let cosigned = report.cosigned.iter().map(|(witness, size, seconds)| {
+        let time = cosigned_at(*seconds).to_string();
+        json!({ "witness": witness.to_string(), "size": size, "time": time })
+    });
     json!({
         "holds": report.holds(),
         "log": report.log.as_ref().map(ToString::to_string),
@@ -300,6 +332,7 @@ fn object(report: &Report) -> Value {
         "checkpoint": report.vouched.as_ref().map(vouched_object),
         "kept": kept.collect::<Vec<_>>(),
         "rotations": rotations.collect::<Vec<_>>(),
+        "cosigned": cosigned.collect::<Vec<_>>(),
         "first_bad": report.first_bad(),
         "findings": findings.collect::<Vec<_>>(),
         "more_findings": report.more_findings,
