@@ -137,15 +137,20 @@ mod tests {
     #[test]
     fn a_snapshot_is_whole_while_the_store_is_written_s_08() {
         const SNAPSHOTS: usize = 40;
+        const COMMITS_MEANWHILE: u64 = 150;
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("store");
         let store = RocksStore::create(&path, &config()).unwrap();
         commit(&store, 0);
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let allowed = Arc::new(AtomicU64::new(0));
         let writer = {
-            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+            let (stop, done, allowed) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&allowed));
             std::thread::spawn(move || {
                 for number in 1.. {
+                    while number > allowed.load(Ordering::SeqCst) && !stop.load(Ordering::SeqCst) {
+                        std::thread::yield_now();
+                    }
                     if stop.load(Ordering::SeqCst) {
                         return;
                     }
@@ -157,6 +162,9 @@ mod tests {
         let (mut taken, mut last, mut busy) = (0, 0, 0);
         while taken < SNAPSHOTS {
             let at_least = done.load(Ordering::SeqCst);
+            // Enough for some files to come and go while it opens, and not so many that they never cease: how fast a disk
+            // is must not decide whether this ends.
+            allowed.store(at_least + COMMITS_MEANWHILE, Ordering::SeqCst);
             match RocksSnapshot::open(&path, &config()) {
                 Ok(snapshot) => {
                     last = check(&snapshot, at_least);
