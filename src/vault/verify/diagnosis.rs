@@ -1,6 +1,6 @@
 //! What is wrong, by name: the suspected groups are gone through record by record and event by event.
 
-use super::history::{self, History};
+use super::history::{self, History, Issues};
 use super::{DataKeys, FINDINGS_AT_MOST, Finding, Kind, Report, Subject, Summed, each, scope_name};
 use crate::clock::Timestamp;
 use crate::crypto::record::{Header, State};
@@ -59,6 +59,7 @@ pub(super) struct Diagnosis<'a> {
     begin: Option<Timestamp>,
     /// When the last of them was written.
     end: Timestamp,
+    issues: Issues,
     /// Records that open and should not be there, by the account that lacks or exceeds. See [`Suspects::account`].
     added: HashMap<Account, i128>,
     damaged: HashMap<Account, i128>,
@@ -108,6 +109,7 @@ impl<'a> Diagnosis<'a> {
             size: sequence.map_or(0, |sequence| sequence.saturating_add(1)),
             begin: beginning(subject)?,
             end: time.unwrap_or_default(),
+            issues: Issues::default(),
             added: HashMap::new(),
             damaged: HashMap::new(),
             expired: BTreeMap::new(),
@@ -132,7 +134,9 @@ impl<'a> Diagnosis<'a> {
     fn damaged(&mut self, handle: &Handle, group: Option<Group>, report: &mut Report) -> Result<(), ReadError> {
         let scope = group.map_or_else(String::new, |group| scope_name(&self.paths, group.scope));
         let issued = match group {
-            Some(group) if self.is_told(group) => History::of(self.subject.rows, handle, &scope, false)?.issued,
+            Some(group) if self.is_told(group) => {
+                History::of(self.subject.rows, &mut self.issues, handle, &scope, false)?.issued
+            }
             // It does not say where it belongs, or the log says no more who issued it.
             _ => true,
         };
@@ -194,7 +198,8 @@ impl<'a> Diagnosis<'a> {
         report: &mut Report,
     ) -> Result<(), ReadError> {
         let scope = scope_name(&self.paths, group.scope);
-        let history = History::of(self.subject.rows, handle, &scope, header.uses_left.is_some())?;
+        let limited = header.uses_left.is_some();
+        let history = History::of(self.subject.rows, &mut self.issues, handle, &scope, limited)?;
         let found = |kind, event, why: String| {
             let day = Some(group.begins());
             Finding { kind, handle: *handle, scope: scope.clone(), day, certain: true, event, why }

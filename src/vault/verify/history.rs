@@ -6,6 +6,7 @@ use crate::event::{self, Action, Event, HANDLE_BYTES, ItemOutcome};
 use crate::ledger::{IndexKey, read_event};
 use crate::store::{ReadError, Rows, Table};
 use crate::vault::requests::REPEATED;
+use std::collections::{HashMap, HashSet};
 
 /// What the log says of one token.
 #[derive(Default)]
@@ -18,31 +19,45 @@ pub(super) struct History {
     pub last: Option<(u64, Action)>,
 }
 
+/// What was issued in one second, by scope. Records lie in the order of their seconds, so each second's events are read once:
+/// looked up for each record, they would be read as often as there are records in that second.
+#[derive(Default)]
+pub(super) struct Issues {
+    second: u32,
+    by_scope: HashMap<String, HashSet<[u8; HANDLE_BYTES]>>,
+}
+
+impl Issues {
+    /// Whether an event of the index of seconds issued this handle in the scope with this path.
+    fn has(&mut self, rows: &dyn Rows, handle: &Handle, path: &str) -> Result<bool, ReadError> {
+        let Some(key) = IndexKey::issues(handle.as_bytes()) else { return Ok(false) };
+        if self.second != handle.second() {
+            self.second = handle.second();
+            self.by_scope.clear();
+            each_event(rows, &key, |_, event| {
+                self.by_scope.entry(event.scope.clone()).or_default().extend(issued(event));
+            })?;
+        }
+        Ok(self.by_scope.get(path).is_some_and(|issued| issued.contains(handle.as_bytes())))
+    }
+}
+
 impl History {
     /// Of the token with this handle in the scope with this path. `limited`: each release of its value is a change.
-    pub fn of(rows: &dyn Rows, handle: &Handle, path: &str, limited: bool) -> Result<Self, ReadError> {
-        let mut history = Self::default();
-        if let Some(issues) = IndexKey::issues(handle.as_bytes()) {
-            each_event(
-                rows,
-                &issues,
-                |content| IndexKey::may_have_issued(content, handle.as_bytes()),
-                |_, event| {
-                    history.issued |= event.scope == path && issued(event).any(|issued| issued == handle.as_bytes());
-                },
-            )?;
-        }
-        each_event(
-            rows,
-            &IndexKey::handle(handle.as_bytes()),
-            |_| true,
-            |sequence, event| {
-                history.issued |= event.scope == path && issued(event).any(|issued| issued == handle.as_bytes());
-                if event.scope == path {
-                    history.note(sequence, event, handle, limited);
-                }
-            },
-        )?;
+    pub fn of(
+        rows: &dyn Rows,
+        issues: &mut Issues,
+        handle: &Handle,
+        path: &str,
+        limited: bool,
+    ) -> Result<Self, ReadError> {
+        let mut history = Self { issued: issues.has(rows, handle, path)?, ..Self::default() };
+        each_event(rows, &IndexKey::handle(handle.as_bytes()), |sequence, event| {
+            history.issued |= event.scope == path && issued(event).any(|issued| issued == handle.as_bytes());
+            if event.scope == path {
+                history.note(sequence, event, handle, limited);
+            }
+        })?;
         Ok(history)
     }
 
@@ -98,16 +113,11 @@ pub(super) fn first_at(rows: &dyn Rows, size: u64, time: Timestamp) -> Result<u6
     Ok(from)
 }
 
-/// All events under an index key, in the order of the log, whose index rows are `wanted`. One that can't be read is passed
-/// over: the check of the log says so.
-fn each_event(
-    rows: &dyn Rows,
-    key: &IndexKey,
-    wanted: impl Fn(&[u8]) -> bool,
-    mut take: impl FnMut(u64, &Event),
-) -> Result<(), ReadError> {
+/// All events under an index key, in the order of the log. One that can't be read is passed over: the check of the log says
+/// so.
+fn each_event(rows: &dyn Rows, key: &IndexKey, mut take: impl FnMut(u64, &Event)) -> Result<(), ReadError> {
     super::each(rows, Table::EventIndex, &key.at(0), &key.at(u64::MAX), |found| {
-        for (row_key, _) in found.iter().filter(|(_, content)| wanted(content)) {
+        for (row_key, _) in found {
             let Some(sequence) = key.sequence(row_key) else { continue };
             let event = read_event(rows, sequence)?.and_then(|bytes| event::decode(&bytes).ok());
             if let Some(event) = event {
