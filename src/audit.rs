@@ -97,14 +97,7 @@ impl Vault {
         let asked = Asked::of(call, Action::QueryAudit);
         for _ in 0..ATTEMPTS {
             let basis = self.ledger().basis();
-            let mut event = self.event(&asked)?;
-            let context = asked.context(self.ledger().clock().now());
-            let permit =
-                match self.policy().permit::<policy::action::QueryAudit>(&call.caller, Resource::Vault, &context) {
-                    Ok(permit) => permit,
-                    Err(denied) => return Err(self.denied(event, &denied, &[]).await),
-                };
-            decided(&mut event, &permit);
+            let (mut event, permit) = self.permit_question(&asked).await?;
             let scan = match self.plan(&request) {
                 Ok(scan) => scan,
                 Err(violation) => return Err(self.invalid(event, violation).await),
@@ -127,6 +120,23 @@ impl Vault {
             }
         }
         Err(self.conflict(self.event(&asked)?).await)
+    }
+
+    /// Asks policy whether the log may be asked. The event of the question begins with what it said.
+    async fn permit_question(
+        &self,
+        asked: &Asked<'_>,
+    ) -> Result<(Event, policy::Permit<policy::action::QueryAudit>), Failure> {
+        let mut event = self.event(asked)?;
+        let context = asked.context(self.ledger().clock().now());
+        let caller = &asked.call.caller;
+        match self.policy().permit::<policy::action::QueryAudit>(caller, Resource::Vault, &context) {
+            Ok(permit) => {
+                decided(&mut event, &permit);
+                Ok((event, permit))
+            }
+            Err(denied) => Err(self.denied(event, &denied, &[]).await),
+        }
     }
 
     /// What to read for a question, or what is wrong with it.

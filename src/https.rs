@@ -88,8 +88,8 @@ pub enum Failed {
     TooLong,
 }
 
-/// A body that is there as a whole.
-struct Whole(Option<Bytes>);
+/// A request's body that is there as a whole.
+pub struct Whole(Option<Bytes>);
 
 // === impl Base ===
 
@@ -199,7 +199,7 @@ impl Client {
             .uri(format!("{}{path}", self.base.path))
             .header(HOST, &self.base.authority)
             .header(CONTENT_TYPE, content_type)
-            .body(Whole(Some(body)))
+            .body(Whole::new(body))
             .expect("path, authority and type are checked where they are made");
         let (head, body) = connection.send_request(request).await?.into_parts();
         let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -246,6 +246,13 @@ pub async fn collect(mut body: Incoming, at_most: usize) -> Result<Option<Vec<u8
 }
 
 // === impl Whole ===
+
+impl Whole {
+    /// A body of these bytes.
+    pub fn new(bytes: Bytes) -> Self {
+        Self(Some(bytes))
+    }
+}
 
 impl Body for Whole {
     type Data = Bytes;

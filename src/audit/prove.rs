@@ -8,9 +8,8 @@ use super::damaged_tree;
 use crate::event::{Action, Outcome};
 use crate::ledger::{self, Refused, Submission, Vouched};
 use crate::merkle::{Hash, Tree};
-use crate::policy::{self, Resource};
 use crate::store::{ReadError, Rows};
-use crate::vault::{ATTEMPTS, Asked, Call, Failure, Reason, Vault, Violation, decided};
+use crate::vault::{ATTEMPTS, Asked, Call, Failure, Reason, Vault, Violation};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -120,14 +119,7 @@ impl Vault {
         let asked = Asked::of(call, Action::QueryAudit);
         for _ in 0..ATTEMPTS {
             let basis = self.ledger().basis();
-            let mut event = self.event(&asked)?;
-            let context = asked.context(self.ledger().clock().now());
-            let permit =
-                match self.policy().permit::<policy::action::QueryAudit>(&call.caller, Resource::Vault, &context) {
-                    Ok(permit) => permit,
-                    Err(denied) => return Err(self.denied(event, &denied, &[]).await),
-                };
-            decided(&mut event, &permit);
+            let (mut event, permit) = self.permit_question(&asked).await?;
             detail.clone_into(&mut event.detail);
             let found = match find().await {
                 Ok(found) => found,

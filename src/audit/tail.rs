@@ -9,7 +9,7 @@ use crate::event::{self, Action, Event, Outcome};
 use crate::ledger::{Refused, Submission};
 use crate::policy::{self, Resource};
 use crate::store::ReadError;
-use crate::vault::{ATTEMPTS, Asked, Call, Failure, Vault, decided};
+use crate::vault::{ATTEMPTS, Asked, Call, Failure, Vault};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -44,14 +44,7 @@ impl Vault {
         for _ in 0..ATTEMPTS {
             let basis = self.ledger().basis();
             let durable = self.ledger().follow();
-            let mut event = self.event(&asked)?;
-            let context = asked.context(self.ledger().clock().now());
-            let permit =
-                match self.policy().permit::<policy::action::QueryAudit>(&call.caller, Resource::Vault, &context) {
-                    Ok(permit) => permit,
-                    Err(denied) => return Err(self.denied(event, &denied, &[]).await),
-                };
-            decided(&mut event, &permit);
+            let (mut event, permit) = self.permit_question(&asked).await?;
             let filter = Filter::new(&request.filter, self.keyring(), self.policy().rulebook().scopes());
             let filter = match filter {
                 Ok(filter) => Arc::new(filter),

@@ -2,15 +2,14 @@
 
 use super::delivery::Failed;
 use super::dial::Dial;
+use crate::https::Whole;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, Request, Uri};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use prost::bytes::{Bytes, BytesMut};
-use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -39,9 +38,6 @@ struct Open {
     sender: SendRequest<Whole>,
     task: JoinHandle<()>,
 }
-
-/// A body that is there as a whole.
-struct Whole(Option<Bytes>);
 
 impl Post {
     pub fn new(dial: Dial, url: Uri) -> Self {
@@ -76,7 +72,7 @@ impl Post {
             .header(USER_AGENT, concat!("cloakroom/", env!("CARGO_PKG_VERSION")))
             .header(CONTENT_TYPE, content_type)
             .header(CONTENT_LENGTH, body.len())
-            .body(Whole(Some(body.clone())))
+            .body(Whole::new(body.clone()))
             .map_err(|error| Failed::Broken(error.to_string()))?;
         let response = open.sender.send_request(request).await.map_err(broken)?;
         let (head, content) = response.into_parts();
@@ -119,23 +115,6 @@ fn broken(error: hyper::Error) -> Failed {
 impl Drop for Open {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-impl Body for Whole {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
     }
 }
 

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::Resumption;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ServerConfig};
 
-use super::material::{self, ServerIdentity, SetupError};
+use super::material::{ServerIdentity, SetupError};
+use super::outgoing::build_outgoing_config;
 use super::provider::provider;
 
 /// The only protocol that is spoken over it.
@@ -35,11 +35,5 @@ pub fn server_config(certificate: &Path, private_key: &Path) -> Result<Arc<Serve
 /// # Errors
 /// If the file can't be read or holds no authority.
 pub fn client_config(authorities: &Path) -> Result<Arc<ClientConfig>, SetupError> {
-    let mut client = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(material::roots(authorities)?)
-        .with_no_client_auth();
-    client.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
-    client.resumption = Resumption::disabled();
-    Ok(Arc::new(client))
+    build_outgoing_config(authorities, None, Some(ALPN_HTTP1))
 }
