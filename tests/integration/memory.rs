@@ -5,9 +5,8 @@
 //! everything is searched for them. The same search finds some in the memory of a vault that is the same but for the
 //! allocator, which does not wipe there.
 
-mod needles;
-
 use crate::harness::{self, Client, Home, Server, eventually, texts};
+use crate::needles::{Found, Needles};
 use crate::needs;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -16,7 +15,6 @@ use cloakroom::keys::authentic;
 use cloakroom::keys::provider::{self, Provider};
 use cloakroom::proto::v1;
 use cloakroom::store::{Order, RocksConfig, RocksStore, Rows, Table};
-use needles::{Found, Needles};
 use prost::Message;
 use prost::bytes::{Buf, BufMut};
 use std::fs::File;

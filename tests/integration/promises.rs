@@ -377,6 +377,11 @@ impl Promises {
         self.issued.len()
     }
 
+    /// What was put in, and what was given for it.
+    pub fn secrets(&self) -> impl Iterator<Item = (&str, &[u8], &str)> {
+        self.issued.iter().map(|issued| (issued.handle.as_str(), issued.value.as_slice(), issued.token.as_str()))
+    }
+
     fn claim(
         &mut self,
         receipt: &v1::AuditReceipt,

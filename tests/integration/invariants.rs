@@ -1,0 +1,154 @@
+//! What holds of a vault whatever was done to it. [`Invariants::check`] starts one on what a fault has left and looks:
+//!
+//! 1. everything acknowledged can be read, with the same bytes;
+//! 2. every value that left has its event;
+//! 3. the log verifies offline, without a gap, against its key and every checkpoint that was ever outside;
+//! 4. no value and no token lies in the data directory or in what the vault said;
+//! 5. no thread of it has panicked;
+//! 6. the records are those that its sums and its log say.
+
+use crate::harness::{Home, Server, program};
+use crate::needles::{Found, Needles};
+use crate::promises::{Findings, Promises, Stamp};
+use crate::verify::verify;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Of so many tokens and values it is looked whether they lie somewhere. Each is a search for a hundred pieces of it.
+const SECRETS: usize = 24;
+/// Shorter ones are found by chance.
+const SECRET_AT_LEAST: usize = 12;
+
+/// What is remembered of one vault from one fault to the next, outside of it.
+pub struct Invariants {
+    /// Every checkpoint that was found outside the database.
+    seen: tempfile::TempDir,
+    notes: usize,
+}
+
+impl Invariants {
+    pub fn new() -> Self {
+        let seen = tempfile::Builder::new().prefix("seen-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        Self { seen, notes: 0 }
+    }
+
+    /// Checks what a fault has left of the vault in `home`, which does not run, and starts it with `serve`. Everything that
+    /// was answered up to `cut` must be there. The vault that was started runs on.
+    ///
+    /// # Errors
+    /// What the vault said, if it does not start.
+    pub async fn check(
+        &mut self,
+        home: &Home,
+        serve: Command,
+        promises: &Promises,
+        cut: Stamp,
+    ) -> Result<(Server, Findings), String> {
+        let mut broken = Vec::new();
+        self.remember(home);
+        check_sums(home, "as it was left", &mut broken);
+        let server = Server::launch(home, serve)?;
+        let mut findings = promises.check(home, &server, cut).await;
+        findings.broken.append(&mut broken);
+        self.check_log(home, &server, &mut findings.broken);
+        check_sums(home, "beside the running vault", &mut findings.broken);
+        check_files(home, promises, &mut findings.broken);
+        Ok((server, findings))
+    }
+
+    /// Keeps a copy of the newest checkpoint.
+    pub fn remember(&mut self, home: &Home) {
+        if let Ok(note) = std::fs::read(home.file("checkpoints/checkpoint")) {
+            self.notes += 1;
+            std::fs::write(self.seen.path().join(self.notes.to_string()), note).unwrap();
+        }
+    }
+
+    fn check_log(&self, home: &Home, server: &Server, broken: &mut Vec<String>) {
+        let copy = self.seen.path().with_extension("jsonl");
+        let _ = std::fs::remove_file(&copy);
+        let exported = home.cli(server, "auditor", &["audit", "export", &copy.display().to_string()]).output().unwrap();
+        if !exported.status.success() {
+            broken.push(format!("the log can't be exported: {}", String::from_utf8_lossy(&exported.stderr)));
+            return;
+        }
+        let mut verify = program();
+        verify.args(["audit", "verify"]).arg(&copy).arg("--key").arg(home.file("log.vkey"));
+        let verified = verify.arg("--checkpoint").arg(self.seen.path()).output().unwrap();
+        if !verified.status.success() {
+            broken.push(format!("the log does not verify: {}", String::from_utf8_lossy(&verified.stdout)));
+        }
+        let _ = std::fs::remove_file(&copy);
+    }
+}
+
+fn check_sums(home: &Home, when: &str, broken: &mut Vec<String>) {
+    let (clean, report) = verify(home);
+    if !clean || report["clean"] != true {
+        broken.push(format!("`cloakroom verify`, {when}: {report:#}"));
+    }
+}
+
+/// Nothing that was put in or given out stands in a file, and no file speaks of a panic.
+fn check_files(home: &Home, promises: &Promises, broken: &mut Vec<String>) {
+    let mut needles = Needles::default();
+    let step = (promises.values() / SECRETS).max(1);
+    for (handle, value, token) in promises.secrets().step_by(step) {
+        if value.len() >= SECRET_AT_LEAST {
+            needles.add(&format!("the value of {handle}"), value);
+        }
+        needles.add(&format!("the token of {handle}"), token.as_bytes());
+    }
+    let mut found = Found::default();
+    for file in files(home.path()) {
+        let name = file.display().to_string();
+        let Ok(bytes) = std::fs::read(&file) else { continue };
+        needles.find(&bytes, &name, &mut found);
+        let log = file.extension().is_some_and(|extension| extension == "log") && name.contains("/serve-");
+        if log && String::from_utf8_lossy(&bytes).contains("a thread panicked") {
+            broken.push(format!("{name} speaks of a panic"));
+        }
+    }
+    broken.extend(found.names);
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files.extend(self::files(&entry.path())),
+            Ok(kind) if kind.is_file() => files.push(entry.path()),
+            _ => {}
+        }
+    }
+    files
+}
+
+// === what the checks can see ===
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_invariant_is_missed_where_it_does_not_hold() {
+    use crate::promises::{Dice, Plan, run};
+    let home = Home::init();
+    let server = home.serve();
+    let plan = Plan { seed: Dice::seed(), callers: 8, calls: 200, stamp: Box::new(|| 0) };
+    let promises = run(&home, &server, plan, || {}).await.promises;
+    server.stop();
+    let mut invariants = Invariants::new();
+    let (server, findings) = invariants.check(&home, home.serve_command(), &promises, Stamp::MAX).await.unwrap();
+    assert!(findings.broken.is_empty(), "{:#?}", findings.broken);
+    assert!(findings.values > 0 && findings.released > 0 && findings.revoked > 0 && findings.limited > 0);
+    server.stop();
+
+    // A value in a file, a token in a log, and a panic.
+    let (_, value, token) = promises.secrets().find(|(_, value, _)| value.len() >= SECRET_AT_LEAST).unwrap();
+    std::fs::write(home.file("data/forgotten"), value).unwrap();
+    home.write("serve-1.log", &format!("{token}\nERROR a fault in Cloakroom: a thread panicked."));
+    // Another history: the log of a vault of the same name, made from the same keys.
+    let other = Home::init();
+    std::fs::copy(other.file("log.vkey"), home.file("log.vkey")).unwrap();
+    let (_server, findings) = invariants.check(&home, home.serve_command(), &promises, Stamp::MAX).await.unwrap();
+    for part in ["the value of", "the token of", "speaks of a panic", "the log does not verify"] {
+        assert!(findings.broken.iter().any(|broken| broken.contains(part)), "{part}: {:#?}", findings.broken);
+    }
+}
