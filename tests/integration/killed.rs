@@ -4,28 +4,12 @@
 
 use crate::harness::{Home, Server, program};
 use crate::needs;
+use crate::strace::serve_until;
 use std::path::Path;
-use std::process::Command;
 
 /// What makes something durable, and which of them the process does not survive. A start makes some twenty.
 const STEPS: [(&str, &[usize]); 3] =
     [("fsync", &[1, 3, 8, 14, 21, 23, 24, 26]), ("rename", &[1, 2, 5, 6, 7, 8]), ("fdatasync", &[1, 2, 3, 9, 40])];
-
-/// The vault of `home` under strace, which kills it at its `number`-th `call`.
-fn serve_until(home: &Home, call: &str, number: usize) -> Result<Server, String> {
-    let serve = home.serve_command();
-    let mut command = Command::new("strace");
-    command.args(["-f", "-s", "0", "--quiet=all", "-o", "/dev/null", "-e", &format!("trace={call}")]);
-    command.args(["-e", &format!("inject={call}:signal=SIGKILL:when={number}")]);
-    command.arg(serve.get_program()).args(serve.get_args());
-    for (name, value) in serve.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    Server::launch(home, command)
-}
 
 /// Tokenizes and has checkpoints signed until the vault is gone. How many tokens were acknowledged.
 async fn work(home: &Home, server: &Server) -> usize {

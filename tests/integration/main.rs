@@ -14,6 +14,7 @@ mod crash;
 mod door;
 mod durability;
 mod exports;
+mod golden;
 mod harness;
 mod invariants;
 mod killed;

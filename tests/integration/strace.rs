@@ -143,6 +143,22 @@ impl Drop for Attached {
     }
 }
 
+/// The vault of `home` under strace, which kills it at its `number`-th `call`.
+pub fn serve_until(home: &Home, call: &str, number: usize) -> Result<Server, String> {
+    let serve = home.serve_command();
+    let mut command = Command::new("strace");
+    command.args(["-f", "-s", "0", "--quiet=all", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    command.args(["-e", &format!("inject={call}:signal=SIGKILL:when={number}")]);
+    command.arg(serve.get_program()).args(serve.get_args());
+    for (name, value) in serve.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    Server::launch(home, command)
+}
+
 /// Whether all threads of a process have a tracer.
 fn is_traced(pid: i32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
