@@ -28,6 +28,7 @@ mod replay;
 mod signing;
 mod state;
 mod time;
+mod upgrade;
 mod wake;
 mod witnesses;
 mod writer;

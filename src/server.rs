@@ -183,7 +183,7 @@ pub fn create(config: &Config) -> Result<(), Error> {
             .map_err(|error| Error::Io { what: "can't make the directory for checkpoints", error })?;
     }
     let store: Arc<dyn Store> = Arc::new(RocksStore::create(&config.storage.path, &rocks_config(config))?);
-    ledger::create(&*store, &root, &genesis, log_key.verifier(), clock.wall())?;
+    ledger::create(&*store, &root, &genesis, log_key.verifier())?;
     let (genesis, meta) = ledger::identify(&*store, &root)?;
     let (keys, state) = Keyring::create(&root, &genesis.vault, &meta, clock.wall())?;
     let settings = ledger_settings(config, Signing::by(log_key), &clock, RulebookView::none(), Box::new(|_| {}));

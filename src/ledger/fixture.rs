@@ -115,7 +115,7 @@ impl Site {
             witnesses: Mutex::default(),
             folder: tempfile::tempdir().unwrap(),
         };
-        create(&*site.store, &site.root(), genesis, site.log_key().verifier(), start).unwrap();
+        create(&*site.store, &site.root(), genesis, site.log_key().verifier()).unwrap();
         site
     }
 

@@ -6,9 +6,10 @@ use super::recent::Recent;
 use super::replay::{check_root, replay};
 use super::signing::LOG_KEYS_ROW;
 use super::state::{BadHead, HEAD_ROW, State, StoredHead};
+use super::upgrade;
 use super::wake::Wakes;
 use super::witnesses::{WitnessError, Witnessed, Witnesses};
-use super::writer::{KEPT_FROM_ROW, TIME_MARK_ROW, Writer};
+use super::writer::{KEPT_FROM_ROW, Writer};
 use super::{
     CheckpointError, Checkpoints, Head, Ledger, Limits, LogKeys, OnFatal, RulebookDigest, Shared, Signing, VaultClock,
     read_event, read_tile,
@@ -18,6 +19,7 @@ use crate::crypto::state::{StateDigest, StateKey, Tally};
 use crate::crypto::{MetaKey, RootKey, VaultId};
 use crate::event;
 use crate::keys::authentic;
+use crate::keys::entropy::NoEntropy;
 use crate::merkle::note::{Checkpoint, VerifierKey};
 use crate::merkle::{Frontier, TILE_WIDTH, TileId, Tree};
 use crate::store::{Batch, CommitError, Found, Order, ReadError, Rows, Store, Table, Tier};
@@ -29,11 +31,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
 
-const FORMAT_ROW: &str = "format";
+pub(super) const FORMAT_ROW: &str = "format";
 const VAULT_ROW: &str = "vault";
 const LOG_ROW: &str = "log";
 /// The version of the storage format as a whole: which tables there are and what stands in `meta`.
-const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 /// The version of each row of `meta` but `format`.
 const META_ROW_FORMAT: u8 = 1;
 
@@ -205,6 +207,9 @@ pub enum OpenError {
     /// The checkpoint outside is bad.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// No randomness for what is written first.
+    #[error(transparent)]
+    Random(#[from] NoEntropy),
     /// The store can't be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -222,13 +227,7 @@ pub enum OpenError {
 ///
 /// # Errors
 /// If the store can't be written.
-pub fn create(
-    store: &dyn Store,
-    root: &RootKey,
-    genesis: &Genesis,
-    log_key: VerifierKey,
-    now: Timestamp,
-) -> Result<(), OpenError> {
+pub fn create(store: &dyn Store, root: &RootKey, genesis: &Genesis, log_key: VerifierKey) -> Result<(), OpenError> {
     let meta = root.meta_key(&genesis.vault);
     let mut rows = Batch::default();
     let mut put = |name: &str, content: &[u8]| {
@@ -238,7 +237,6 @@ pub fn create(
     put(VAULT_ROW, &versioned(&genesis.vault.0));
     put(LOG_ROW, &versioned(genesis.log_id.as_bytes()));
     put(LOG_KEYS_ROW, &versioned(&LogKeys::of(log_key).encode()));
-    put(TIME_MARK_ROW, &versioned(&now.millis().to_be_bytes()));
     Ok(store.commit(&rows)?)
 }
 
@@ -262,12 +260,7 @@ fn unversioned<'a>(name: &'static str, content: Option<&'a [u8]>) -> Result<&'a 
 /// If the format is newer, a row is missing, or the root key is another vault's.
 pub fn identify(rows: &dyn Rows, root: &RootKey) -> Result<(Genesis, Arc<MetaKey>), OpenError> {
     let format = meta_row(rows, FORMAT_ROW)?;
-    let format_number = authentic::claimed(&format).and_then(be_u32).ok_or(OpenError::Damaged(FORMAT_ROW))?;
-    match format_number {
-        FORMAT => {}
-        older if older < FORMAT => return Err(OpenError::Older(older)),
-        newer => return Err(OpenError::Newer(newer)),
-    }
+    stored_format(&format)?;
     let vault = meta_row(rows, VAULT_ROW)?;
     let id = unversioned(VAULT_ROW, authentic::claimed(&vault))?;
     let vault_id = VaultId(id.try_into().map_err(|_| OpenError::Damaged(VAULT_ROW))?);
@@ -281,7 +274,17 @@ pub fn identify(rows: &dyn Rows, root: &RootKey) -> Result<(Genesis, Arc<MetaKey
     Ok((Genesis { vault: vault_id, log_id }, Arc::new(meta)))
 }
 
-/// Checks the log and starts its writer.
+/// The storage format, if this version can read it.
+fn stored_format(row: &[u8]) -> Result<u32, OpenError> {
+    let format = authentic::claimed(row).and_then(be_u32).ok_or(OpenError::Damaged(FORMAT_ROW))?;
+    match format {
+        upgrade::OLDEST..=FORMAT => Ok(format),
+        older if older < FORMAT => Err(OpenError::Older(older)),
+        newer => Err(OpenError::Newer(newer)),
+    }
+}
+
+/// Checks the log, takes data of an older format to the current one, and starts the log's writer.
 ///
 /// # Errors
 /// [`OpenError`]: nothing was changed and nothing runs.
@@ -299,11 +302,12 @@ pub fn open(
     let rows: &dyn Rows = &*store;
     let keys = log_keys(rows, &meta)?;
     keys.check(&settings.signing)?;
-    let mark = meta_number(&meta, TIME_MARK_ROW, &meta_row(rows, TIME_MARK_ROW)?)?;
-    let mark = Timestamp::from_millis(mark);
     let kept_from = check_beginning(rows, &meta)?;
     let outside = Outside::read(&settings.checkpoints, &keys)?;
-    let (frontier, vouched, total) = recover(rows, &outside, &meta, &state)?;
+    let (frontier, vouched, head) = recover(rows, &outside, &meta, &state)?;
+    let total = head.as_ref().map_or_else(Tally::default, |head| head.total);
+    let format = stored_format(&meta_row(rows, FORMAT_ROW)?)?;
+    let mark = time_mark(rows, &meta, format, head.as_ref())?;
     let last_time = last_event_time(rows, frontier.size())?;
     let (orders, ordered) = channel();
     let shared = Arc::new(Shared {
@@ -329,12 +333,15 @@ pub fn open(
         doubtful: false,
     };
     checkpointer.check_start(&frontier, state.digest(frontier.size(), &total))?;
+    if format != FORMAT {
+        upgrade::to_current(&*store, &meta, &state, head, mark)?;
+        tracing::info!(from = format, to = FORMAT, "the data was taken to the current storage format");
+    }
     let writer = Writer {
         shared: Arc::clone(&shared),
         store,
         frontier,
         last_time,
-        last_mark: mark,
         meta,
         recent: Recent::default(),
         state: State::new(state, total),
@@ -428,19 +435,28 @@ pub fn stored_head(rows: &dyn Rows, meta: &MetaKey, state: &StateKey) -> Result<
     head.map(Some)
 }
 
-/// The tree and the sum over all records as the last commit left them: the events on disk, checked against stored tiles, the
-/// checkpoints outside, and the head; and what is vouched for.
+/// The time that the vault's clock never goes back behind. A log without events has none: nothing has expired yet.
+fn time_mark(rows: &dyn Rows, meta: &MetaKey, format: u32, head: Option<&StoredHead>) -> Result<Timestamp, OpenError> {
+    if format != FORMAT {
+        return upgrade::time_mark(rows, meta);
+    }
+    // A head of the older format in data of this one was put there.
+    head.map_or(Ok(Timestamp::default()), |head| head.mark.ok_or(OpenError::Head))
+}
+
+/// The tree and the head as the last commit left them: the events on disk, checked against stored tiles, the checkpoints
+/// outside, and the head; and what is vouched for.
 fn recover(
     rows: &dyn Rows,
     outside: &Outside,
     meta: &MetaKey,
     state: &StateKey,
-) -> Result<(Frontier, Vouched, Tally), OpenError> {
+) -> Result<(Frontier, Vouched, Option<StoredHead>), OpenError> {
     let head = stored_head(rows, meta, state);
     let (frontier, vouched) = recover_tree(rows, outside)?;
     let size = frontier.size();
     let Some(head) = head? else {
-        return if size == 0 { Ok((frontier, vouched, Tally::default())) } else { Err(OpenError::Head) };
+        return if size == 0 { Ok((frontier, vouched, None)) } else { Err(OpenError::Head) };
     };
     if head.size != size {
         return Err(OpenError::OtherSize { size, head: head.size });
@@ -449,7 +465,7 @@ fn recover(
     let found = state.digest(size, &head.total);
     match outside.state(size) {
         Some(says) if says != found => Err(OpenError::OtherRecords { found: found.records, vouched: says.records }),
-        _ => Ok((frontier, vouched, head.total)),
+        _ => Ok((frontier, vouched, Some(head))),
     }
 }
 
@@ -502,7 +518,7 @@ fn check_beginning(rows: &dyn Rows, meta: &MetaKey) -> Result<u64, OpenError> {
     }
 }
 
-fn meta_number(meta: &MetaKey, name: &'static str, row: &[u8]) -> Result<u64, OpenError> {
+pub(super) fn meta_number(meta: &MetaKey, name: &'static str, row: &[u8]) -> Result<u64, OpenError> {
     let content = authentic::open(meta, Table::Meta, name.as_bytes(), row).ok_or(OpenError::WrongRootKey(name))?;
     let number = unversioned(name, Some(content))?.try_into().map_err(|_| OpenError::Damaged(name))?;
     Ok(u64::from_be_bytes(number))
@@ -559,7 +575,7 @@ fn last_event_time(rows: &dyn Rows, size: u64) -> Result<Timestamp, OpenError> {
     event::decode(&bytes).ok().and_then(|event| event.timestamp()).ok_or(OpenError::Event(last))
 }
 
-fn meta_row(rows: &dyn Rows, name: &'static str) -> Result<Vec<u8>, OpenError> {
+pub(super) fn meta_row(rows: &dyn Rows, name: &'static str) -> Result<Vec<u8>, OpenError> {
     row(rows, Table::Meta, name.as_bytes())?.ok_or(OpenError::Damaged(name))
 }
 

@@ -1,11 +1,13 @@
 //! What the writer keeps of the live records: a masked sum for each group of them, and one row, the *head*, that says with
-//! every commit how long the log is, which root it has and what all records together are.
+//! every commit how long the log is, which root it has, how far the vault's time had come and what all records together
+//! are.
 //!
 //! Sums come ready-made with the submissions; the writer only adds them up. A group's row is written by each commit that
 //! touches the group and goes when nothing is left of the group. The head is under the MAC of the rows of `meta`; what is
 //! wrong with a group's row shows when all is added up again, which is what `cloakroom verify` does.
 
 use super::Fatal;
+use crate::clock::Timestamp;
 use crate::crypto::MetaKey;
 use crate::crypto::state::{Group, MASKED_LENGTH, RANDOM_BYTES, StateDigest, StateKey, Tally};
 use crate::keys::authentic;
@@ -17,10 +19,12 @@ use std::sync::Arc;
 
 /// The row of `tree` that each commit writes.
 pub(super) const HEAD_ROW: &[u8] = b"head";
-const HEAD_FORMAT: u8 = 1;
+const HEAD_FORMAT: u8 = 2;
+/// Has no time mark: in data of storage format 2, that is a row of its own.
+const HEAD_FORMAT_WITHOUT_MARK: u8 = 1;
 const GROUP_FORMAT: u8 = 1;
-/// Format, size and root.
-const HEAD_LENGTH: usize = 1 + 8 + 32 + MASKED_LENGTH;
+/// Format, size, root and time mark.
+const HEAD_LENGTH: usize = 1 + 8 + 32 + 8 + MASKED_LENGTH;
 /// Sums that are kept in memory. Nearly all commits touch today's groups.
 const KNOWN_AT_MOST: usize = 4096;
 /// Masks for which randomness is drawn at once: a system call costs as much as ten of them.
@@ -32,6 +36,9 @@ pub struct StoredHead {
     pub size: u64,
     /// The tree's root over them.
     pub root: Hash,
+    /// Nothing that had expired by then ever lives again. It stands in this row and not in one of its own, which could be
+    /// put back alone: this one fits no other log. `None` in data of storage format 2.
+    pub mark: Option<Timestamp>,
     /// All records.
     pub total: Tally,
 }
@@ -62,9 +69,12 @@ pub(super) struct State {
 impl StoredHead {
     pub(super) fn seal(&self, meta: &MetaKey, key: &StateKey, random: [u8; RANDOM_BYTES]) -> Vec<u8> {
         let mut content = Vec::with_capacity(HEAD_LENGTH);
-        content.push(HEAD_FORMAT);
+        content.push(if self.mark.is_some() { HEAD_FORMAT } else { HEAD_FORMAT_WITHOUT_MARK });
         content.extend_from_slice(&self.size.to_be_bytes());
         content.extend_from_slice(&self.root.0);
+        if let Some(mark) = self.mark {
+            content.extend_from_slice(&mark.millis().to_be_bytes());
+        }
         content.extend_from_slice(&key.mask(None, random, &self.total));
         authentic::seal(meta, Table::Tree, HEAD_ROW, &content)
     }
@@ -72,13 +82,18 @@ impl StoredHead {
     pub(super) fn open(meta: &MetaKey, key: &StateKey, row: &[u8]) -> Result<Self, BadHead> {
         let content = authentic::open(meta, Table::Tree, HEAD_ROW, row).ok_or(BadHead::Forged)?;
         let (format, content) = content.split_first().ok_or(BadHead::Length)?;
-        if *format != HEAD_FORMAT {
-            return Err(BadHead::Newer(*format));
-        }
         let (size, content) = content.split_first_chunk().ok_or(BadHead::Length)?;
-        let (root, masked) = content.split_first_chunk().ok_or(BadHead::Length)?;
+        let (root, content) = content.split_first_chunk().ok_or(BadHead::Length)?;
+        let (mark, masked) = match *format {
+            HEAD_FORMAT => {
+                let (mark, masked) = content.split_first_chunk().ok_or(BadHead::Length)?;
+                (Some(Timestamp::from_millis(u64::from_be_bytes(*mark))), masked)
+            }
+            HEAD_FORMAT_WITHOUT_MARK => (None, content),
+            newer => return Err(BadHead::Newer(newer)),
+        };
         let masked = masked.try_into().map_err(|_| BadHead::Length)?;
-        Ok(Self { size: u64::from_be_bytes(*size), root: Hash(*root), total: key.unmask(None, masked) })
+        Ok(Self { size: u64::from_be_bytes(*size), root: Hash(*root), mark, total: key.unmask(None, masked) })
     }
 }
 
@@ -121,6 +136,7 @@ impl State {
         meta: &MetaKey,
         size: u64,
         root: Hash,
+        mark: Timestamp,
         batch: &mut Batch,
     ) -> Result<(), Fatal> {
         let added = std::mem::take(&mut self.added);
@@ -136,7 +152,7 @@ impl State {
             self.know(group, sum);
         }
         let random = self.random()?;
-        let head = StoredHead { size, root, total: self.total };
+        let head = StoredHead { size, root, mark: Some(mark), total: self.total };
         batch.put(Table::Tree, HEAD_ROW, &head.seal(meta, &self.key, random));
         Ok(())
     }

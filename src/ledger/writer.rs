@@ -15,17 +15,10 @@ use crate::merkle::{self, Frontier};
 use crate::store::{Batch, Store, Table};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-
-/// The row of `meta` that holds the time mark.
-pub(super) const TIME_MARK_ROW: &str = "time";
 
 /// The row of `meta` that holds the sequence of the first event whose body is kept. There is none before anything is
 /// dropped.
 pub(super) const KEPT_FROM_ROW: &str = "kept_from";
-
-/// How often the time mark is stored at the most. A crash loses no more of it than this.
-const TIME_MARK_PERIOD: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
     pub shared: Arc<Shared>,
@@ -35,7 +28,6 @@ pub(super) struct Writer {
     pub frontier: Frontier,
     /// The time of the last event: times never decrease.
     pub last_time: Timestamp,
-    pub last_mark: Timestamp,
     pub meta: Arc<MetaKey>,
     pub recent: Recent,
     /// As the frontier: over the records as the batch leaves them.
@@ -89,7 +81,7 @@ impl Writer {
             self.recent.note(number, entry.changes.rewritten());
             self.state.add(entry.changes.sums());
             if entry.accepts_clock {
-                // Moved here, the mark is stored by `append_marks` in this same commit.
+                // Moved here, the mark is stored in this same commit's head.
                 self.shared.clock.accept();
             }
             if let Some(first) = entry.kept_from {
@@ -100,9 +92,12 @@ impl Writer {
             acknowledged.push((entry.waiter, Receipt { log_id, sequence, time }));
         }
         if !acknowledged.is_empty() {
-            self.append_marks(work.checkpoint);
+            if let Some(note) = work.checkpoint {
+                self.batch.put(Table::Tree, CHECKPOINT_ROW, note.as_bytes());
+            }
             let (size, root) = (self.frontier.size(), self.frontier.root());
-            let summed = self.state.write(&*self.store, &self.meta, size, root, &mut self.batch);
+            let mark = self.shared.clock.mark();
+            let summed = self.state.write(&*self.store, &self.meta, size, root, mark, &mut self.batch);
             if let Err(fatal) = summed.and_then(|()| Ok(self.store.commit(&self.batch)?)) {
                 for (waiter, _) in acknowledged {
                     self.wakes.add(waiter, Err(Refused::Unavailable));
@@ -160,17 +155,6 @@ impl Writer {
             self.batch.put(Table::Tree, tile.id().path().as_bytes(), tile.bytes());
         }
         sequence
-    }
-
-    fn append_marks(&mut self, checkpoint: Option<String>) {
-        let mark = self.shared.clock.mark();
-        if mark.since(self.last_mark) >= TIME_MARK_PERIOD {
-            self.put_meta(TIME_MARK_ROW, mark.millis());
-            self.last_mark = mark;
-        }
-        if let Some(note) = checkpoint {
-            self.batch.put(Table::Tree, CHECKPOINT_ROW, note.as_bytes());
-        }
     }
 
     fn put_meta(&mut self, name: &str, number: u64) {

@@ -339,6 +339,7 @@ def unwrap(root, vault, key_id, version, wrapped):
 # === MACs of meta, keys and scopes ===
 
 MAC = 32
+MINUTE = 60_000
 
 
 def row_mac(key, table, row_key, content):
@@ -380,7 +381,7 @@ class Vault:
 
     def __init__(self, tables, root):
         self.tables, self.root = tables, root
-        if self.claimed("meta", b"format") != u32(2):
+        if self.claimed("meta", b"format") != u32(3):
             raise Refused("format of the data")
         self.id = self.behind_version(self.claimed("meta", b"vault"), 16)
         self.meta_key = meta_key(root, self.id) if root else None
@@ -404,7 +405,7 @@ class Vault:
         return content[1:]
 
     def check_meta(self):
-        for name in (b"format", b"vault", b"log", b"time"):
+        for name in (b"format", b"vault", b"log", b"log_keys"):
             self.checked("meta", name)
 
     def scope_id(self, path, read=None):
@@ -615,9 +616,8 @@ class RowCheck:
 
     def meta(self, rows):
         # Nothing is dropped from a log that is younger than what it keeps.
-        self.expect([key for key, _ in rows] == [b"format", b"log", b"log_keys", b"time", b"vault"], "other rows of meta")
+        self.expect([key for key, _ in rows] == [b"format", b"log", b"log_keys", b"vault"], "other rows of meta")
         self.vault.check_meta()
-        self.expect(len(self.vault.behind_version(self.vault.checked("meta", b"time"))) == 8, "time mark")
         self.log_id = self.vault.behind_version(self.vault.checked("meta", b"log")).decode()
         keys = self.vault.behind_version(self.vault.checked("meta", b"log_keys")).decode().splitlines()
         self.expect(keys and keys[0].startswith(f"0 {self.log_id}+"), "the log's keys")
@@ -687,11 +687,12 @@ class RowCheck:
         """The row that each commit writes; what a checkpoint of the same size says of the records."""
         state_key = self.vault.key(b"state", 1)
         content = self.vault.checked("tree", b"head")
-        self.expect(content[:1] == b"\x01" and content[1:9] == u64(len(self.leaves)), "the head's format or size")
+        self.expect(content[:1] == b"\x02" and content[1:9] == u64(len(self.leaves)), "the head's format or size")
         self.expect(content[9:41] == root_of(self.leaves), "the head's root")
         count = sum(count for count, _ in self.sums.values())
         total = sum(total for _, total in self.sums.values()) % MODULUS
-        self.expect(unmask_sum(state_key, b"", content[41:]) == (count, total), "the head is of other records")
+        self.expect(0 < number(content[41:49]) < self.last_millis + MINUTE, "the head's time mark")
+        self.expect(unmask_sum(state_key, b"", content[49:]) == (count, total), "the head is of other records")
         return state_line(state_key, len(self.leaves), count, total)
 
     def fingerprints(self, rows):
@@ -708,6 +709,7 @@ class RowCheck:
             self.expect(event[0] >= last, "the log's time decreases")
             last = event[0]
             self.index |= {subject + key: content for subject, content in index_of(event).items()}
+        self.last_millis = last
 
     def event_index(self, rows):
         self.expect(dict(rows) == self.index, "event_index and events do not fit")
@@ -896,7 +898,9 @@ class Vectors:
         self.wraps(self.load("wrap_v1.json"))
         self.records(self.load("record_v1.json"))
         self.rows(self.load("rows_v1.json"))
-        self.sums(self.load("state_v1.json"), self.load("record_v1.json"), self.load("rows_v1.json"))
+        self.sums(
+            self.load("state_v1.json"), self.load("head_v2.json"), self.load("record_v1.json"), self.load("rows_v1.json")
+        )
         return self.compared
 
     def tokens(self, file):
@@ -1097,7 +1101,7 @@ class Vectors:
             self.same("checkpoint", [origin, its_size, its_root], [file["log_id"], size, root_of(leaves[:size])])
 
 
-    def sums(self, file, records, rows):
+    def sums(self, file, newer, records, rows):
         key = bytes.fromhex(file["state_key"])
         groups = {}
         for case in file["records"]:
@@ -1123,6 +1127,12 @@ class Vectors:
         meta = meta_key(bytes.fromhex(rows["root_key"]), bytes.fromhex(rows["vault_id"]))
         content = b"\x01" + u64(2) + root_of(leaves) + mask_sum(key, b"", bytes.fromhex(head["random"]), count, total)
         self.same("head", content + row_mac(meta, "tree", b"head", content), head["row"])
+        # Since storage format 3 the time mark stands in it.
+        random, mark = bytes.fromhex(newer["random"]), u64(newer["time_mark_millis"])
+        content = b"\x02" + u64(2) + root_of(leaves) + mark + mask_sum(key, b"", random, count, total)
+        self.same("head with a mark", content + row_mac(meta, "tree", b"head", content), newer["row"])
+        content = u32(3)
+        self.same("format", content + row_mac(meta, "meta", b"format", content), newer["format_row"])
         self.same("state line", state_line(key, 2, count, total), head["line"])
 
 

@@ -274,8 +274,8 @@ def refused_starts(checks, vault, directory):
         ("a bit of the index key", "keys", flip(b"index\0\0\0\0\1", 70), unauthentic),
         ("the vault's id", "meta", flip(b"vault", 5), unauthentic),
         ("the log's name", "meta", flip(b"log", 3), f"meta/log {unauthentic}"),
-        ("the time mark", "meta", flip(b"time", 3), f"meta/time {unauthentic}"),
-        ("a format that this version does not know", "meta", flip(b"format", 3), "has format 3, which this version"),
+        ("the time mark", "tree", flip(b"head", 45), "the row tree/head"),
+        ("a format that this version does not know", "meta", flip(b"format", 2), "has format 259, which this version"),
         (
             "a bit of an event",
             "events",

@@ -74,7 +74,7 @@ impl Traced {
             };
         }
         let server = Server::launch(home, command).unwrap_or_else(|log| panic!("the vault did not start:\n{log}"));
-        let vault = child_of(server.pid());
+        let vault = child_of(server.pid()).expect("strace has one child");
         Self { server: Some(server), vault, trace }
     }
 
@@ -166,10 +166,10 @@ fn is_traced(pid: i32) -> bool {
     threads.map(|thread| std::fs::read_to_string(thread.path().join("status"))).all(|status| status.is_ok_and(traced))
 }
 
-/// The one child of a process.
-fn child_of(parent: i32) -> Pid {
-    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
-    Pid::from_raw(children.trim().parse().expect("strace has one child")).unwrap()
+/// The one child of a process, while it has one.
+pub fn child_of(parent: i32) -> Option<Pid> {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    Pid::from_raw(children.trim().parse().ok()?)
 }
 
 // === reading a trace ===

@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::keys::authentic;
-use crate::ledger::OpenError;
+use crate::ledger::state::HEAD_ROW;
+use crate::ledger::{OpenError, StoredHead};
 use crate::merkle::note::NoteError;
 
 /// A closed log of `events` events, all of them vouched for.
@@ -239,18 +240,17 @@ fn another_root_key_is_refused_before_anything_is_opened() {
 #[test]
 fn a_newer_format_is_refused_and_named_c_06() {
     for (name, newer) in [
-        ("format", vec![0, 0, 0, 3]),
+        ("format", vec![0, 0, 0, 4]),
         ("vault", [&[2][..], &[0x56; 16]].concat()),
         ("log", b"\x02log".to_vec()),
         ("log_keys", b"\x020 key".to_vec()),
-        ("time", [&[2][..], &[0; 8]].concat()),
     ] {
         let mut site = log_of(2);
         let meta = site.open().map(|open| (Arc::clone(&open.meta), open.close()).0).unwrap();
         let row = authentic::seal(&meta, Table::Meta, name.as_bytes(), &newer);
         site.edit(|rows| rows.put(Table::Meta, name.as_bytes(), &row));
         let error = refusal(&site);
-        let expected = if name == "format" { 3 } else { 2 };
+        let expected = if name == "format" { 4 } else { 2 };
         assert!(matches!(error, OpenError::Newer(format) if format == expected), "{name}: {error}");
     }
 }
@@ -269,7 +269,7 @@ fn the_format_of_before_is_refused_and_named_c_06() {
 fn rows_of_meta_can_not_be_edited_moved_or_removed() {
     let mut tried = 0;
     let mut site = log_of(2);
-    for name in ["format", "vault", "log", "log_keys", "time"] {
+    for name in ["format", "vault", "log", "log_keys"] {
         let good = site.row(Table::Meta, name.as_bytes()).unwrap();
         for at in 0..good.len() {
             flip(&mut site, Table::Meta, name.as_bytes(), at);
@@ -287,8 +287,8 @@ fn rows_of_meta_can_not_be_edited_moved_or_removed() {
     }
     site.open().unwrap().close();
     let log = site.row(Table::Meta, b"log").unwrap();
-    site.edit(|rows| rows.put(Table::Meta, b"time", &log));
-    assert!(matches!(refusal(&site), OpenError::WrongRootKey("time")), "a row that was moved does not verify");
+    site.edit(|rows| rows.put(Table::Meta, b"log_keys", &log));
+    assert!(matches!(refusal(&site), OpenError::WrongRootKey("log_keys")), "a row that was moved does not verify");
     println!("recovery: {tried} bytes of meta flipped, all found");
 }
 
@@ -305,6 +305,63 @@ fn time_goes_on_where_the_mark_left_it_l_03() {
     let open = site.open().unwrap();
     assert_eq!(open.ledger.clock().now(), later, "the clock was set back, and time stands");
     open.close();
+}
+
+#[test]
+fn the_mark_can_not_be_put_back_alone_l_03() {
+    let mut site = log_of(2);
+    let older = site.row(Table::Tree, HEAD_ROW).unwrap();
+    let open = site.open().unwrap();
+    site.clock.advance(Duration::from_hours(5));
+    issue_now(&open, 3).wait().unwrap();
+    open.close();
+    site.edit(|rows| rows.put(Table::Tree, HEAD_ROW, &older));
+    assert!(matches!(refusal(&site), OpenError::OtherSize { .. }), "the head is of another log");
+}
+
+/// As a version with storage format 2 would have left this vault.
+fn to_format_2(site: &mut Site, mark: Timestamp) {
+    let (_, meta) = identify(&*site.store, &site.root()).unwrap();
+    let key = site.state_key();
+    let head = StoredHead::open(&meta, &key, &site.row(Table::Tree, HEAD_ROW).unwrap()).unwrap();
+    let head = StoredHead { mark: None, ..head }.seal(&meta, &key, [7; 16]);
+    let row = |name: &[u8], content: &[u8]| authentic::seal(&meta, Table::Meta, name, content);
+    let time = row(b"time", &[&[1][..], &mark.millis().to_be_bytes()].concat());
+    let format = row(b"format", &[0, 0, 0, 2]);
+    site.edit(|rows| {
+        rows.put(Table::Tree, HEAD_ROW, &head);
+        rows.put(Table::Meta, b"time", &time);
+        rows.put(Table::Meta, b"format", &format);
+    });
+}
+
+#[test]
+fn data_of_format_2_is_taken_up_in_one_commit_s_13_l_03() {
+    let mut site = log_of(2);
+    let mark = START.checked_add(Duration::from_hours(9)).unwrap();
+    to_format_2(&mut site, mark);
+    let before = site.dump();
+    // The commit fails: nothing was changed, and the next start does it.
+    site.restart(Some(Box::new(|_, _| Fault { applied: false, reported: true })));
+    assert!(matches!(site.open(), Err(OpenError::Commit(_))));
+    assert!(site.dump() == before);
+    site.restart(None);
+    let open = site.open().unwrap();
+    assert_eq!(open.ledger.clock().now(), mark, "time goes on where it was");
+    open.close();
+    let after = site.dump();
+    assert_eq!(after.len(), before.len() - 1, "the mark's own row is gone");
+    site.check();
+
+    // Its head in data of the current format was put there by somebody.
+    let head = before[&(Table::Tree, HEAD_ROW.to_vec())].clone();
+    site.edit(|rows| rows.put(Table::Tree, HEAD_ROW, &head));
+    assert!(matches!(refusal(&site), OpenError::Head));
+    // And so was a lone mark of the older format in such data without its mark.
+    let mut site = log_of(2);
+    to_format_2(&mut site, mark);
+    site.edit(|rows| rows.delete(Table::Meta, b"time"));
+    assert!(matches!(refusal(&site), OpenError::Damaged("time")));
 }
 
 #[test]

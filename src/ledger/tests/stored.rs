@@ -11,6 +11,22 @@ fn vectors() -> Value {
     serde_json::from_str(include_str!("../../../tests/vectors/rows_v1.json")).unwrap()
 }
 
+/// What differs in storage format 3.
+fn newer_vectors() -> Value {
+    serde_json::from_str(include_str!("../../../tests/vectors/head_v2.json")).unwrap()
+}
+
+/// The rows of `meta` in the current format: those of format 2 but for the format's number, and without a time mark.
+fn frozen_meta(frozen: &Value) -> fixture::Dump {
+    let rows = frozen["meta"].as_array().unwrap().iter().filter(|row| row["name"] != "time");
+    let rows = rows.map(|row| ((Table::Meta, unhex(&row["row_key"])), unhex(&row["row"])));
+    let mut rows: fixture::Dump = rows.collect();
+    let newer = newer_vectors();
+    let before = rows.insert((Table::Meta, unhex(&newer["format_row_key"])), unhex(&newer["format_row"]));
+    assert!(before.is_some());
+    rows
+}
+
 fn unhex(value: &Value) -> Vec<u8> {
     hex::decode(value.as_str().unwrap()).unwrap()
 }
@@ -32,13 +48,8 @@ fn frozen_site(frozen: &Value) -> Site {
 fn the_rows_of_meta_are_the_frozen_ones() {
     let frozen = vectors();
     let site = frozen_site(&frozen);
-    let expected: fixture::Dump = frozen["meta"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|row| ((Table::Meta, unhex(&row["row_key"])), unhex(&row["row"])))
-        .collect();
-    assert_eq!(expected.len(), 5);
+    let expected = frozen_meta(&frozen);
+    assert_eq!(expected.len(), 4);
     assert!(site.dump() == expected);
     let (genesis, _) = identify(&*site.store, &site.root()).unwrap();
     assert_eq!((genesis.vault.0.to_vec(), genesis.log_id.as_str()), (unhex(&frozen["vault_id"]), LOG));
@@ -102,11 +113,7 @@ fn a_log_of_two_events_is_the_frozen_one_in_every_row() {
     let note = std::fs::read_to_string(site.checkpoints().file()).unwrap();
     assert_eq!(note, log["checkpoint_after_two"].as_str().unwrap());
 
-    let mut expected = fixture::Dump::new();
-    for row in frozen["meta"].as_array().unwrap() {
-        expected.insert((Table::Meta, unhex(&row["row_key"])), unhex(&row["row"]));
-    }
-    expected.insert((Table::Meta, b"time".to_vec()), unhex(&log["meta_time_after"]));
+    let mut expected = frozen_meta(&frozen);
     for (table, rows) in [(Table::Events, "rows"), (Table::Tree, "tree")] {
         for row in log[rows].as_array().unwrap() {
             expected.insert((table, unhex(&row["row_key"])), unhex(&row["row"]));
@@ -121,6 +128,8 @@ fn a_log_of_two_events_is_the_frozen_one_in_every_row() {
     let (_, meta) = identify(&*site.store, &site.root()).unwrap();
     let head = StoredHead::open(&meta, &site.state_key(), &head).unwrap();
     assert!(head.size == 2 && head.total.is_empty());
+    let last = log["events"].as_array().unwrap().last().unwrap();
+    assert_eq!(head.mark, Some(Timestamp::from_millis(number(&last["time_millis"]))));
     for (place, row) in &expected {
         assert_eq!(
             stored.get(place).map(hex::encode),
@@ -141,18 +150,23 @@ fn a_head_is_the_frozen_one_c_10() {
     let site = frozen_site(&rows);
     let (_, meta) = identify(&*site.store, &site.root()).unwrap();
     let key = StateKey::new(crate::secret::Secret::new(unhex(&frozen["state_key"]).try_into().unwrap()));
-    let (case, stored) = (&frozen["head"], unhex(&frozen["head"]["row"]));
-    let head = StoredHead::open(&meta, &key, &stored).unwrap();
-    assert_eq!((head.size, head.root.0.to_vec()), (number(&case["size"]), unhex(&case["root"])));
-    assert_eq!(key.digest(head.size, &head.total).to_string(), case["line"].as_str().unwrap());
-    assert_eq!(head.seal(&meta, &key, unhex(&case["random"]).try_into().unwrap()), stored);
-    for place in 0..stored.len() {
-        let mut edited = stored.clone();
-        edited[place] ^= 1;
-        assert!(StoredHead::open(&meta, &key, &edited).is_err(), "byte {place}");
-    }
-    for length in 0..stored.len() {
-        assert!(StoredHead::open(&meta, &key, &stored[..length]).is_err(), "{length} bytes");
+    let (case, newer) = (&frozen["head"], newer_vectors());
+    let mark = Timestamp::from_millis(number(&newer["time_mark_millis"]));
+    for (frozen, mark) in [(case, None), (&newer, Some(mark))] {
+        let stored = unhex(&frozen["row"]);
+        let head = StoredHead::open(&meta, &key, &stored).unwrap();
+        assert_eq!((head.size, head.root.0.to_vec()), (number(&case["size"]), unhex(&case["root"])));
+        assert_eq!(head.mark, mark);
+        assert_eq!(key.digest(head.size, &head.total).to_string(), case["line"].as_str().unwrap());
+        assert_eq!(head.seal(&meta, &key, unhex(&frozen["random"]).try_into().unwrap()), stored);
+        for place in 0..stored.len() {
+            let mut edited = stored.clone();
+            edited[place] ^= 1;
+            assert!(StoredHead::open(&meta, &key, &edited).is_err(), "byte {place}");
+        }
+        for length in 0..stored.len() {
+            assert!(StoredHead::open(&meta, &key, &stored[..length]).is_err(), "{length} bytes");
+        }
     }
 }
 
