@@ -168,7 +168,7 @@ fn data_of_a_newer_format_is_refused_and_left_alone_s_13() {
     let newer = stored_format(&home) + 1;
     {
         let store = RocksStore::open(&home.file("data"), &RocksConfig::default()).unwrap();
-        let root = provider::File::new(&home.file("root.key")).root_key().unwrap();
+        let root = provider::File::new(home.file("root.key")).root_key().unwrap();
         let (_, meta) = ledger::identify(&store, &root).unwrap();
         let mut rows = Batch::default();
         let row = authentic::seal(&meta, Table::Meta, b"format", &newer.to_be_bytes());
