@@ -11,11 +11,15 @@ use crate::harness::{Home, Server, program};
 use crate::needles::{Found, Needles};
 use crate::promises::{Findings, Promises, Stamp};
 use crate::verify::verify;
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 /// Of so many tokens and values it is looked whether they lie somewhere. Each is a search for a hundred pieces of it.
 const SECRETS: usize = 24;
+/// Where a vault of these tests has the copies of its checkpoints, if it has any.
+pub const COPIES: &str = "copies";
 /// Shorter ones are found by chance.
 const SECRET_AT_LEAST: usize = 12;
 
@@ -46,9 +50,14 @@ impl Invariants {
     ) -> Result<(Server, Findings), String> {
         let mut broken = Vec::new();
         self.remember(home);
+        self.remember_given(promises, cut);
+        check_outside(home, promises, cut, &mut broken);
         check_sums(home, "as it was left", &mut broken);
+        let begin = Instant::now();
         let server = Server::launch(home, serve)?;
+        let started_in = begin.elapsed();
         let mut findings = promises.check(home, &server, cut).await;
+        findings.started_in = started_in;
         findings.broken.append(&mut broken);
         self.check_log(home, &server, &mut findings.broken);
         check_sums(home, "beside the running vault", &mut findings.broken);
@@ -61,6 +70,16 @@ impl Invariants {
         if let Ok(note) = std::fs::read(home.file("checkpoints/checkpoint")) {
             self.notes += 1;
             std::fs::write(self.seen.path().join(self.notes.to_string()), note).unwrap();
+        }
+    }
+
+    /// Keeps the checkpoints that were given to an auditor up to `cut`, too.
+    fn remember_given(&self, promises: &Promises, cut: Stamp) {
+        for note in promises.notes(cut) {
+            let file = self.seen.path().join(hex::encode(&Sha256::digest(note)[..16]));
+            if !file.exists() {
+                std::fs::write(file, note).unwrap();
+            }
         }
     }
 
@@ -80,6 +99,26 @@ impl Invariants {
         }
         let _ = std::fs::remove_file(&copy);
     }
+}
+
+/// A checkpoint that was given to somebody stands outside the database, or a newer one does: in each place for them.
+fn check_outside(home: &Home, promises: &Promises, cut: Stamp, broken: &mut Vec<String>) {
+    let given = promises.notes(cut).map(size).max().unwrap_or(0);
+    for name in ["checkpoints", COPIES] {
+        if name == COPIES && !home.file(COPIES).exists() {
+            continue;
+        }
+        let outside = std::fs::read_to_string(home.file(name).join("checkpoint"));
+        let outside = outside.map_or(0, |note| size(&note));
+        if outside < given {
+            broken.push(format!("a checkpoint of {given} events was given, and the one in {name} is of {outside}"));
+        }
+    }
+}
+
+/// How many events a checkpoint is of: its second line.
+fn size(note: &str) -> u64 {
+    note.lines().nth(1).and_then(|line| line.parse().ok()).expect("a checkpoint has a size")
 }
 
 fn check_sums(home: &Home, when: &str, broken: &mut Vec<String>) {

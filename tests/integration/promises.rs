@@ -4,30 +4,43 @@
 //! [`Promises::check`] asks a vault that was started again on what a fault left behind for all of it. A call without an
 //! answer may or may not have happened; every check allows for both, and for nothing else.
 
-use crate::harness::{self, Client, Home, Refusal, Server};
+mod load;
+
+pub use load::run;
+
+use crate::harness::{self, Client, Home, Server};
 use cloakroom::proto::v1::{self, Action, ItemOutcome};
-use parking_lot::Mutex;
+use load::{SCOPE, detokenize};
+use prost::Message;
+use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use tokio::sync::Notify;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
-use tonic::{Code, Response, Status};
+use tonic::Code;
 
 /// When something was answered, on a scale that the test chooses. Whoever cuts at a moment wants all that came before.
 pub type Stamp = u64;
 
-const SCOPE: &str = "pan";
-/// Connections of each kind of client.
-const CONNECTIONS: usize = 4;
 /// Tokens in one question of a check.
 const CHUNK: usize = 500;
+/// Calls of a check at the same time.
+const AT_ONCE: usize = 64;
 
 /// Everything that was answered.
 #[derive(Default)]
 pub struct Promises {
     issued: Vec<Issued>,
     claims: Vec<Claim>,
+    /// Events that an auditor was shown.
+    seen: Vec<Seen>,
+    /// Checkpoints that an auditor was given.
+    notes: Vec<(Stamp, String)>,
+    /// Calls under a request id that were answered.
+    once: Vec<Once>,
+    /// Those that were not.
+    pending: Vec<Pending>,
+    /// Tokens that were asked for, whether or not there was an answer.
+    may_be_issued: usize,
     /// Calls that were answered.
     pub calls: u64,
 }
@@ -39,13 +52,40 @@ struct Issued {
     value: Vec<u8>,
     uses: Option<Uses>,
     end: End,
+    /// Nanoseconds since 1970, as it was issued.
+    expires: u128,
+    /// Whether that may come while the test runs.
+    brief: bool,
+    /// When another lifetime was answered, and which; none where there is no answer.
+    renewals: Vec<Option<(Stamp, u128)>>,
     stamp: Stamp,
+}
+
+/// What an auditor was shown.
+struct Seen {
+    sequence: u64,
+    digest: [u8; 32],
+    stamp: Stamp,
+}
+
+/// A call to Tokenize under a request id, and the first of the tokens that it got, by its place.
+struct Once {
+    request: v1::TokenizeRequest,
+    first: usize,
+    stamp: Stamp,
+}
+
+/// One that may have happened.
+struct Pending {
+    request: v1::TokenizeRequest,
 }
 
 /// A limit on uses, and what became of it.
 struct Uses {
     at_most: u32,
     released: Vec<Stamp>,
+    /// When it was first said that none is left.
+    used_up: Option<Stamp>,
     /// Calls without an answer: each may have used one up.
     unanswered: u32,
 }
@@ -84,44 +124,30 @@ pub struct Findings {
     pub released: usize,
     /// Events in the log, without a gap.
     pub events: usize,
+    /// Tokens that were gone because their time was over.
+    pub expired: usize,
+    /// Lifetimes that are the ones answered.
+    pub renewed: usize,
+    /// Events that are still as an auditor was shown them.
+    pub shown: usize,
+    /// Calls that got the same tokens again under the same request id.
+    pub repeated: usize,
+    /// Tokens that the log says were issued.
+    pub issued: usize,
+    /// How long the vault took to be ready on what was left.
+    pub started_in: Duration,
 }
 
-/// The clients of one run.
-struct Clients {
-    gateways: Vec<Client>,
-    payments: Vec<Client>,
-    operators: Vec<Client>,
-}
-
-/// How a run ended.
-pub struct Run {
-    pub promises: Promises,
-    /// Calls in flight at the moment when the end was called for.
-    pub in_flight: usize,
-    /// What those got that were not served: at the most one for each caller, who stops there.
-    pub failures: Vec<Refusal>,
-}
-
-/// What the callers of one run share.
-struct Tally {
-    target: u64,
-    answered: AtomicU64,
-    in_flight: AtomicUsize,
-    reached: Notify,
-    over: AtomicBool,
-    failed: AtomicBool,
-    failures: Mutex<Vec<Refusal>>,
-    stamp: Box<dyn Fn() -> Stamp + Send + Sync>,
-}
-
-/// One caller, with one call at a time.
-struct Caller {
-    number: usize,
-    serial: u64,
-    dice: Dice,
-    clients: Arc<Clients>,
-    tally: Arc<Tally>,
-    promises: Promises,
+impl std::fmt::Display for Findings {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { values, limited, revoked, released, events, expired, renewed, shown, repeated, .. } = self;
+        write!(
+            formatter,
+            "{values} values, {revoked} revocations, {limited} limits of uses, {expired} ends, {renewed} renewals, {repeated} \
+             tokens asked for again and {released} releases were there; {events} events without a gap, {shown} of them as \
+             they had been shown"
+        )
+    }
 }
 
 /// A random number generator (SplitMix64) whose sequence is known from its seed.
@@ -137,238 +163,20 @@ pub struct Plan {
     pub stamp: Box<dyn Fn() -> Stamp + Send + Sync>,
 }
 
-/// Has `plan.callers` ask `server` at the same time, until so many calls were answered; then `end` is called once, in the
-/// midst of it. The run is over when each caller has its last answer, or none. An answer that is wrong in itself panics.
-pub async fn run(home: &Home, server: &Server, plan: Plan, end: impl FnOnce()) -> Run {
-    let clients = Arc::new(Clients::connect(home, server).await);
-    let tally = Arc::new(Tally {
-        target: plan.calls,
-        answered: AtomicU64::new(0),
-        in_flight: AtomicUsize::new(0),
-        reached: Notify::new(),
-        over: AtomicBool::new(false),
-        failed: AtomicBool::new(false),
-        failures: Mutex::default(),
-        stamp: plan.stamp,
-    });
-    let mut callers = JoinSet::new();
-    for number in 0..plan.callers {
-        let (clients, tally) = (Arc::clone(&clients), Arc::clone(&tally));
-        let dice = Dice(plan.seed.wrapping_add(number as u64 * 0x1_0000));
-        callers.spawn(Caller { number, serial: 0, dice, clients, tally, promises: Promises::default() }.call());
-    }
-    let mut promises = Promises::default();
-    let mut end = Some(end);
-    let mut in_flight = 0;
-    loop {
-        tokio::select! {
-            () = tally.reached.notified() => {
-                in_flight = tally.in_flight.load(Ordering::SeqCst);
-                end.take().expect("the target is reached once")();
-                tally.over.store(true, Ordering::SeqCst);
-            }
-            done = callers.join_next() => match done {
-                Some(done) => promises.add(done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))),
-                None => break,
-            },
-        }
-    }
-    promises.calls = tally.answered.load(Ordering::SeqCst);
-    let failures = std::mem::take(&mut *tally.failures.lock());
-    Run { promises, in_flight, failures }
-}
-
-// === impl Caller ===
-
-impl Caller {
-    async fn call(mut self) -> Promises {
-        while !self.tally.over.load(Ordering::SeqCst) {
-            let answered = match self.dice.below(10) {
-                0..=2 => self.tokenize(1, None).await,
-                3 => {
-                    let count = self.dice.below(40) + 2;
-                    self.tokenize(count, None).await
-                }
-                4 => self.tokenize(1, Some(2)).await,
-                5..=7 => self.detokenize().await,
-                8 => self.use_one_up().await,
-                _ => self.revoke().await,
-            };
-            if let Err(refusal) = answered {
-                self.tally.failures.lock().push(refusal);
-                break;
-            }
-        }
-        self.promises
-    }
-
-    async fn tokenize(&mut self, count: u64, at_most: Option<u32>) -> Result<(), Refusal> {
-        let values: Vec<Vec<u8>> = (0..count).map(|_| self.value()).collect();
-        let items =
-            values.iter().map(|value| v1::TokenizeItem { max_uses: at_most.unwrap_or(0), ..harness::item(value) });
-        let request = v1::TokenizeRequest { scope: SCOPE.to_owned(), items: items.collect(), ..Default::default() };
-        let client = Clients::of(&self.clients.gateways, self.number).tokens();
-        let (answer, stamp) = self.tally.ask(async { { client }.tokenize(request).await }).await?;
-        let receipt = answer.receipt.expect("an answer has a receipt");
-        assert_eq!(answer.results.len(), values.len());
-        for ((place, result), value) in answer.results.into_iter().enumerate().zip(values) {
-            let v1::IssuedToken { token, handle, .. } = harness::issued(result).expect("each value is good");
-            let uses = at_most.map(|at_most| Uses { at_most, released: Vec::new(), unanswered: 0 });
-            self.promises.claim(&receipt, place, Action::Tokenize, ItemOutcome::Issued, &handle, stamp);
-            self.promises.issued.push(Issued { token, handle, value, uses, end: End::None, stamp });
-        }
-        Ok(())
-    }
-
-    /// Up to four tokens of its own that should all be there.
-    async fn detokenize(&mut self) -> Result<(), Refusal> {
-        let mut chosen = HashSet::new();
-        for _ in 0..=self.dice.below(4) {
-            chosen.extend(self.pick(|issued| issued.uses.is_none() && matches!(issued.end, End::None)));
-        }
-        if chosen.is_empty() {
-            return self.tokenize(1, None).await;
-        }
-        let chosen: Vec<usize> = chosen.into_iter().collect();
-        let (receipt, values, stamp) = self.ask_values(&chosen).await?;
-        for ((place, value), index) in values.into_iter().enumerate().zip(chosen) {
-            let issued = &self.promises.issued[index];
-            assert_eq!(value.as_ref(), Ok(&issued.value), "a live token gives its value");
-            let handle = issued.handle.clone();
-            self.promises.claim(&receipt, place, Action::Detokenize, ItemOutcome::Released, &handle, stamp);
-        }
-        Ok(())
-    }
-
-    async fn use_one_up(&mut self) -> Result<(), Refusal> {
-        let Some(index) = self.pick(|issued| issued.uses.is_some()) else { return self.tokenize(1, Some(2)).await };
-        self.promises.issued[index].uses.as_mut().unwrap().unanswered += 1;
-        let (receipt, mut values, stamp) = self.ask_values(&[index]).await?;
-        let issued = &mut self.promises.issued[index];
-        let uses = issued.uses.as_mut().unwrap();
-        uses.unanswered -= 1;
-        let value = values.remove(0);
-        if uses.released.len() == uses.at_most as usize {
-            assert_eq!(value.map_err(|error| error.code), Err(Code::NotFound), "its uses were used up");
-            return Ok(());
-        }
-        assert_eq!(value.as_ref(), Ok(&issued.value), "it has uses left");
-        uses.released.push(stamp);
-        let handle = issued.handle.clone();
-        self.promises.claim(&receipt, 0, Action::Detokenize, ItemOutcome::Released, &handle, stamp);
-        Ok(())
-    }
-
-    async fn revoke(&mut self) -> Result<(), Refusal> {
-        let live = |issued: &Issued| issued.uses.is_none() && matches!(issued.end, End::None);
-        let Some(index) = self.pick(live) else { return self.tokenize(1, None).await };
-        self.promises.issued[index].end = End::Perhaps;
-        let issued = &self.promises.issued[index];
-        let request = v1::RevokeTokensRequest {
-            scope: SCOPE.to_owned(),
-            tokens: vec![issued.token.clone()],
-            ..Default::default()
-        };
-        let client = Clients::of(&self.clients.operators, self.number).tokens();
-        let (answer, stamp) = self.tally.ask(async { { client }.revoke_tokens(request).await }).await?;
-        let receipt = answer.receipt.expect("an answer has a receipt");
-        harness::revoke_time(answer.results[0].clone()).expect("a live token can be revoked");
-        self.promises.issued[index].end = End::Revoked(stamp);
-        let handle = self.promises.issued[index].handle.clone();
-        self.promises.claim(&receipt, 0, Action::Revoke, ItemOutcome::Done, &handle, stamp);
-        Ok(())
-    }
-
-    async fn ask_values(&mut self, chosen: &[usize]) -> Result<(v1::AuditReceipt, Values, Stamp), Refusal> {
-        let tokens = chosen.iter().map(|index| self.promises.issued[*index].token.clone()).collect();
-        let client = Clients::of(&self.clients.payments, self.number).tokens();
-        let (answer, stamp) = self.tally.ask(async { { client }.detokenize(detokenize(tokens)).await }).await?;
-        let receipt = answer.receipt.expect("an answer has a receipt");
-        Ok((receipt, answer.results.into_iter().map(harness::value).collect(), stamp))
-    }
-
-    fn pick(&mut self, fits: impl Fn(&Issued) -> bool) -> Option<usize> {
-        let fitting: Vec<usize> = self
-            .promises
-            .issued
-            .iter()
-            .enumerate()
-            .filter(|(_, issued)| fits(issued))
-            .map(|(index, _)| index)
-            .collect();
-        let place = self.dice.below(fitting.len().max(1) as u64);
-        fitting.get(usize::try_from(place).unwrap()).copied()
-    }
-
-    /// No two values are equal.
-    fn value(&mut self) -> Vec<u8> {
-        self.serial += 1;
-        let mut value = format!("{}-{}-", self.number, self.serial).into_bytes();
-        for _ in 0..=self.dice.below(25) {
-            value.extend(self.dice.next().to_be_bytes());
-        }
-        value
-    }
-}
-
-type Values = Vec<Result<Vec<u8>, harness::ItemError>>;
-
-fn detokenize(tokens: Vec<String>) -> v1::DetokenizeRequest {
-    let purpose = "test".to_owned();
-    v1::DetokenizeRequest { scope: SCOPE.to_owned(), tokens, purpose, ..Default::default() }
-}
-
-// === impl Tally ===
-
-impl Tally {
-    /// Makes one call and counts it.
-    async fn ask<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<(T, Stamp), Refusal> {
-        let too_late = self.failed.load(Ordering::SeqCst);
-        self.in_flight.fetch_add(1, Ordering::SeqCst);
-        let answer = call.await;
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        match answer {
-            Ok(answer) => {
-                // Read after the answer came: it may be later than the answer, never earlier.
-                let stamp = (self.stamp)();
-                assert!(!too_late, "a call that began after another had failed was served");
-                if self.answered.fetch_add(1, Ordering::SeqCst) + 1 == self.target {
-                    self.reached.notify_one();
-                }
-                Ok((answer.into_inner(), stamp))
-            }
-            Err(status) => {
-                self.failed.store(true, Ordering::SeqCst);
-                Err(Refusal::of(&status))
-            }
-        }
-    }
-}
-
-// === impl Clients ===
-
-impl Clients {
-    async fn connect(home: &Home, server: &Server) -> Self {
-        let mut clients = Self { gateways: Vec::new(), payments: Vec::new(), operators: Vec::new() };
-        for _ in 0..CONNECTIONS {
-            clients.gateways.push(server.client(&home.identity("gateway")).await);
-            clients.payments.push(server.client(&home.identity("payments")).await);
-            clients.operators.push(server.client(&home.identity("operator")).await);
-        }
-        clients
-    }
-
-    fn of(clients: &[Client], number: usize) -> &Client {
-        &clients[number % clients.len()]
-    }
-}
-
 // === impl Promises ===
 
 impl Promises {
-    pub fn add(&mut self, more: Self) {
+    pub fn add(&mut self, mut more: Self) {
+        for once in &mut more.once {
+            once.first += self.issued.len();
+        }
         self.issued.extend(more.issued);
         self.claims.extend(more.claims);
+        self.seen.extend(more.seen);
+        self.notes.extend(more.notes);
+        self.once.extend(more.once);
+        self.pending.extend(more.pending);
+        self.may_be_issued += more.may_be_issued;
         self.calls += more.calls;
     }
 
@@ -380,6 +188,63 @@ impl Promises {
     /// What was put in, and what was given for it.
     pub fn secrets(&self) -> impl Iterator<Item = (&str, &[u8], &str)> {
         self.issued.iter().map(|issued| (issued.handle.as_str(), issued.value.as_slice(), issued.token.as_str()))
+    }
+
+    /// The checkpoints that were given out up to `cut`.
+    pub fn notes(&self, cut: Stamp) -> impl Iterator<Item = &str> {
+        self.notes.iter().filter(move |(stamp, _)| *stamp <= cut).map(|(_, note)| note.as_str())
+    }
+
+    /// More tokens than this can't have been issued, if nobody else asked.
+    pub fn may_be_issued(&self) -> usize {
+        self.may_be_issued
+    }
+
+    /// Makes the calls again that had a request id and no answer. Whether or not each of them had happened, from now on it
+    /// has happened, once. How many there were.
+    pub async fn settle(&mut self, home: &Home, server: &Server) -> usize {
+        let pending = std::mem::take(&mut self.pending);
+        let gateway = server.client(&home.identity("gateway")).await;
+        for Pending { request } in &pending {
+            let answer = gateway.tokens().tokenize(request.clone()).await.unwrap().into_inner();
+            let first = self.issued.len();
+            self.keep_issued(request.items.clone(), answer, Stamp::MAX);
+            self.once.push(Once { request: request.clone(), first, stamp: Stamp::MAX });
+        }
+        pending.len()
+    }
+
+    fn keep_issued(&mut self, items: Vec<v1::TokenizeItem>, answer: v1::TokenizeResponse, stamp: Stamp) {
+        let receipt = answer.receipt.expect("an answer has a receipt");
+        assert_eq!(answer.results.len(), items.len());
+        for ((place, result), item) in answer.results.into_iter().enumerate().zip(items) {
+            let v1::IssuedToken { token, handle, expire_time } = harness::issued(result).expect("each value is good");
+            let limit = Uses { at_most: item.max_uses, released: Vec::new(), used_up: None, unanswered: 0 };
+            self.claim(&receipt, place, Action::Tokenize, ItemOutcome::Issued, &handle, stamp);
+            self.issued.push(Issued {
+                token,
+                handle,
+                value: item.value,
+                uses: (item.max_uses > 0).then_some(limit),
+                end: End::None,
+                expires: nanos(&expire_time.expect("a token has an end")),
+                brief: item.ttl.is_some(),
+                renewals: Vec::new(),
+                stamp,
+            });
+        }
+    }
+
+    /// The answer to a call that had been answered before: the same tokens, from `first` on.
+    fn keep_repeated(&mut self, answer: v1::TokenizeResponse, first: usize, stamp: Stamp) {
+        let receipt = answer.receipt.expect("an answer has a receipt");
+        for (place, result) in answer.results.into_iter().enumerate() {
+            let token = harness::issued(result).expect("it was issued before").token;
+            let issued = &self.issued[first + place];
+            assert!(token == issued.token, "another token under the same request id");
+            let handle = issued.handle.clone();
+            self.claim(&receipt, place, Action::Tokenize, ItemOutcome::Issued, &handle, stamp);
+        }
     }
 
     fn claim(
@@ -398,8 +263,11 @@ impl Promises {
     /// Asks the vault for everything that was answered up to `cut`.
     pub async fn check(&self, home: &Home, server: &Server, cut: Stamp) -> Findings {
         let mut findings = Findings::default();
+        let operator = server.client(&home.identity("operator")).await;
         self.check_values(&server.client(&home.identity("payments")).await, cut, &mut findings).await;
-        self.check_uses(&server.client(&home.identity("operator")).await, cut, &mut findings).await;
+        self.check_uses(&operator, cut, &mut findings).await;
+        self.check_renewals(&operator, cut, &mut findings).await;
+        self.check_repetitions(&server.client(&home.identity("gateway")).await, cut, &mut findings).await;
         let events = server.client(&home.identity("auditor")).await.events(v1::AuditFilter::default()).await;
         self.check_log(&events, cut, &mut findings);
         findings
@@ -410,18 +278,62 @@ impl Promises {
         let kept: Vec<&Issued> = self.issued.iter().filter(kept).collect();
         for chunk in kept.chunks(CHUNK) {
             let tokens = chunk.iter().map(|issued| issued.token.clone()).collect();
+            let asked_at = now();
             let answer = payments.tokens().detokenize(detokenize(tokens)).await.unwrap().into_inner();
+            let answered_at = now();
             assert_eq!(answer.results.len(), chunk.len());
             for (issued, result) in chunk.iter().zip(answer.results) {
                 let value = harness::value(result).map_err(|error| error.code);
                 let right = value.as_ref() == Ok(&issued.value);
                 let gone = value == Err(Code::NotFound);
                 match issued.end {
+                    _ if issued.expires <= asked_at && gone => findings.expired += 1,
+                    // It ended before, and lives again; or its end came while it was asked for.
+                    _ if issued.expires <= asked_at => findings.broken.push(issued.answered(value)),
+                    _ if issued.expires <= answered_at && (right || gone) => {}
                     End::None if right => findings.values += 1,
                     End::Revoked(stamp) if stamp <= cut && gone => findings.revoked += 1,
                     End::Revoked(stamp) if stamp > cut && (right || gone) => {}
                     End::Perhaps if right || gone => {}
-                    _ => findings.broken.push(format!("{} answered {:?}", issued.handle, value.map(|_| "a value"))),
+                    _ => findings.broken.push(issued.answered(value)),
+                }
+            }
+        }
+    }
+
+    /// The last lifetime that was answered holds, or a later one.
+    async fn check_renewals(&self, operator: &Client, cut: Stamp, findings: &mut Findings) {
+        let kept = |issued: &&Issued| !issued.renewals.is_empty() && issued.stamp <= cut;
+        let kept: Vec<&Issued> = self.issued.iter().filter(kept).collect();
+        for chunk in kept.chunks(CHUNK) {
+            let handles = chunk.iter().map(|issued| issued.handle.clone()).collect();
+            let request = v1::InspectTokensRequest { scope: SCOPE.to_owned(), handles, ..Default::default() };
+            let answer = operator.tokens().inspect_tokens(request).await.unwrap().into_inner();
+            for (issued, result) in chunk.iter().zip(answer.results) {
+                let until = harness::info(result).ok().and_then(|info| info.expire_time).map(|time| nanos(&time));
+                match until {
+                    Some(until) if issued.may_last(until, cut) => findings.renewed += 1,
+                    until => findings.broken.push(format!("{} lasts until {until:?}", issued.handle)),
+                }
+            }
+        }
+    }
+
+    /// The same call under the same request id gets the same tokens.
+    async fn check_repetitions(&self, gateway: &Client, cut: Stamp, findings: &mut Findings) {
+        let kept: Vec<&Once> = self.once.iter().filter(|once| once.stamp <= cut).collect();
+        for chunk in kept.chunks(AT_ONCE) {
+            let ask = |(place, once): (usize, &&Once)| {
+                let (mut client, request) = (gateway.tokens(), once.request.clone());
+                async move { (place, client.tokenize(request).await.unwrap().into_inner()) }
+            };
+            for (place, answer) in JoinSet::from_iter(chunk.iter().enumerate().map(ask)).join_all().await {
+                let issued = &self.issued[chunk[place].first..];
+                for (issued, result) in issued.iter().zip(answer.results) {
+                    match harness::issued(result) {
+                        Ok(again) if again.token == issued.token => findings.repeated += 1,
+                        _ => findings.broken.push(format!("{} is not what its request id gives again", issued.handle)),
+                    }
                 }
             }
         }
@@ -461,12 +373,25 @@ impl Promises {
                 Some(why) => findings.broken.push(format!("the {:?} of {}: {why}", claim.action, claim.handle)),
             }
         }
+        for seen in self.seen.iter().filter(|seen| seen.stamp <= cut) {
+            let event = usize::try_from(seen.sequence).ok().and_then(|place| events.get(place));
+            match event.is_some_and(|event| Seen::new(event, 0).digest == seen.digest) {
+                true => findings.shown += 1,
+                false => findings.broken.push(format!("event {} is not what an auditor was shown", seen.sequence)),
+            }
+        }
         let mut releases: HashMap<String, usize> = HashMap::new();
+        let mut first_times = HashSet::new();
         for event in events {
+            let first_time = event.outcome() == v1::Outcome::Allowed && !event.detail.ends_with("repeated");
+            if first_time && !event.request_hash.is_empty() && !first_times.insert(&event.request_hash) {
+                findings.broken.push(format!("event {} does again what was done under its request id", event.sequence));
+            }
             for (handle, outcome) in event.handles.iter().zip(event.item_outcomes()) {
                 if outcome == ItemOutcome::Released {
                     *releases.entry(hex::encode(handle)).or_default() += 1;
                 }
+                findings.issued += usize::from(first_time && outcome == ItemOutcome::Issued);
             }
         }
         for issued in &self.issued {
@@ -517,12 +442,54 @@ impl Promises {
     }
 }
 
+impl Issued {
+    /// Lives for long, and can be used as often as one likes.
+    fn is_plain(&self) -> bool {
+        self.uses.is_none() && !self.brief && matches!(self.end, End::None)
+    }
+
+    /// What is wrong about an answer, without saying it.
+    fn answered(&self, value: Result<Vec<u8>, Code>) -> String {
+        format!("{} answered {:?}", self.handle, value.map(|_| "a value"))
+    }
+
+    /// Whether it may be that this is its end, if everything up to `cut` happened, and anything else may have.
+    fn may_last(&self, until: u128, cut: Stamp) -> bool {
+        let mut ends = vec![self.expires];
+        let mut unknown = false;
+        for renewal in &self.renewals {
+            match renewal {
+                Some((stamp, end)) if *stamp <= cut => ends = vec![*end],
+                Some((_, end)) => ends.push(*end),
+                None => unknown = true,
+            }
+        }
+        // Lifetimes are random: one without an answer may be shorter or longer.
+        unknown || ends.contains(&until)
+    }
+}
+
+impl Seen {
+    fn new(event: &v1::AuditEvent, stamp: Stamp) -> Self {
+        Self { sequence: event.sequence, digest: Sha256::digest(event.encode_to_vec()).into(), stamp }
+    }
+}
+
+/// Nanoseconds since 1970.
+fn nanos(time: &prost_types::Timestamp) -> u128 {
+    u128::try_from(time.seconds).unwrap() * 1_000_000_000 + u128::try_from(time.nanos).unwrap()
+}
+
+fn now() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()
+}
+
 impl Uses {
     /// How many may be left if everything up to `cut` happened, and anything else may have.
     fn left(&self, cut: Stamp) -> std::ops::RangeInclusive<u32> {
         let certain = u32::try_from(self.released.iter().filter(|stamp| **stamp <= cut).count()).unwrap();
         let perhaps = u32::try_from(self.released.len()).unwrap() - certain + self.unanswered;
-        let most = self.at_most - certain;
+        let most = if self.used_up.is_some_and(|stamp| stamp <= cut) { 0 } else { self.at_most - certain };
         most.saturating_sub(perhaps)..=most
     }
 }
@@ -557,6 +524,19 @@ impl Dice {
     /// A number below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
+    }
+
+    /// A UUID of version 4.
+    pub fn uuid(&mut self) -> String {
+        let (high, low) = (self.next(), self.next());
+        let (time, middle, version) = (high >> 32, (high >> 16) & 0xffff, high & 0xfff);
+        let (variant, node) = ((low >> 48) & 0x3fff | 0x8000, low & 0xffff_ffff_ffff);
+        format!("{time:08x}-{middle:04x}-4{version:03x}-{variant:04x}-{node:012x}")
+    }
+
+    /// The seed in the environment variable `name`, so that a run can be done again, or one that no run has had.
+    pub fn seed_in(name: &str) -> u64 {
+        std::env::var(name).map_or_else(|_| Self::seed(), |seed| seed.parse().expect("a seed is a number"))
     }
 
     /// A seed that no run has had.
