@@ -32,6 +32,7 @@ mod report;
 mod requests;
 mod rotation;
 mod sinks;
+mod soak;
 mod strace;
 mod streams;
 mod tail;
