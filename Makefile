@@ -1,7 +1,7 @@
 # Everything is built with one profile (release) and with the tests' dependencies in the same resolution, so that RocksDB
 # and Cedar, a quarter of an hour on two cores, are built once for all of these.
 
-.PHONY: help demo test test-long lint build setup
+.PHONY: help demo test test-long soak lint build setup
 
 CARGO ?= cargo
 # `--test tidy` is named so that the features of what the tests need are resolved as for `make test`: without it cargo
@@ -12,6 +12,7 @@ help:
 	@echo "make demo       watch payment orders lose their card numbers to tokens (ORDERS=file, KEEP=1)"
 	@echo "make test       what proves that it works; minutes"
 	@echo "make test-long  power cuts, kill -9, a million lines; longer"
+	@echo "make soak       load with faults in between, for as long as you like (TIME=8h, SEED=7 to do it again)"
 	@echo "make lint       formatting, clippy, protos, licences and advisories"
 	@echo "The first build takes about a quarter of an hour on two cores: RocksDB and Cedar. It happens once."
 
@@ -30,6 +31,10 @@ test: build
 test-long: build
 	@deploy/setup test-long
 	@deploy/test --long
+
+soak: build
+	@deploy/setup test-long
+	@SOAK="$(or $(TIME),10m)" $(if $(SEED),SEED="$(SEED)") deploy/test --soak
 
 lint: build
 	@deploy/setup lint

@@ -22,7 +22,7 @@ import jsonschema
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 
 from client import Client
-from vault import PATIENCE, ROOT, Authority
+from vault import PATIENCE, ROOT, Authority, left_out
 
 try:
     import rotel
@@ -146,7 +146,7 @@ def collector(directory, store):
     while process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return port, process
-    print(f"LEFT OUT: the collector does not run here: {(directory / 'rotel.out').read_text(errors='replace').strip()}")
+    left_out(f"the collector does not run here: {(directory / 'rotel.out').read_text(errors='replace').strip()}")
     return None, None
 
 
@@ -182,7 +182,7 @@ def run(checks, vault, directory):
         if process:
             sinks += table("through", "otlp", f"{here}:{port}/v1/logs")
         elif not rotel:
-            print("LEFT OUT: the collector, which is not published for this kind of machine")
+            left_out("the collector, which is not published for this kind of machine")
         with open(vault.path / "cloakroom.toml", "a", encoding="utf-8") as file:
             file.write(sinks)
         with vault.running() as running:

@@ -2,8 +2,11 @@
 //!
 //! Faults are made with `strace`, mounts and a look into another process's memory, which only root may have. Someone
 //! without it can still run the other tests: what is left out says so, and why. As root, and where `CI=true`, nothing is
-//! left out: there a test whose needs are not met fails.
+//! left out: there a test whose needs are not met fails. Whoever runs the tests gives a file in `NOT_RUN` to which each that
+//! is left out adds a line, so that they are counted (`deploy/test`).
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 /// Whether this process is root and has all of `needed`: programs by name, files by path.
@@ -19,8 +22,18 @@ pub fn met(needed: &[&str]) -> bool {
     }
     let missing = format!("this test needs {}", missing.join(", and "));
     assert!(!root && std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{missing}");
-    println!("LEFT OUT: {missing}");
+    note(&missing);
     false
+}
+
+/// Says that something was not run, and why.
+fn note(why: &str) {
+    println!("LEFT OUT: {why}");
+    if let Some(list) = std::env::var_os("NOT_RUN") {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        let mut list = File::options().append(true).create(true).open(list).expect("the file in NOT_RUN can be written");
+        writeln!(list, "{name}: {why}").expect("the file in NOT_RUN can be written");
+    }
 }
 
 fn is_there(name: &str) -> bool {
