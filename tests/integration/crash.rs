@@ -20,7 +20,7 @@ const KILLS: u64 = 50;
 /// A kill counts if so many calls were in flight and were never answered. Some may have their answer in a socket already.
 const CUT_OFF_AT_LEAST: usize = 32;
 /// After so many kills the next vault: each check asks for everything that was promised before.
-const KILLS_OF_ONE: u64 = 25;
+const KILLS_OF_ONE: u64 = 10;
 /// Of so many kills one does not count, or something is wrong with the test.
 const COUNTED_OF: u64 = 2;
 /// Second kills of a start, one after the other, at the most.

@@ -6,14 +6,14 @@
 
 mod load;
 
-pub use load::run;
+pub use load::{Run, run};
 
 use crate::harness::{self, Client, Home, Server};
 use cloakroom::proto::v1::{self, Action, ItemOutcome};
 use load::{SCOPE, detokenize};
 use prost::Message;
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -193,6 +193,17 @@ impl Promises {
     /// The checkpoints that were given out up to `cut`.
     pub fn notes(&self, cut: Stamp) -> impl Iterator<Item = &str> {
         self.notes.iter().filter(move |(stamp, _)| *stamp <= cut).map(|(_, note)| note.as_str())
+    }
+
+    /// When something was answered, from the first time on.
+    pub fn answers(&self) -> Vec<Stamp> {
+        let claims = self.claims.iter().map(|claim| claim.stamp);
+        BTreeSet::from_iter(claims.chain(self.notes.iter().map(|(stamp, _)| *stamp))).into_iter().collect()
+    }
+
+    /// When a checkpoint was given out.
+    pub fn times_of_notes(&self) -> Vec<Stamp> {
+        self.notes.iter().map(|(stamp, _)| *stamp).collect()
     }
 
     /// More tokens than this can't have been issued, if nobody else asked.

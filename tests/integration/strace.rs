@@ -122,6 +122,21 @@ impl Attached {
         Self::to_process(server.pid(), options)
     }
 
+    /// Only one thread of the vault, the one of this name.
+    pub fn to_thread(server: &Server, name: &str, options: &[&str]) -> Self {
+        let thread = thread(server.pid(), name).unwrap_or_else(|| panic!("the vault has no thread {name}"));
+        let mut command = Command::new("strace");
+        command.args(["--quiet=all", "-o", "/dev/null", "-p", &thread.to_string()]).args(options);
+        let strace = command.stdin(Stdio::null()).spawn().unwrap();
+        let status = format!("/proc/{}/task/{thread}/status", server.pid());
+        let begin = Instant::now();
+        while !has_tracer(&std::fs::read_to_string(&status).unwrap()) {
+            assert!(begin.elapsed() < END_AT_MOST, "strace does not come");
+            std::thread::yield_now();
+        }
+        Self { strace }
+    }
+
     /// As [`Attached::to`], of any process.
     pub fn to_process(pid: i32, options: &[&str]) -> Self {
         let mut command = Command::new("strace");
@@ -162,8 +177,20 @@ pub fn serve_until(home: &Home, call: &str, number: usize) -> Result<Server, Str
 /// Whether all threads of a process have a tracer.
 fn is_traced(pid: i32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-    let traced = |status: String| status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"));
-    threads.map(|thread| std::fs::read_to_string(thread.path().join("status"))).all(|status| status.is_ok_and(traced))
+    let statuses = threads.map(|thread| std::fs::read_to_string(thread.path().join("status")));
+    statuses.into_iter().all(|status| status.is_ok_and(|status| has_tracer(&status)))
+}
+
+fn has_tracer(status: &str) -> bool {
+    status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+}
+
+/// The thread of a process that has this name.
+pub fn thread(pid: i32, name: &str) -> Option<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let named = |folder: &Path| std::fs::read_to_string(folder.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    let thread = threads.map(|thread| thread.path()).find(|folder| named(folder))?;
+    thread.file_name()?.to_str()?.parse().ok()
 }
 
 /// The one child of a process, while it has one.

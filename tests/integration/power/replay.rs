@@ -5,6 +5,8 @@
 //! each entry: a sector with its place on the disk, its length in sectors, its flags and the length of what a mark says;
 //! and behind it the bytes that were written, unless they were discarded. All numbers are little endian.
 
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -79,25 +81,81 @@ impl Log {
         (1..).zip(&self.entries).filter(|(_, entry)| entry.flags & FLUSH != 0).map(|(length, _)| length).collect()
     }
 
-    /// Makes in `image`, which has to be blank, the disk as it was after the first `length` entries. A disk is free to
-    /// keep what came after the last flush or to lose it, each write for itself: `is_lost` says which it loses.
-    pub fn replay(&self, length: u64, image: &File, mut is_lost: impl FnMut() -> bool) -> io::Result<()> {
+    /// The length of the longest prefix of `length` that ends with a flush.
+    pub fn safe(&self, length: u64) -> u64 {
         let length = usize::try_from(length).expect("a prefix of what is in memory");
-        let prefix = &self.entries[..length];
-        let safe = prefix.iter().rposition(|entry| entry.flags & FLUSH != 0).map_or(0, |last| last + 1);
-        for (number, entry) in prefix.iter().enumerate() {
-            let can_be_lost = number >= safe && entry.flags & FUA == 0;
-            if entry.flags & MARK != 0 || (can_be_lost && is_lost()) {
+        let flush = self.entries[..length].iter().rposition(|entry| entry.flags & FLUSH != 0);
+        flush.map_or(0, |last| last as u64 + 1)
+    }
+
+    /// Takes `image` from the disk as it was after the first `from` entries, all of which are on it, to the one after the
+    /// first `length`. A disk is free to keep what came after the last flush, to lose it, each write for itself, or to
+    /// keep a part of it: `kept` says how many sectors remain of a write of so many.
+    pub fn replay(&self, from: u64, length: u64, image: &File, mut kept: impl FnMut(u64) -> u64) -> io::Result<()> {
+        let safe = self.safe(length);
+        let place = |number: u64| usize::try_from(number).expect("a prefix of what is in memory");
+        for (number, entry) in (from..).zip(&self.entries[place(from)..place(length)]) {
+            let certain = number < safe || entry.flags & FUA != 0 || entry.flags & MARK != 0;
+            let sectors = if certain { entry.sectors } else { kept(entry.sectors).min(entry.sectors) };
+            let (at, bytes) = (entry.sector * self.sector_bytes, sectors * self.sector_bytes);
+            if entry.flags & MARK != 0 || bytes == 0 {
                 continue;
             }
-            let mut bytes =
-                vec![0; usize::try_from(entry.sectors * self.sector_bytes).expect("a write fits in memory")];
-            if entry.flags & DISCARD == 0 {
-                self.file.read_exact_at(&mut bytes, entry.bytes_at)?;
+            if entry.flags & DISCARD != 0 {
+                rustix::fs::fallocate(image, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, bytes)?;
+                continue;
             }
-            image.write_all_at(&bytes, entry.sector * self.sector_bytes)?;
+            let mut content = vec![0; usize::try_from(bytes).expect("a write fits in memory")];
+            self.file.read_exact_at(&mut content, entry.bytes_at)?;
+            image.write_all_at(&content, at)?;
         }
         Ok(())
+    }
+}
+
+/// A disk that goes on from one moment to later ones, so that each cut replays only what came since the one before.
+pub struct Disk<'l> {
+    log: &'l Log,
+    image: File,
+    bytes: u64,
+    at: u64,
+}
+
+impl<'l> Disk<'l> {
+    /// A blank one of so many bytes, in a file at `path`.
+    pub fn blank(log: &'l Log, path: &Path, bytes: u64) -> io::Result<Self> {
+        let image = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+        image.set_len(bytes)?;
+        Ok(Self { log, image, bytes, at: 0 })
+    }
+
+    /// Makes in a file at `path` the disk as it was after `length` entries, which may not be fewer than the last time.
+    pub fn cut(&mut self, length: u64, path: &Path, kept: impl FnMut(u64) -> u64) -> io::Result<()> {
+        let safe = self.log.safe(length);
+        self.log.replay(self.at, safe, &self.image, |sectors| sectors)?;
+        self.at = safe;
+        let copy = File::create(path)?;
+        copy.set_len(self.bytes)?;
+        self.copy_to(&copy)?;
+        self.log.replay(safe, length, &copy, kept)
+    }
+
+    /// Only what is not blank.
+    fn copy_to(&self, copy: &File) -> io::Result<()> {
+        let mut at = 0;
+        loop {
+            let data = match rustix::fs::seek(&self.image, SeekFrom::Data(at)) {
+                Err(Errno::NXIO) => return Ok(()),
+                found => found?,
+            };
+            let end = rustix::fs::seek(&self.image, SeekFrom::Hole(data))?;
+            let (mut from, mut to) = (data, data);
+            while from < end {
+                let left = usize::try_from(end - from).expect("a file fits in memory");
+                rustix::fs::copy_file_range(&self.image, Some(&mut from), copy, Some(&mut to), left)?;
+            }
+            at = end;
+        }
     }
 }
 
@@ -146,10 +204,14 @@ mod tests {
     }
 
     /// The first byte of each of three sectors.
-    fn disk(log: &Log, length: u64, is_lost: impl FnMut() -> bool) -> [u8; 3] {
+    fn disk(log: &Log, length: u64, mut is_lost: impl FnMut() -> bool) -> [u8; 3] {
         let image = tempfile::tempfile().unwrap();
         image.set_len(3 * SECTOR as u64).unwrap();
-        log.replay(length, &image, is_lost).unwrap();
+        log.replay(0, length, &image, |sectors| if is_lost() { 0 } else { sectors }).unwrap();
+        first_bytes(&image)
+    }
+
+    fn first_bytes(image: &File) -> [u8; 3] {
         [0, 1, 2].map(|place| {
             let mut byte = [0];
             image.read_exact_at(&mut byte, place * SECTOR as u64).unwrap();
@@ -177,6 +239,38 @@ mod tests {
         assert_eq!(disk(&log, 2, || true), [0, 0, 0], "without a flush nothing is safe");
         let mut every_other = [true, false].into_iter().cycle();
         assert_eq!(disk(&log, 6, || every_other.next().unwrap()), [b'a', b'd', b'b'], "out of their order, too");
+    }
+
+    #[test]
+    fn a_disk_goes_on_from_cut_to_cut() {
+        let (_file, log) = sample();
+        let folder = tempfile::tempdir().unwrap();
+        let (base, cut) = (folder.path().join("base"), folder.path().join("cut"));
+        let mut disk = Disk::blank(&log, &base, 3 * SECTOR as u64).unwrap();
+        for (length, lost, expected) in [
+            (1, false, [b'a', 0, 0]),
+            (2, true, [0, 0, 0]),
+            (3, true, [b'a', 0, b'b']),
+            (6, false, [b'c', b'd', b'b']),
+            (6, true, [b'a', 0, b'b']),
+            (7, false, [b'c', b'd', 0]),
+        ] {
+            disk.cut(length, &cut, |sectors| if lost { 0 } else { sectors }).unwrap();
+            let cut = File::open(&cut).unwrap();
+            assert_eq!(cut.metadata().unwrap().len(), 3 * SECTOR as u64);
+            assert_eq!(first_bytes(&cut), expected, "{length} {lost}");
+        }
+    }
+
+    #[test]
+    fn a_write_may_be_torn_between_its_sectors() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let head = sector([MAGIC, VERSION, 1, SECTOR as u64]);
+        file.write_all(&[head, sector([0, 3, 0, 0]), vec![b'a'; 3 * SECTOR]].concat()).unwrap();
+        let image = tempfile::tempfile().unwrap();
+        image.set_len(3 * SECTOR as u64).unwrap();
+        Log::open(file.path()).unwrap().replay(0, 1, &image, |_| 2).unwrap();
+        assert_eq!(first_bytes(&image), [b'a', b'a', 0]);
     }
 
     #[test]
