@@ -14,13 +14,18 @@ const BATCH: usize = 100;
 
 /// What `verify` says of a home, as JSON, and whether it ended with status 0.
 pub fn verify(home: &Home) -> (bool, Value) {
+    try_verify(home).unwrap_or_else(|said| panic!("{said}"))
+}
+
+/// As [`verify`], or what it says if it has nothing to report.
+pub fn try_verify(home: &Home) -> Result<(bool, Value), String> {
     let mut command = program();
     let output = command.arg("verify").arg("--config").arg(home.file("cloakroom.toml")).args(["--output", "json"]);
     let output = output.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let report = serde_json::from_str(&said);
-    let report = report.unwrap_or_else(|_| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)));
-    (output.status.success(), report)
+    let report = report.map_err(|_| format!("{said}{}", String::from_utf8_lossy(&output.stderr)))?;
+    Ok((output.status.success(), report))
 }
 
 /// That nothing is wrong.

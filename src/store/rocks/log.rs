@@ -79,31 +79,56 @@ enum Found {
     Damaged(u64, Kind),
 }
 
+/// What the look through all of a store's logs came to.
+enum Look {
+    Sound,
+    /// From this byte of the newest log on.
+    Torn(PathBuf, u64),
+    Damaged(Damage),
+}
+
 /// Looks through all logs of the store in `path` for damage that a torn write does not explain. If there is none, the torn
 /// end of the newest is cut off. An older one was whole when the next was begun; RocksDB knows how long it was.
 pub(super) fn check(path: &Path) -> io::Result<Option<Damage>> {
-    let mut torn = None;
+    match look(path)? {
+        Look::Sound => Ok(None),
+        Look::Damaged(damage) => Ok(Some(damage)),
+        Look::Torn(path, offset) => {
+            tracing::warn!(
+                ?path,
+                offset,
+                "a crash tore the log's last record, which nobody was told of: it is cut off"
+            );
+            let file = File::options().write(true).open(path)?;
+            file.set_len(offset)?;
+            file.sync_all()?;
+            Ok(None)
+        }
+    }
+}
+
+/// Whether all that is wrong with the logs is a torn end. It stays as it is.
+pub(super) fn is_only_torn(path: &Path) -> io::Result<bool> {
+    Ok(matches!(look(path)?, Look::Torn(..)))
+}
+
+fn look(path: &Path) -> io::Result<Look> {
+    let mut end = Look::Sound;
     for path in logs(path)? {
         let file = File::open(&path)?;
         if file.metadata()?.len() == 0 {
             continue;
         }
-        torn = match Walk::new(file)?.walk()? {
-            Found::Sound => None,
-            Found::Torn(offset) => Some((path, offset)),
+        end = match Walk::new(file)?.walk()? {
+            Found::Sound => Look::Sound,
+            Found::Torn(offset) => Look::Torn(path, offset),
             Found::Damaged(offset, kind) => {
                 let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                return Ok(Some(Damage { file, offset, kind }));
+                return Ok(Look::Damaged(Damage { file, offset, kind }));
             }
         };
     }
-    if let Some((path, offset)) = torn {
-        tracing::warn!(?path, offset, "a crash tore the log's last record, which nobody was told of: it is cut off");
-        let file = File::options().write(true).open(path)?;
-        file.set_len(offset)?;
-        file.sync_all()?;
-    }
-    Ok(None)
+    Ok(end)
 }
 
 /// The store's logs, oldest first: their names are numbers.

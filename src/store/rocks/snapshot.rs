@@ -5,10 +5,15 @@
 //! rows would be missing, silently; if it deletes a table file that was not opened yet, opening fails. So the names of all
 //! files are looked at before and after, and if they are not the same it is opened again. A commit is one record of one log,
 //! so none is seen by half.
+//!
+//! A power cut may leave a torn end of the log, which a start would cut off and RocksDB refuses. Here nothing is changed: what
+//! nobody was told of is passed over.
 
 use super::super::{Found, OpenError, Order, ReadError, Row, Rows, Table, Tier};
-use super::{CURRENT, Creation, RocksConfig, RocksStore, has_all_families, is_empty, open_error, options, refused};
-use rocksdb::{Cache, DB};
+use super::{
+    CURRENT, Creation, RocksConfig, RocksStore, has_all_families, is_empty, log, open_error, options, refused,
+};
+use rocksdb::{Cache, DB, DBRecoveryMode};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
@@ -31,7 +36,10 @@ impl RocksSnapshot {
         }
         for _ in 0..ATTEMPTS {
             let before = files(path).map_err(|error| refused(path, &error))?;
-            let opened = open_once(path, config);
+            let opened = open_once(path, config, LogEnd::Whole).or_else(|error| match log::is_only_torn(path) {
+                Ok(true) => open_once(path, config, LogEnd::Torn),
+                _ => Err(error),
+            });
             let after = files(path).map_err(|error| refused(path, &error))?;
             match opened {
                 // All table files were open before any log was read, and stay readable.
@@ -46,12 +54,24 @@ impl RocksSnapshot {
     }
 }
 
-fn open_once(path: &Path, config: &RocksConfig) -> Result<RocksSnapshot, OpenError> {
+/// How the newest log ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LogEnd {
+    Whole,
+    /// As a power cut may leave it, and with nothing behind it: this was looked at.
+    Torn,
+}
+
+fn open_once(path: &Path, config: &RocksConfig, end: LogEnd) -> Result<RocksSnapshot, OpenError> {
     has_all_families(path)?;
     let cache = Cache::new_lru_cache(config.cache_bytes);
     let mut options = options::database(config, &cache, Creation::Never);
     // All at once, and kept: the vault may delete a file that it has compacted, but not take it from who has it open.
     options.set_max_open_files(-1);
+    if end == LogEnd::Torn {
+        // Whatever is in front of the torn record, and no more.
+        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    }
     let families = options::families(config, &cache);
     let db = DB::open_cf_descriptors_read_only(&options, path, families, false);
     Ok(RocksSnapshot(RocksStore::over(db.map_err(|error| open_error(path, &error))?, cache)))
@@ -180,6 +200,37 @@ mod tests {
         let end = done.load(Ordering::SeqCst);
         assert_eq!(check(&RocksSnapshot::open(&path, &config()).unwrap(), end), end);
         println!("{SNAPSHOTS} snapshots while {last} commits were made, {busy} times too busy");
+    }
+
+    #[test]
+    fn a_torn_end_of_the_log_is_passed_over_and_other_damage_is_not_s_03_s_07() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("store");
+        let store = RocksStore::create(&path, &config()).unwrap();
+        let log = || {
+            let names = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+            names.filter(|name| name.extension().is_some_and(|extension| extension == "log")).max().unwrap()
+        };
+        commit(&store, 0);
+        let whole = usize::try_from(fs::metadata(log()).unwrap().len()).unwrap();
+        commit(&store, 1);
+        drop(store);
+        let sound = fs::read(log()).unwrap();
+        assert!(sound.len() > whole + 2048, "the last commit takes several sectors");
+
+        // The length was on the disk, and of the content only the beginning.
+        let mut torn = sound.clone();
+        torn[whole + 1024..].fill(0);
+        fs::write(log(), &torn).unwrap();
+        assert_eq!(check(&RocksSnapshot::open(&path, &config()).unwrap(), 0), 0);
+        assert!(fs::read(log()).unwrap() == torn, "and nothing is changed");
+
+        let mut damaged = sound.clone();
+        damaged[whole / 2] ^= 1;
+        fs::write(log(), &damaged).unwrap();
+        assert!(RocksSnapshot::open(&path, &config()).is_err());
+        fs::write(log(), &sound).unwrap();
+        assert_eq!(check(&RocksSnapshot::open(&path, &config()).unwrap(), 1), 1);
     }
 
     #[test]
