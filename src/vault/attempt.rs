@@ -8,7 +8,7 @@ use super::requests::Request;
 use super::{Failure, Vault};
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
-use crate::event::{self, Event};
+use crate::event::{self, Event, ItemOutcome};
 use crate::keys::ScopeKeys;
 use crate::keys::entropy::Supply;
 use crate::ledger::{Basis, Changes, Held, Receipt, Refused, Submission};
@@ -119,12 +119,19 @@ impl Vault {
         if wanted.asked.call.is_late() {
             return Err(Box::pin(self.late(attempt.event)).await);
         }
+        let damaged = damaged_items(&attempt.event);
         let submission = Submission::new(attempt.basis.decided_by(attempt.permit.generation()), attempt.event)
             .with_changes(effects.changes)
             .resting_on(effects.touched, effects.rewritten)
             .valid_until(effects.valid_until);
         match self.ledger.commit(submission, held).await {
-            Ok(done) => Ok(Some(done)),
+            Ok(done) => {
+                // With the event that says so, and as rarely.
+                if damaged > 0 {
+                    metrics::counter!("cloakroom_records_damaged_total").increment(damaged);
+                }
+                Ok(Some(done))
+            }
             Err(Refused::Stale) => Ok(None),
             Err(refused) => Err(refused.into()),
         }
@@ -183,4 +190,9 @@ impl<'a> Wanted<'a> {
         }
         event
     }
+}
+
+/// Items of which a record is there that does not open.
+fn damaged_items(event: &Event) -> u64 {
+    event.item_outcomes.iter().filter(|outcome| **outcome == i32::from(ItemOutcome::Corrupt)).count() as u64
 }

@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import ipaddress
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -288,6 +289,8 @@ class Process:
             raise RuntimeError(f"the vault did not start:\n{log.read_text(encoding='utf-8')}")
         self.address = line.removeprefix("listening on ").strip()
         self.port = int(self.address.rpartition(":")[2])
+        said = re.findall(r"probes and metrics are answered.*?(127\.0\.0\.1:\d+)", log.read_text(encoding="utf-8"))
+        self.operations = said[-1]
         self.ca = (vault.path / "pki" / "ca.pem").read_bytes()
 
     def end(self):

@@ -1,0 +1,328 @@
+"""Someone who may write to the database: rows of a stopped vault are edited with a database library of another language.
+
+Each kind of row is edited in every way that somebody might try, the vault is started again and asked, and `cloakroom verify`
+is asked too. What must come of it stands in docs/threat-model.md: an edited record gives no value, only its own item fails,
+one event says so and a metric counts it; an authentic older copy is named by `cloakroom verify`.
+"""
+
+import json
+import re
+import subprocess
+import urllib.request
+import uuid
+
+from client import DATA_LOSS, NOT_FOUND, Client, item_error
+from vault import PATIENCE, Vault, environment
+
+# The longest header but for what no scope uses yet, and a sealed value of 112 and 32 bytes.
+VALUE = b"the value of a record that is edited, in as many bytes as make a row of some length: 4111111111111111"
+FRONT = 43 + 4 + 16 + 16
+ROW = FRONT + 112 + 32
+SCOPE, OTHER = "foreign/quiet", "foreign/extra"
+AN_HOUR = (3600, 0)
+METRIC = "cloakroom_records_damaged_total"
+
+
+# === the editor ===
+
+
+def tables(vault):
+    """The tables of a stopped vault, to write. To be closed."""
+    from open_record import TABLES
+    from rocksdict import DBCompressionType, Options, Rdict
+
+    # What is flushed here has to be readable there: without compression.
+    settings = {name: Options(raw_mode=True) for name in [*TABLES, "default"]}
+    for options in settings.values():
+        options.set_compression_type(DBCompressionType.none())
+    database = Rdict(str(vault.path / "data"), settings.pop("default"), settings)
+    return database, {name: database.get_column_family(name) for name in TABLES}
+
+
+def edit(vault, change):
+    """Changes the tables of a stopped vault behind its back."""
+    database, families = tables(vault)
+    try:
+        return change(families)
+    finally:
+        database.close()
+
+
+def put(table, changes):
+    """An edit: rows by key, `None` for one that goes."""
+
+    def change(families):
+        for key, row in changes.items():
+            if row is None:
+                del families[table][key]
+            else:
+                families[table][key] = row
+
+    return change
+
+
+def rows_of(vault, table):
+    return edit(vault, lambda families: dict(families[table].items()))
+
+
+def flipped(row, place, bit=0):
+    changed = bytearray(row)
+    changed[place] ^= 1 << bit
+    return bytes(changed)
+
+
+# === what the vault says ===
+
+
+def metric(process, name):
+    """The sum of a counter over its labels."""
+    with urllib.request.urlopen(f"http://{process.operations}/metrics", timeout=PATIENCE) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line))
+
+
+def verify(vault):
+    """Exit status and report of `cloakroom verify`."""
+    command = [str(vault.binary), "verify", "--config", str(vault.path / "cloakroom.toml"), "--output", "json"]
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE, env=environment())
+    try:
+        return done.returncode, json.loads(done.stdout)
+    except json.JSONDecodeError:
+        return done.returncode, {"said": done.stderr.decode()}
+
+
+def findings(report):
+    return sorted((finding["kind"], finding["handle"]) for finding in report.get("findings", []))
+
+
+def rolled(client, caller, scope, tokens, names, values):
+    """Detokenizes all `tokens`, of which some are damaged, in as few calls as possible. Returns what is wrong, as text, and
+    how many items were found damaged."""
+    wrong, damaged = [], 0
+    for start in range(0, len(tokens), 1000):
+        part = slice(start, start + 1000)
+        answer = client.detokenize(caller, scope, *tokens[part])
+        outcomes = []
+        for name, value, result in zip(names[part], values[part], answer.results, strict=True):
+            error = item_error(result)
+            if value is None:
+                outcomes.append(client.e.ITEM_OUTCOME_CORRUPT)
+                damaged += 1
+                if error != DATA_LOSS or result.value:
+                    wrong.append(f"{name}: {error}")
+            else:
+                outcomes.append(client.e.ITEM_OUTCOME_RELEASED)
+                if error is not None or result.value != value:
+                    wrong.append(f"a neighbour of {name}: {error}")
+        said = [
+            event
+            for event in client.events(caller=caller.id, newest_first=True, page_size=1000).events
+            if event.sequence >= answer.receipt.sequence
+        ]
+        if len(said) != 1 or list(said[0].item_outcomes) != outcomes or said[0].succeeded != outcomes.count(2):
+            wrong.append(f"{len(said)} events say what became of the items from {start} on")
+    return wrong, damaged
+
+
+# === every edit of a record ===
+
+
+def edits_of(rows, others, foreign):
+    """All edits: what it is, and the row in the place of the next of `rows`. `others` are rows of the same scope, of the same
+    shape, and stay; `foreign` are another scope's."""
+    rows = iter(rows)
+    other = others[0]
+
+    def edited(what, change):
+        key, row = next(rows)
+        changed = change(row)
+        if changed == row:
+            raise RuntimeError(f"{what} changes nothing")
+        return key, what, changed
+
+    for place in range(ROW):
+        yield edited(f"bit {place % 8} of byte {place}", lambda row: flipped(row, place, place % 8))
+    for length in range(ROW):
+        yield edited(f"cut to {length} bytes", lambda row: row[:length])
+    for more in (1, 15, 16, 17, 32, 100, 65536):
+        yield edited(f"{more} zeros more", lambda row: row + bytes(more))
+        yield edited(f"{more} zeros in front", lambda row: bytes(more) + row)
+    yield edited("its own bytes twice", lambda row: row + row)
+    for byte in (0x00, 0xFF):
+        yield edited(f"all {byte:02x}", lambda row: bytes([byte]) * len(row))
+        yield edited(f"all {byte:02x} behind the format", lambda row: row[:1] + bytes([byte]) * (len(row) - 1))
+        yield edited(f"its sealed value all {byte:02x}", lambda row: row[:FRONT] + bytes([byte]) * (len(row) - FRONT))
+    # A field from another record of the scope, and runs of neighbouring fields.
+    fields = [0, 1, 2, 3, 7, 11, 15, 19, 27, 35, 43, 47, 63, FRONT, FRONT + 112, FRONT + 128, ROW]
+    for first, start in enumerate(fields[:-1]):
+        for end in fields[first + 1 :]:
+            taken = lambda row: row[:start] + other[start:end] + row[end:]
+            if taken(others[1]) != others[1]:
+                yield edited(f"bytes {start} to {end} from another record", taken)
+    for what, at, content in [
+        ("format 0", 0, b"\x00"),
+        ("format 2", 0, b"\x02"),
+        ("format 255", 0, b"\xff"),
+        ("flags of nothing", 1, b"\x00"),
+        ("flags of all", 1, b"\x07"),
+        ("a flag that is none", 1, b"\x09"),
+        ("state 0", 2, b"\x00"),
+        ("revoked", 2, b"\x02"),
+        ("suspended", 2, b"\x03"),
+        ("state 255", 2, b"\xff"),
+        ("scope 0", 3, bytes(4)),
+        ("a scope that does not exist", 3, b"\x7f\xff\xff\xff"),
+        ("the other scope", 3, foreign[0][3:7]),
+        ("version 0 of the index key", 7, bytes(4)),
+        ("version 2 of the index key", 7, (2).to_bytes(4, "big")),
+        ("version 0 of the data key", 11, bytes(4)),
+        ("version 2 of the data key", 11, (2).to_bytes(4, "big")),
+        ("the last version of the data key", 11, b"\xff" * 4),
+        ("record version 0", 15, bytes(4)),
+        ("record version 1", 15, (1).to_bytes(4, "big")),
+        ("record version 3", 15, (3).to_bytes(4, "big")),
+        ("created in 1970", 19, bytes(8)),
+        ("changed in 1970", 27, bytes(8)),
+        ("expires never", 35, b"\xff" * 8),
+        ("expires in 2150", 35, (5_680_281_600_000).to_bytes(8, "big")),
+        ("uses without end", 43, b"\xff" * 4),
+        ("no use left", 43, bytes(4)),
+        ("both salts zero", 47, bytes(32)),
+    ]:
+        yield edited(what, lambda row: row[:at] + content + row[at + len(content) :])
+    yield edited("uses taken out", lambda row: row[:1] + b"\0" + row[2:43] + row[47:])
+    yield edited("salts exchanged", lambda row: row[:47] + row[63:79] + row[47:63] + row[79:])
+    yield edited("tags exchanged", lambda row: row[: ROW - 32] + row[ROW - 16 :] + row[ROW - 32 : ROW - 16])
+    yield edited("another record of the scope", lambda _: others[0])
+    yield edited("another scope's record", lambda _: foreign[0])
+    yield edited("another scope's record with this scope's number", lambda row: foreign[0][:3] + row[3:7] + foreign[0][7:])
+    yield edited("the other half of another record", lambda row: row[:FRONT] + others[0][FRONT:])
+    yield edited("empty", lambda _: b"")
+    yield edited("text", lambda _: VALUE)
+    # Each in the other's place.
+    for mine, its in (((key_a, a), (key_b, b)) for (key_a, a), (key_b, b) in [(next(rows), next(rows)) for _ in range(3)]):
+        yield mine[0], "exchanged with another", its[1]
+        yield its[0], "exchanged with another", mine[1]
+
+
+def records(checks, binary, directory):
+    """Every edit of a record, all in one vault."""
+    vault = Vault.init(binary, directory / "edited")
+    with vault.running() as process:
+        client = Client(checks, vault, process)
+        tester = client.new("tester")
+        items = [client.item(VALUE, max_uses=9) for _ in range(1000)]
+        issued = [r.issued for r in client.tokenize(tester, SCOPE, *items).results]
+        extra = [client.item(VALUE, ttl=AN_HOUR, max_uses=9) for _ in range(3)]
+        foreign = [r.issued for r in client.tokenize(tester, OTHER, *extra).results]
+        clean = rolled(client, tester, SCOPE, [i.token for i in issued], range(1000), [VALUE] * 1000)[0]
+        client.is_("an edited record: before, every one is answered", clean, [])
+        client.is_("an edited record: before, none is counted as damaged", metric(process, METRIC), 0)
+    kept = rows_of(vault, "tokens")
+    keys = [bytes.fromhex(record.handle) for record in issued]
+    # Every tenth stays as it is, so that each edit has a good neighbour in its call.
+    good = keys[::10]
+    victims = [(key, kept[key]) for place, key in enumerate(keys) if place % 10]
+    foreign_keys = [bytes.fromhex(record.handle) for record in foreign]
+    edits = {}
+    for key, what, row in edits_of(victims, [kept[key] for key in good], [kept[key] for key in foreign_keys]):
+        edits[key] = (what, row)
+    # This scope's record in the other scope, and a copy under a handle that has none.
+    other_way = {foreign_keys[0]: kept[good[1]]}
+    copy = bytes([0, 0, 0, 1]) + bytes(range(16))
+    edit(vault, put("tokens", {key: row for key, (_, row) in edits.items()} | other_way | {copy: kept[good[0]]}))
+
+    status, report = verify(vault)
+    named = {finding["handle"] for finding in report.get("findings", [])}
+    missed = [what for key, (what, _) in edits.items() if key.hex() not in named]
+    checks.check("an edited record: verify names each", status == 1 and (not missed or report["more"] > 0), str(missed[:9]))
+    with vault.running() as process:
+        client = Client(checks, vault, process)
+        tester, operator = client.new("tester"), client.new("operator")
+        tokens = [record.token for record in issued]
+        values = [None if key in edits else VALUE for key in keys]
+        names = [edits.get(key, ("untouched",))[0] for key in keys]
+        wrong, damaged = rolled(client, tester, SCOPE, tokens, names, values)
+        client.is_(f"an edited record: {len(edits)} edits, no value, DATA_LOSS and one event each", wrong, [])
+        client.is_("an edited record: counted by the metric", metric(process, METRIC), damaged)
+        wrong, _ = rolled(client, tester, OTHER, [r.token for r in foreign], ["moved", "", ""], [None, VALUE, VALUE])
+        client.is_("an edited record: moved to another scope", wrong, [])
+        changes = {
+            "renewed": lambda: client.renew(tester, SCOPE, *tokens, seconds=3600),
+            "inspected": lambda: client.inspect(tester, SCOPE, *tokens),
+            "revoked": lambda: client.revoke(tester, SCOPE, *[t for t, v in zip(tokens, values) if v is None]),
+        }
+        for what, call in changes.items():
+            answer = call()
+            expected = [DATA_LOSS if value is None else None for value in values]
+            if what == "revoked":
+                expected = [DATA_LOSS] * len(edits)
+            client.is_(f"an edited record: not {what}", [item_error(r) for r in answer.results], expected)
+        answer = client.inspect(tester, SCOPE, handles=[copy.hex(), good[0].hex()])
+        found = [item_error(result) for result in answer.results]
+        client.is_("an edited record: a copy under another handle", found, [DATA_LOSS, None])
+    now = rows_of(vault, "tokens")
+    same = all(now[key] == row for key, (_, row) in edits.items())
+    checks.check("an edited record: nothing that the vault did changed it", same)
+
+    # And with each row back in its place all is as it was, but for what the good ones went through meanwhile.
+    edit(vault, put("tokens", {key: kept[key] for key in edits} | {foreign_keys[0]: kept[foreign_keys[0]], copy: None}))
+    status, report = verify(vault)
+    checks.check("a record that is put right: verify finds nothing", status == 0, str(report)[:500])
+    with vault.running() as process:
+        client = Client(checks, vault, process)
+        tester = client.new("tester")
+        wrong, _ = rolled(client, tester, SCOPE, tokens, names, [VALUE] * len(tokens))
+        client.is_("a record that is put right: is answered", wrong, [])
+        client.is_("a record that is put right: none is counted", metric(process, METRIC), 0)
+
+
+# === authentic copies ===
+
+
+def older_copies(checks, binary, directory):
+    """What no lock can see: rows as they were before a revocation, before a use, before a deletion."""
+    vault = Vault.init(binary, directory / "rolled-back")
+    with vault.running() as process:
+        client = Client(checks, vault, process)
+        tester = client.new("tester")
+        items = [client.item(VALUE), client.item(VALUE, max_uses=1), client.item(VALUE), client.item(VALUE, max_uses=3)]
+        issued = [r.issued for r in client.tokenize(tester, SCOPE, *items).results]
+    tokens, handles = [i.token for i in issued], [i.handle for i in issued]
+    revoked, used_up, deleted, used = (bytes.fromhex(handle) for handle in handles)
+    old = rows_of(vault, "tokens")
+    with vault.running() as process:
+        client = Client(checks, vault, process)
+        tester = client.new("tester")
+        client.revoke(tester, SCOPE, tokens[0])
+        client.detokenize(tester, SCOPE, tokens[1], tokens[3])
+        gone = [item_error(result) for result in client.detokenize(tester, SCOPE, *tokens[:2]).results]
+        client.is_("an older copy: revoked and used up are gone", gone, [NOT_FOUND] * 2)
+    new = rows_of(vault, "tokens")
+    checks.check("an older copy: before, verify finds nothing", verify(vault)[0] == 0)
+
+    def named(what, changes, expected):
+        edit(vault, put("tokens", changes))
+        status, report = verify(vault)
+        found = findings(report)
+        certain = all(finding["certain"] for finding in report.get("findings", []))
+        holds = status == 1 and certain and found == sorted((kind, key.hex()) for kind, key in expected)
+        checks.check(f"an older copy: verify names {what}", holds, f"{status} {found}")
+        # And while it serves.
+        with vault.running():
+            status, report = verify(vault)
+            checks.check(f"an older copy: verify names {what} while the vault runs", status == 1 and findings(report) == found)
+        edit(vault, put("tokens", {key: new.get(key) for key in changes}))
+
+    named("a revoked token that lives again", {revoked: old[revoked]}, [("stale", revoked)])
+    named("a used-up token that has its use again", {used_up: old[used_up]}, [("stale", used_up)])
+    named("a token with its uses given back", {used: old[used]}, [("stale", used)])
+    named("a deleted row", {deleted: None}, [("missing", deleted)])
+    every = {revoked: old[revoked], used_up: old[used_up], used: old[used], deleted: None}
+    named("all of them at once", every, [("stale", revoked), ("stale", used_up), ("stale", used), ("missing", deleted)])
+    checks.check("an older copy: taken away again, verify finds nothing", verify(vault)[0] == 0)
+
+
+def run(checks, binary, directory):
+    checks.section("edited records (C-02, C-03, C-06)", records, checks, binary, directory)
+    checks.section("older copies of records (C-04, C-05)", older_copies, checks, binary, directory)
