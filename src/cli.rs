@@ -14,6 +14,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::client::{self, Client, Profile};
 use crate::config::{self, Config};
+use crate::keys::entropy;
 use crate::server;
 
 mod audit;
@@ -144,6 +145,11 @@ struct Usage(String);
 
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
+    // Hash tables would panic without it, and TLS would abort, with less to say.
+    if let Err(error) = entropy::bytes::<1>() {
+        complain(&error.to_string());
+        return ExitCode::from(Exit::Unavailable as u8);
+    }
     // A wrong command line ends in here, with status 2 and advice.
     let cli = Cli::parse();
     let exit = run(cli.command).unwrap_or_else(|error| {

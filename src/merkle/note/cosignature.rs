@@ -13,7 +13,7 @@ mod tests;
 use std::fmt;
 use std::str::FromStr;
 
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use zeroize::ZeroizeOnDrop;
 
 use super::{Checkpoint, KeyError, KeyId, Name, Note, NoteError, NoteSignature, VerifierKey};
@@ -85,8 +85,8 @@ impl WitnessKey {
     /// Whoever calls this vouches that the checkpoint extends everything that this key cosigned before for the same log, and
     /// that it will remember having cosigned this one.
     pub fn cosign(&self, signed: &SignedCheckpoint, seconds: u64) -> NoteSignature {
-        let signature = self.key.sign(message(signed.note.text(), seconds).as_bytes());
-        let bytes = [&seconds.to_be_bytes()[..], &signature.to_bytes()].concat();
+        let signature = super::sign(&self.key, message(signed.note.text(), seconds).as_bytes());
+        let bytes = [&seconds.to_be_bytes()[..], &signature].concat();
         NoteSignature { name: self.name.clone(), id: self.id, bytes }
     }
 }
@@ -117,10 +117,8 @@ impl WitnessVerifier {
         let seconds = u64::from_be_bytes(*time);
         // The format leaves nothing above; and a time of zero would say nothing about the tree being the largest.
         let in_range = seconds != 0 && i64::try_from(seconds).is_ok();
-        let bytes = Signature::from_slice(bytes).ok()?;
-        let good = self.claims(signature)
-            && in_range
-            && self.key.verify_strict(message(text, seconds).as_bytes(), &bytes).is_ok();
+        let good =
+            self.claims(signature) && in_range && super::verify(&self.key, message(text, seconds).as_bytes(), bytes);
         good.then_some(seconds)
     }
 }
