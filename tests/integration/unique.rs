@@ -43,8 +43,8 @@ impl Drawn {
         let mut records = 0;
         for (table, pieces) in [
             (Table::Tokens, salts as fn(&[u8]) -> [&[u8]; 2]),
-            // A wrapped key's salt, behind its row's format, state and times and its own format; and half of it once more.
-            (Table::Keys, |row| [&row[19..51], &row[19..35]]),
+            // The halves of a wrapped key's salt, behind its row's format, state and times and its own format.
+            (Table::Keys, |row| [&row[19..35], &row[35..51]]),
             (Table::Requests, |row| [&row[9..25], &row[9..25]]),
             (Table::State, |row| [&row[1..17], &row[1..17]]),
         ] {
@@ -56,7 +56,8 @@ impl Drawn {
                         // The inner lock is made once for a handle, the outer one for each version of the record.
                         self.add(first, table, identity(&[b"inner", &key, &row[19..27]]));
                         let version = u32::from_be_bytes(row[15..19].try_into().unwrap());
-                        self.resealed += usize::from(self.add(second, table, identity(&[b"outer", &key, &row])) && version > 1);
+                        self.resealed +=
+                            usize::from(self.add(second, table, identity(&[b"outer", &key, &row])) && version > 1);
                     }
                     _ => {
                         self.add(first, table, identity(&[&key, &row]));
@@ -73,7 +74,12 @@ impl Drawn {
         match self.pieces.insert(piece.to_vec(), (table, whose)) {
             None => true,
             Some(before) => {
-                assert!(before == (table, whose), "a piece of {} was drawn before, in {}", table.name(), before.0.name());
+                assert!(
+                    before == (table, whose),
+                    "a piece of {} was drawn before, in {}",
+                    table.name(),
+                    before.0.name()
+                );
                 false
             }
         }
@@ -120,7 +126,7 @@ async fn client(home: &Home, server: &Server, name: &str) -> Client {
 /// acknowledged.
 async fn issue(home: &Home, server: &Server, count: usize) -> Vec<String> {
     let gateway = client(home, server, "gateway").await;
-    let mut tokens = Vec::with_capacity(count);
+    let mut tokens = Vec::new();
     while tokens.len() < count {
         let item = |number| v1::TokenizeItem {
             max_uses: u32::from(number % 10 == 0) * 1000,
@@ -159,7 +165,11 @@ fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().flatten() {
         let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() { copy(&path, &to) } else { drop(std::fs::copy(&path, &to).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).unwrap();
+        }
     }
 }
 
@@ -186,11 +196,11 @@ async fn nothing_is_drawn_twice(records: usize, kills: usize) {
     copy(home.path(), &twin.path().join("vault"));
     let twin = Home::at(&twin.path().join("vault"));
     let servers = [home.serve(), twin.serve()];
-    let again = &tokens[..tokens.len().min(2_000)];
+    let again = tokens[..tokens.len().min(2_000)].to_vec();
     let part = records / 10;
     let go_on = async |home: &Home, server: &Server| {
         let issued = issue(home, server, part).await;
-        reseal(home, server, again).await;
+        reseal(home, server, &again).await;
         let shown = client(home, server, "payments").await.detokenize("pan", &again[..2]).await.unwrap();
         assert!(shown.iter().all(Result::is_ok));
         issued

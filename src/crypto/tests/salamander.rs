@@ -177,8 +177,7 @@ fn canonical(number: u32) -> Vec<u8> {
 }
 
 fn inner(handle: &Handle, number: u32) -> [u8; 32] {
-    let fields =
-        [INNER, &VAULT.0, &SCOPE.0.to_be_bytes(), handle.as_bytes(), &CREATED.to_be_bytes(), &SALTS.inner];
+    let fields = [INNER, &VAULT.0, &SCOPE.0.to_be_bytes(), handle.as_bytes(), &CREATED.to_be_bytes(), &SALTS.inner];
     *kdf::Source::from_secret(&canonical(number)).derive(fields).expose()
 }
 
@@ -222,7 +221,9 @@ fn a_row_that_would_open_for_two_tokens_is_found_for_one_c_09() {
     let row = row_around(&stolen, &key, &[&sealed[..], &tag].concat());
     let unlocked = Record::parse(&row).unwrap().unlock_outer(&VAULT, &stolen, &key).unwrap();
     let values = [one, other].map(|number| unlocked.open(&VAULT, &stolen, &canonical(number)).ok().unwrap());
-    assert!(values[0].expose().starts_with(b"to Alice: 10") && values[1].expose()[12..].starts_with(b"to Bob: 10000000"));
+    assert!(
+        values[0].expose().starts_with(b"to Alice: 10") && values[1].expose()[12..].starts_with(b"to Bob: 10000000")
+    );
     assert!(!values[0].matches(values[1].expose()), "the control: one row, two values");
 
     // And yet neither of the two is ever asked for there: the place says whose row it is.
@@ -256,7 +257,10 @@ fn a_row_that_would_open_under_two_data_keys_names_one_c_09() {
     let (sealed, tag) = salamander(&keys, front, &[0x5a; TEXT_BYTES - 16]);
     let row = [front, &sealed, &tag].concat();
     let record = Record::parse(&row).unwrap();
-    assert!(versions.iter().all(|key| record.unlock_outer(&VAULT, &handle, key).is_ok()), "the control: it opens twice");
+    assert!(
+        versions.iter().all(|key| record.unlock_outer(&VAULT, &handle, key).is_ok()),
+        "the control: it opens twice"
+    );
     // The keyring has one key for a scope and a version, and the version stands under both tags.
     assert_eq!(record.claimed_header().data_key, KeyVersion(1));
     let mut renamed = row.clone();
