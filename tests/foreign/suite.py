@@ -343,6 +343,13 @@ def run(checks, binary, directory):
     with vault.running() as process:
         checks.section("damaged records", damaged_records, checks, vault, records, process)
 
+    import edits
+    import hostile
+
+    edits.run(checks, binary, directory)
+    hostile_vault = Vault.init(binary, directory / "hostile")
+    checks.section("hostile text (A-13)", hostile.run, checks, binary, hostile_vault, directory / "hostile-receivers")
+
     import sinks
 
     sending = Vault.init(binary, directory / "sending")
