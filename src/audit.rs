@@ -135,7 +135,7 @@ impl Vault {
                 decided(&mut event, &permit);
                 Ok((event, permit))
             }
-            Err(denied) => Err(self.denied(event, &denied, &[]).await),
+            Err(denied) => Err(self.denied(event, &denied, Vec::new).await),
         }
     }
 

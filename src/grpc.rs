@@ -16,7 +16,7 @@ pub use guard::Guard;
 pub use token::TokenDoor;
 
 use crate::tls::Connection;
-use crate::vault::{Call, Failure, Vault};
+use crate::vault::{Call, Failure, Reason, Vault};
 use http::HeaderMap;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,6 +34,9 @@ pub const MESSAGE_BYTES_AT_MOST: usize = 4 * 1024 * 1024;
 /// Who calls, as the connection proved it. Metadata is never believed about identity.
 fn call_of<T>(request: &Request<T>) -> Result<Call, Status> {
     let connection = request.extensions().get::<Arc<Connection>>().ok_or_else(status::internal)?;
+    if let Some(read) = request.extensions().get::<guard::Read>() {
+        read.note();
+    }
     Ok(Call {
         caller: Arc::clone(&connection.caller),
         deadline: deadline_of(request.metadata().as_ref()),
@@ -82,6 +85,10 @@ async fn finish<T: Send + 'static>(
     operation: Operation<T>,
 ) -> Result<T, Status> {
     if let Some(outcome) = Finishing(Some(operation)).await {
+        if matches!(outcome, Err(Failure::Overloaded)) {
+            // Nothing of it was written.
+            vault.turned_away(&call.caller, method.action, Reason::Overloaded);
+        }
         return outcome.map_err(status::of);
     }
     // It panicked: a fault in this program. The panic hook has logged where; the event says that there was one.
@@ -117,5 +124,43 @@ impl<T: Send + 'static> Drop for Finishing<T> {
         {
             runtime.spawn(operation);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::fixture::Fixture;
+
+    /// The call's answer, and how many events it left, those that come with the next summary among them.
+    async fn finished(end: fn() -> Result<(), Failure>) -> (Option<tonic::Code>, Vec<crate::event::Event>) {
+        let f = Fixture::new();
+        let before = f.events().len();
+        let operation: Operation<()> = Box::pin(async move { end() });
+        let call = f.client("gateway").call;
+        let answer = finish(Arc::clone(&f.vault), call, &methods::TOKENIZE, operation).await;
+        f.vault.record_refusals().await.unwrap();
+        (answer.err().map(|status| status.code()), f.check().split_off(before))
+    }
+
+    #[tokio::test]
+    async fn a_call_that_panics_leaves_one_event_a_09() {
+        let (code, events) = finished(|| panic!("on purpose")).await;
+        assert_eq!(code, Some(tonic::Code::Internal));
+        let [event] = &events[..] else { panic!("{} events", events.len()) };
+        assert_eq!((event.action().word(), event.reason.as_str(), event.count), ("tokenize", "INTERNAL", 0));
+        assert_eq!(event.caller, "spiffe://dev.cloakroom.internal/gateway");
+        assert_eq!(event.certificate_sha256.len(), 32);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_shed_is_counted_a_09() {
+        let (code, events) = finished(|| Err(Failure::Overloaded)).await;
+        assert_eq!(code, Some(tonic::Code::ResourceExhausted));
+        let [event] = &events[..] else { panic!("{} events", events.len()) };
+        assert_eq!((event.action().word(), event.reason.as_str(), event.count), ("tokenize", "OVERLOADED", 1));
+        assert_eq!(event.outcome(), crate::event::Outcome::Failed);
+        // And what ends well leaves what its operation wrote, here nothing.
+        assert_eq!(finished(|| Ok(())).await, (None, vec![]));
     }
 }

@@ -114,6 +114,11 @@ pub fn parse(format: &Format, text: &str) -> Result<Parsed, Malformed> {
     }
 }
 
+/// Reads a token of whatever format. No text is one of two. The work does not depend on which format somebody hoped for.
+pub fn parse_any(text: &str) -> Result<Parsed, Malformed> {
+    opaque::parse(text).or_else(|_| uuid::parse(text))
+}
+
 /// The name that a token has in `scope`, if it exists there.
 pub fn locate(parsed: &Parsed, index_key: &IndexKey, scope: ScopeId) -> Handle {
     let located = index_key.locate(scope, parsed.canonical.expose());
@@ -123,6 +128,16 @@ pub fn locate(parsed: &Parsed, index_key: &IndexKey, scope: ScopeId) -> Handle {
 
 fn mask(second: [u8; 4], mask: [u8; 4]) -> [u8; 4] {
     std::array::from_fn(|i| second[i] ^ mask[i])
+}
+
+impl Parsed {
+    /// Whether it is one of this format. What else the format says, a prefix, is no part of that.
+    pub fn is_of(&self, format: &Format) -> bool {
+        match format {
+            Format::Opaque { .. } => self.masked.is_some(),
+            Format::Uuid => self.masked.is_none(),
+        }
+    }
 }
 
 impl Text {

@@ -134,7 +134,7 @@ impl Tail {
             }
             Err(denied) => {
                 let event = Event { detail: format!("tail at {}", self.next), ..vault.event(&asked)? };
-                Err(vault.denied(event, &denied, &[]).await)
+                Err(vault.denied(event, &denied, Vec::new).await)
             }
         }
     }

@@ -15,6 +15,7 @@ use http::{Request, Response};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use tokio::time::Instant;
 use tonic::Code;
@@ -28,6 +29,17 @@ pub struct Guard {
     clock: Arc<dyn Clock>,
     counters: Arc<Vec<Counters>>,
 }
+
+/// A call of a method in the table, with a certificate that is still valid.
+struct Admitted {
+    /// Of its method in the table.
+    place: usize,
+    caller: Arc<Caller>,
+}
+
+/// Set once a call's message has been read: from then on its operation has an event, whatever becomes of its caller.
+#[derive(Clone, Default)]
+pub(super) struct Read(Arc<AtomicBool>);
 
 /// A service behind the guard.
 #[derive(Clone)]
@@ -43,11 +55,22 @@ impl Guard {
         Self { vault, clock, counters: Arc::new(counters.collect()) }
     }
 
-    fn refuse(&self, request: &Request<Body>) -> Result<usize, tonic::Status> {
-        let (place, method) = methods::find(request.uri().path()).ok_or_else(status::no_such_method)?;
+    fn refuse(&self, request: &Request<Body>) -> Result<Admitted, tonic::Status> {
         let connection = request.extensions().get::<Arc<Connection>>().ok_or_else(status::internal)?;
+        let Some((place, method)) = methods::find(request.uri().path()) else {
+            self.vault.turned_away(&connection.caller, Action::Connect, Reason::NotImplemented);
+            return Err(status::no_such_method());
+        };
         check_certificate(&self.vault, &*self.clock, &connection.caller, method.action)?;
-        Ok(place)
+        Ok(Admitted { place, caller: Arc::clone(&connection.caller) })
+    }
+
+    /// Counts a call that ended before its message was read: nothing else would say that there was one.
+    fn unread(&self, call: &Admitted, reason: Reason) {
+        let method = methods::METHODS[call.place];
+        if method.resource != methods::Resource::None {
+            self.vault.turned_away(&call.caller, method.action, reason);
+        }
     }
 }
 
@@ -65,14 +88,24 @@ pub(super) fn check_certificate(
     Err(status::certificate_expired())
 }
 
-/// The answer, or DEADLINE_EXCEEDED once nobody waits any more. The transport has a timer of its own around this layer, and
-/// says CANCELLED; set earlier and asked first, this one comes before it. What the call does goes on in its own task.
-async fn in_time<E>(
-    deadline: Option<Instant>,
-    answer: impl Future<Output = Result<Response<Body>, E>>,
-) -> Result<Response<Body>, E> {
-    let Some(deadline) = deadline else { return answer.await };
-    tokio::time::timeout_at(deadline, answer).await.unwrap_or_else(|_| Ok(status::deadline_exceeded().into_http()))
+/// The answer, or `None` once nobody waits any more. The transport has a timer of its own around this layer, and says
+/// CANCELLED; set earlier and asked first, this one comes before it. What the call does goes on in its own task.
+async fn in_time<T>(deadline: Option<Instant>, answer: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, answer).await.ok(),
+        None => Some(answer.await),
+    }
+}
+
+impl Read {
+    /// Says that it has been.
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl<S> Layer<S> for Guard {
@@ -96,26 +129,40 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let place = match self.guard.refuse(&request) {
-            Ok(place) => place,
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let call = match self.guard.refuse(&request) {
+            Ok(call) => call,
             Err(status) => {
                 let mut response = status.into_http();
                 status::sanitize(response.headers_mut());
                 return Box::pin(async move { Ok(response) });
             }
         };
-        let counters = Arc::clone(&self.guard.counters);
+        let guard = self.guard.clone();
         let deadline = super::deadline_of(request.headers());
+        let read = deadline.map(|_| Read::default());
+        if let Some(read) = &read {
+            request.extensions_mut().insert(read.clone());
+        }
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let mut response = in_time(deadline, answer).await?;
-            status::sanitize(response.headers_mut());
+            let mut response = if let Some(answer) = in_time(deadline, answer).await {
+                answer?
+            } else {
+                if !read.is_some_and(|read| read.is_noted()) {
+                    guard.unread(&call, Reason::DeadlineExceeded);
+                }
+                status::deadline_exceeded().into_http()
+            };
+            let replaced = status::sanitize(response.headers_mut());
+            if let Some(reason) = replaced.and_then(status::why_unreadable) {
+                guard.unread(&call, reason);
+            }
             // Unary failures are "trailers only": their code stands in the headers. What has none yet is under way.
             let code = response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
             // The batches of a stream that has begun are counted one by one.
-            if code != Code::Ok || !methods::METHODS[place].batches {
-                counters[place].count(code);
+            if code != Code::Ok || !methods::METHODS[call.place].batches {
+                guard.counters[call.place].count(code);
             }
             Ok(response)
         })

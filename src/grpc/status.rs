@@ -99,19 +99,30 @@ pub fn of_item(failure: ItemFailure) -> tonic_types::Status {
 }
 
 /// What the transport made of a failure before any of this code ran, put into terms that leak nothing and retry rightly:
-/// undecodable messages, oversize, timeouts. Statuses made here pass, and lose their mark.
-pub fn sanitize(headers: &mut HeaderMap) {
+/// undecodable messages, oversize, timeouts. Statuses made here pass, and lose their mark. Gives the code of what was
+/// replaced.
+pub fn sanitize(headers: &mut HeaderMap) -> Option<Code> {
     if headers.remove(MARK).is_some() {
-        return;
+        return None;
     }
-    let Some(code) = headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes())) else { return };
-    let Some(status) = of_transport(code) else { return };
+    let code = headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()))?;
+    let status = of_transport(code)?;
     for name in ["grpc-status", "grpc-message", "grpc-status-details-bin"] {
         headers.remove(name);
     }
     // Encoding a status of constants does not fail; if it did, a status without details is left by the transport.
     let _ = status.add_header(headers);
     headers.remove(MARK);
+    Some(code)
+}
+
+/// Why a message could not be read, if `code` is what the transport says of one. Not if its caller went away in the middle.
+pub fn why_unreadable(code: Code) -> Option<Reason> {
+    match code {
+        Code::Unimplemented => Some(Reason::NotImplemented),
+        Code::Internal | Code::OutOfRange | Code::InvalidArgument => Some(Reason::Malformed),
+        _ => None,
+    }
 }
 
 /// What stands for a code that the transport chose. `None` for one that means what it says.

@@ -192,6 +192,9 @@ impl Batches {
         if matches!(status.code(), Code::Cancelled | Code::Unknown | Code::Unavailable) {
             return Ok(());
         }
+        if let Some(reason) = status::why_unreadable(status.code()) {
+            self.surroundings.vault.turned_away(&self.call.caller, self.method.action, reason);
+        }
         let status = status::of_transport(status.code()).unwrap_or_else(status::internal);
         self.count(status.code());
         Err(status)

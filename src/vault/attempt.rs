@@ -96,10 +96,13 @@ impl Vault {
     }
 
     async fn denied_attempt(&self, wanted: &Wanted<'_>, denied: Denied) -> Failure {
-        let mut named = self.handles_of_denied(&wanted.path, wanted.tokens);
-        named.extend(wanted.handles.iter().map(|handle| handle.parse().ok()));
+        let named = || {
+            let mut named = self.handles_of_denied(&wanted.path, wanted.tokens);
+            named.extend(wanted.handles.iter().map(|handle| handle.parse().ok()));
+            named
+        };
         match wanted.begun(self) {
-            Ok(event) => self.denied(event, &denied, &named).await,
+            Ok(event) => self.denied(event, &denied, named).await,
             Err(failure) => failure,
         }
     }

@@ -6,7 +6,7 @@ use super::shape::{check_batch, scope_path};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault};
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
-use crate::crypto::record::{Header, Record, Unlocked};
+use crate::crypto::record::{Header, Record, Unlocked, dummy_unlock};
 use crate::event::{self, Action, Event, ItemOutcome, Outcome};
 use crate::keys::ScopeKeys;
 use crate::ledger::{Held, Receipt};
@@ -127,13 +127,18 @@ impl Vault {
         let data_key = data_key(self, keys);
         let look = |place: usize, handle: &Option<Handle>, row: Option<Vec<u8>>| {
             let handle = handle.as_ref().ok_or(ItemOutcome::Malformed)?;
-            let row = row.ok_or(ItemOutcome::Unknown)?;
+            // Renewing does not tell dead tokens from unknown ones, so neither may the time that it takes.
+            let unknown = || {
+                drop(dummy_unlock(self.keyring.vault(), handle, data_key));
+                ItemOutcome::Unknown
+            };
+            let row = row.ok_or_else(unknown)?;
             let record = Record::parse(&row).map_err(|_| ItemOutcome::Corrupt)?;
             // A handle given as such may be another scope's: that one does not exist here. The header is only claimed,
             // but a lie can only hide a record from an inspector, and it would not open anyway. The handle of a token was
             // made for this scope, so there another scope's row is one that was moved.
             if record.claimed_header().scope != keys.id && !named.is_token(place) {
-                return Err(ItemOutcome::Unknown);
+                return Err(unknown());
             }
             record.unlock_outer(self.keyring.vault(), handle, data_key).map_err(|_| ItemOutcome::Corrupt)
         };

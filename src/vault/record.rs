@@ -110,14 +110,23 @@ impl Vault {
     }
 
     /// Records that policy said no, and says so.
-    pub(crate) async fn denied(&self, mut event: Event, denied: &Denied, handles: &[Option<Handle>]) -> Failure {
+    pub(crate) async fn denied(
+        &self,
+        mut event: Event,
+        denied: &Denied,
+        handles: impl FnOnce() -> Vec<Option<Handle>>,
+    ) -> Failure {
         event.policies = denied.policies().to_vec();
         event.rulebook = Bytes::copy_from_slice(&denied.rulebook());
-        let named = &handles[..handles.len().min(HANDLES_OF_DENIED)];
-        if named.iter().any(Option::is_some) {
-            event.handles = event::handles(named.iter().map(|handle| handle.as_ref().map(Handle::as_bytes)));
-        }
-        match self.refuse(event, Outcome::Denied, Reason::PolicyDenied).await {
+        // What is only counted costs no search for names: neither a flood of refusals nor a clock gets anything out of it.
+        let name = |event: &mut Event| {
+            let handles = handles();
+            let named = &handles[..handles.len().min(HANDLES_OF_DENIED)];
+            if named.iter().any(Option::is_some) {
+                event.handles = event::handles(named.iter().map(|handle| handle.as_ref().map(Handle::as_bytes)));
+            }
+        };
+        match self.refuse_with(event, Outcome::Denied, Reason::PolicyDenied, name).await {
             Ok(receipt) => Failure::Denied(receipt),
             Err(failure) => failure,
         }
@@ -192,9 +201,20 @@ impl Vault {
     /// summary. A refusal releases nothing, so the answer need not wait for that.
     pub(super) async fn refuse(
         &self,
+        event: Event,
+        outcome: Outcome,
+        reason: Reason,
+    ) -> Result<Option<Receipt>, Failure> {
+        self.refuse_with(event, outcome, reason, |_| {}).await
+    }
+
+    /// As [`Vault::refuse`]; `complete` adds what an event of its own says beside that.
+    async fn refuse_with(
+        &self,
         mut event: Event,
         outcome: Outcome,
         reason: Reason,
+        complete: impl FnOnce(&mut Event),
     ) -> Result<Option<Receipt>, Failure> {
         event.outcome = outcome.into();
         event.reason = reason.as_str().into();
@@ -203,6 +223,7 @@ impl Vault {
         if self.refusals.note(Arc::clone(&caller), kind, self.now()) == Verdict::Count {
             return Ok(None);
         }
+        complete(&mut event);
         // On the heap: refusals are rare, and the future of every call would have to have room for one.
         match Box::pin(self.record_event(event)).await {
             Ok(receipt) => Ok(Some(receipt)),
@@ -321,9 +342,14 @@ impl Vault {
         })
     }
 
-    /// Counts a call that was turned away before policy was asked. It comes with the next summary.
+    /// Counts a call that came to its end before policy was asked, or that nothing could be written of. It comes with the
+    /// next summary.
     pub fn turned_away(&self, caller: &Caller, action: Action, reason: Reason) {
-        let kind = RefusalKind { action, outcome: Outcome::Denied, reason };
+        let outcome = match reason {
+            Reason::Malformed | Reason::DeadlineExceeded | Reason::Overloaded => Outcome::Failed,
+            _ => Outcome::Denied,
+        };
+        let kind = RefusalKind { action, outcome, reason };
         self.refusals.count(caller.id.as_str().into(), kind, self.now());
     }
 
