@@ -29,7 +29,7 @@ const STARTS: u64 = 3;
 /// What became of a number of kills.
 #[derive(Debug, Default)]
 pub struct Kills {
-    pub kills: u64,
+    pub all: u64,
     /// Of those, at how many so many calls were cut off that they count.
     pub counted: u64,
     /// Kills during a start, before the vault was ready.
@@ -69,7 +69,7 @@ pub async fn round(
     let cut = |failure: &Refusal| failure.reason.is_empty() && failure.code != Code::Ok;
     assert!(ended.failures.iter().all(cut), "nothing failed before the kill: {:?}", ended.failures);
     let mut kills = Kills {
-        kills: 1,
+        all: 1,
         counted: u64::from(ended.in_flight.min(ended.unanswered) >= CUT_OFF_AT_LEAST),
         calls: ended.promises.calls,
         tokens: ended.promises.values() as u64,
@@ -132,7 +132,7 @@ pub async fn campaign(kills: u64, seed: u64, until: Option<Instant>) -> Kills {
         assert!(findings.broken.is_empty(), "seed {seed}: {:#?}", findings.broken);
         server.stop();
         crate::verify::assert_clean(&home);
-        assert!(all.kills < 10 || all.counted * COUNTED_OF >= all.kills, "{all:?}");
+        assert!(all.all < 10 || all.counted * COUNTED_OF >= all.all, "{all:?}");
     }
     println!("{all}");
     all
@@ -157,7 +157,7 @@ async fn one(
 
 impl Kills {
     pub fn add(&mut self, more: &Self) {
-        self.kills += more.kills;
+        self.all += more.all;
         self.counted += more.counted;
         self.unready += more.unready;
         self.calls += more.calls;
@@ -173,7 +173,7 @@ impl std::fmt::Display for Kills {
             formatter,
             "{} kill -9, {} of them with {CUT_OFF_AT_LEAST} or more calls cut off ({} in all), and {} more before the vault \
              was ready: {} calls acknowledged, {} tokens, nothing lost; ready again after {:.2} s at the most",
-            self.kills,
+            self.all,
             self.counted,
             self.unanswered,
             self.unready,

@@ -2,6 +2,8 @@
 //! it leaves is a log that verifies offline, against every checkpoint that was ever outside; and a log is never made by a
 //! mistake in a path.
 
+pub mod sweep;
+
 use crate::harness::{Home, Server, program};
 use crate::needs;
 use crate::strace::serve_until;

@@ -74,7 +74,7 @@ async fn power_cuts_find_out_an_fdatasync_that_does_nothing_s_03() {
         return;
     }
     let work = Work::with(FileSystem::Ext4, Dice::seed_in("SEED"), Fault::Syncs).await;
-    let cuts = work.cuts_at(&work.promises.answers());
+    let cuts = Work::cuts_at(&work.promises.answers());
     let (mut lost, mut missing, mut refused) = (0, 0, 0);
     work.each(cuts, |cut, outcome| match outcome {
         Ok(findings) if findings.broken.is_empty() => println!("{cut}: {findings}"),
@@ -104,7 +104,7 @@ async fn power_cuts_find_out_checkpoints_that_are_not_synced_s_03() {
         return;
     }
     let work = Work::with(FileSystem::Ext4, Dice::seed_in("SEED"), Fault::Checkpoints).await;
-    let cuts = work.cuts_at(&work.promises.times_of_notes());
+    let cuts = Work::cuts_at(&work.promises.times_of_notes());
     let (mut older, mut other) = (0, 0);
     work.each(cuts, |cut, outcome| {
         let broken = outcome.map_or_else(|log| vec![log], |findings| findings.broken);
@@ -223,7 +223,7 @@ impl Work {
         let made = replay::count(&disk.log);
         hasten(&home);
         // What this test has written besides the vault.
-        rustix::fs::sync();
+        rustix::fs::syncfs(File::open(&mounted.path).unwrap()).unwrap();
         let key = home.read("log.vkey");
         let begin = replay::count(&disk.log);
         let ended = match fault {
@@ -278,7 +278,7 @@ impl Work {
     }
 
     /// At some of these moments, with all lost that was not flushed.
-    fn cuts_at(&self, moments: &[Stamp]) -> Vec<Cut> {
+    fn cuts_at(moments: &[Stamp]) -> Vec<Cut> {
         assert!(moments.len() >= CONTROL_CUTS, "{} moments", moments.len());
         let moment = |number| moments[number * moments.len() / CONTROL_CUTS];
         (0..CONTROL_CUTS).map(|number| Cut { length: moment(number), loses: Loses::All, seed: 0 }).collect()
@@ -297,7 +297,7 @@ impl Work {
             let mut dice = Dice(cut.seed);
             disk.cut(cut.length, &image, |sectors| cut.loses.kept(sectors, &mut dice)).unwrap();
             let outcome = self.after(&cut, &image).await;
-            if tell(&cut, outcome).is_enough() {
+            if !tell(&cut, outcome).goes_on() {
                 break;
             }
         }
@@ -378,21 +378,20 @@ fn succeed(home: &Home) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What somebody says who is told of a cut: that it is enough, perhaps.
+/// What somebody says who is told of a cut: nothing, or whether to go on.
 trait Verdict {
-    fn is_enough(self) -> bool;
+    fn goes_on(self) -> bool;
 }
 
 impl Verdict for () {
-    fn is_enough(self) -> bool {
-        false
+    fn goes_on(self) -> bool {
+        true
     }
 }
 
-/// Whether to go on.
 impl Verdict for bool {
-    fn is_enough(self) -> bool {
-        !self
+    fn goes_on(self) -> bool {
+        self
     }
 }
 

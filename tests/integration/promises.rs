@@ -6,15 +6,16 @@
 
 mod load;
 
-pub use load::{Run, run};
+pub use load::{Ready, Run, run};
 
 use crate::harness::{self, Client, Home, Server};
+use cloakroom::clock::SystemClock;
 use cloakroom::proto::v1::{self, Action, ItemOutcome};
 use load::{SCOPE, detokenize};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::task::JoinSet;
 use tonic::Code;
 
@@ -23,6 +24,8 @@ pub type Stamp = u64;
 
 /// Tokens in one question of a check.
 const CHUNK: usize = 500;
+/// Bytes of values in its answer: a message has 4 MiB at the most.
+const ANSWER_BYTES: usize = 3 << 20;
 /// Calls of a check at the same time.
 const AT_ONCE: usize = 64;
 
@@ -198,7 +201,8 @@ impl Promises {
     /// When something was answered, from the first time on.
     pub fn answers(&self) -> Vec<Stamp> {
         let claims = self.claims.iter().map(|claim| claim.stamp);
-        BTreeSet::from_iter(claims.chain(self.notes.iter().map(|(stamp, _)| *stamp))).into_iter().collect()
+        let answers: BTreeSet<Stamp> = claims.chain(self.notes.iter().map(|(stamp, _)| *stamp)).collect();
+        answers.into_iter().collect()
     }
 
     /// When a checkpoint was given out.
@@ -287,7 +291,7 @@ impl Promises {
     async fn check_values(&self, payments: &Client, cut: Stamp, findings: &mut Findings) {
         let kept = |issued: &&Issued| issued.uses.is_none() && issued.stamp <= cut;
         let kept: Vec<&Issued> = self.issued.iter().filter(kept).collect();
-        for chunk in kept.chunks(CHUNK) {
+        for chunk in chunks(&kept) {
             let tokens = chunk.iter().map(|issued| issued.token.clone()).collect();
             let asked_at = now();
             let answer = payments.tokens().detokenize(detokenize(tokens)).await.unwrap().into_inner();
@@ -338,7 +342,8 @@ impl Promises {
                 let (mut client, request) = (gateway.tokens(), once.request.clone());
                 async move { (place, client.tokenize(request).await.unwrap().into_inner()) }
             };
-            for (place, answer) in JoinSet::from_iter(chunk.iter().enumerate().map(ask)).join_all().await {
+            let answers: JoinSet<_> = chunk.iter().enumerate().map(ask).collect();
+            for (place, answer) in answers.join_all().await {
                 let issued = &self.issued[chunk[place].first..];
                 for (issued, result) in issued.iter().zip(answer.results) {
                     match harness::issued(result) {
@@ -386,9 +391,10 @@ impl Promises {
         }
         for seen in self.seen.iter().filter(|seen| seen.stamp <= cut) {
             let event = usize::try_from(seen.sequence).ok().and_then(|place| events.get(place));
-            match event.is_some_and(|event| Seen::new(event, 0).digest == seen.digest) {
-                true => findings.shown += 1,
-                false => findings.broken.push(format!("event {} is not what an auditor was shown", seen.sequence)),
+            if event.is_some_and(|event| Seen::new(event, 0).digest == seen.digest) {
+                findings.shown += 1;
+            } else {
+                findings.broken.push(format!("event {} is not what an auditor was shown", seen.sequence));
             }
         }
         let mut releases: HashMap<String, usize> = HashMap::new();
@@ -486,13 +492,29 @@ impl Seen {
     }
 }
 
+/// What fits in one question and its answer.
+fn chunks<'i>(issued: &[&'i Issued]) -> Vec<Vec<&'i Issued>> {
+    let (mut chunks, mut bytes) = (vec![Vec::new()], 0);
+    for issued in issued {
+        if chunks.last().is_some_and(|chunk| chunk.len() == CHUNK) || bytes + issued.value.len() > ANSWER_BYTES {
+            chunks.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += issued.value.len();
+        chunks.last_mut().expect("there is one").push(*issued);
+    }
+    chunks.retain(|chunk| !chunk.is_empty());
+    chunks
+}
+
 /// Nanoseconds since 1970.
 fn nanos(time: &prost_types::Timestamp) -> u128 {
     u128::try_from(time.seconds).unwrap() * 1_000_000_000 + u128::try_from(time.nanos).unwrap()
 }
 
+/// Now, to the millisecond, as the vault's clock has it.
 fn now() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()
+    u128::from(SystemClock::shared().wall().millis()) * 1_000_000
 }
 
 impl Uses {

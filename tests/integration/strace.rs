@@ -151,6 +151,13 @@ impl Attached {
     }
 }
 
+impl Attached {
+    /// Waits until it ends with what it traces, which has been killed or told to end.
+    pub fn end(mut self) {
+        self.strace.wait().unwrap();
+    }
+}
+
 impl Drop for Attached {
     fn drop(&mut self) {
         let _ = self.strace.kill();
@@ -160,18 +167,23 @@ impl Drop for Attached {
 
 /// The vault of `home` under strace, which kills it at its `number`-th `call`.
 pub fn serve_until(home: &Home, call: &str, number: usize) -> Result<Server, String> {
-    let serve = home.serve_command();
+    let inject = format!("inject={call}:signal=SIGKILL:when={number}");
+    let options = ["-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject];
+    Server::launch(home, wrapped(&home.serve_command(), &options))
+}
+
+/// A command, and whatever it starts, under `strace` with these options besides its own.
+pub fn wrapped(plain: &Command, options: &[&str]) -> Command {
     let mut command = Command::new("strace");
-    command.args(["-f", "-s", "0", "--quiet=all", "-o", "/dev/null", "-e", &format!("trace={call}")]);
-    command.args(["-e", &format!("inject={call}:signal=SIGKILL:when={number}")]);
-    command.arg(serve.get_program()).args(serve.get_args());
-    for (name, value) in serve.get_envs() {
+    command.args(["-f", "-s", "0", "--quiet=all"]).args(options);
+    command.arg(plain.get_program()).args(plain.get_args());
+    for (name, value) in plain.get_envs() {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
         };
     }
-    Server::launch(home, command)
+    command
 }
 
 /// Whether all threads of a process have a tracer.

@@ -21,6 +21,10 @@ const PAGE: i32 = 20;
 /// Callers who race for a token's only use, at the most.
 const RACERS: u64 = 8;
 
+/// Bytes of a large value, and how many are in a batch.
+const LARGE: usize = 60_000;
+const LARGE_VALUES: usize = 40;
+
 /// How a run ended.
 pub struct Run {
     pub promises: Promises,
@@ -39,6 +43,9 @@ struct Clients {
     operators: Vec<Client>,
     auditors: Vec<Client>,
 }
+
+/// Clients with open connections: what happens from now on happens to calls.
+pub struct Ready(Arc<Clients>);
 
 /// What the callers of one run share.
 struct Tally {
@@ -72,45 +79,73 @@ struct Tail {
 /// Has `plan.callers` ask `server` at the same time, until so many calls were answered; then `end` is called once, in the
 /// midst of it. The run is over when each caller has its last answer, or none. An answer that is wrong in itself panics.
 pub async fn run(home: &Home, server: &Server, plan: Plan, end: impl FnOnce()) -> Run {
-    let clients = Arc::new(Clients::connect(home, server).await);
-    let tally = Arc::new(Tally {
-        target: plan.calls,
-        answered: AtomicU64::new(0),
-        unanswered: AtomicUsize::new(0),
-        in_flight: AtomicUsize::new(0),
-        reached: Notify::new(),
-        over: AtomicBool::new(false),
-        failed: AtomicBool::new(false),
-        failures: Mutex::default(),
-        stamp: plan.stamp,
-    });
-    let tail = Tail::follow(&server.client(&home.identity("auditor")).await, Arc::clone(&tally));
-    let mut callers = JoinSet::new();
-    for number in 0..plan.callers {
-        let (clients, tally) = (Arc::clone(&clients), Arc::clone(&tally));
-        let dice = Dice(plan.seed.wrapping_add(number as u64 * 0x1_0000));
-        callers.spawn(Caller { number, serial: 0, dice, clients, tally, promises: Promises::default() }.call());
+    Ready::connect(home, server).await.run(plan, end).await
+}
+
+// === impl Ready ===
+
+impl Ready {
+    pub async fn connect(home: &Home, server: &Server) -> Self {
+        Self(Arc::new(Clients::connect(home, server).await))
     }
-    let mut promises = Promises::default();
-    let mut end = Some(end);
-    let mut in_flight = 0;
-    loop {
-        tokio::select! {
-            () = tally.reached.notified() => {
-                in_flight = tally.in_flight.load(Ordering::SeqCst);
-                end.take().expect("the target is reached once")();
-                tally.over.store(true, Ordering::SeqCst);
-            }
-            done = callers.join_next() => match done {
-                Some(done) => promises.add(done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))),
-                None => break,
-            },
+
+    /// As [`run`].
+    pub async fn run(&self, plan: Plan, end: impl FnOnce()) -> Run {
+        let tally = Arc::new(Tally {
+            target: plan.calls,
+            answered: AtomicU64::new(0),
+            unanswered: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            reached: Notify::new(),
+            over: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            failures: Mutex::default(),
+            stamp: plan.stamp,
+        });
+        let tail = Tail::follow(Clients::of(&self.0.auditors, 0), Arc::clone(&tally));
+        let mut callers = JoinSet::new();
+        for number in 0..plan.callers {
+            let (clients, tally) = (Arc::clone(&self.0), Arc::clone(&tally));
+            let dice = Dice(plan.seed.wrapping_add(number as u64 * 0x1_0000));
+            callers.spawn(Caller { number, serial: 0, dice, clients, tally, promises: Promises::default() }.call());
         }
+        let mut promises = Promises::default();
+        let mut end = Some(end);
+        let mut in_flight = 0;
+        loop {
+            tokio::select! {
+                () = tally.reached.notified() => {
+                    in_flight = tally.in_flight.load(Ordering::SeqCst);
+                    end.take().expect("the target is reached once")();
+                    tally.over.store(true, Ordering::SeqCst);
+                }
+                done = callers.join_next() => match done {
+                    Some(done) => promises.add(done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))),
+                    None => break,
+                },
+            }
+        }
+        promises.seen.extend(tail.end().await);
+        promises.calls = tally.answered.load(Ordering::SeqCst);
+        let failures = std::mem::take(&mut *tally.failures.lock());
+        Run { promises, in_flight, unanswered: tally.unanswered.load(Ordering::SeqCst), failures }
     }
-    promises.seen.extend(tail.end().await);
-    promises.calls = tally.answered.load(Ordering::SeqCst);
-    let failures = std::mem::take(&mut *tally.failures.lock());
-    Run { promises, in_flight, unanswered: tally.unanswered.load(Ordering::SeqCst), failures }
+
+    /// Has so many batches of large values kept, until one is not answered: megabytes, so that tables are written.
+    pub async fn bulk(&self, batches: u64, seed: u64) -> Promises {
+        let mut promises = Promises::default();
+        let mut dice = Dice(seed);
+        let gateway = Clients::of(&self.0.gateways, 0);
+        for _ in 0..batches {
+            let mut value = || (0..LARGE / 8).flat_map(|_| dice.next().to_be_bytes()).collect::<Vec<u8>>();
+            let items: Vec<_> = (0..LARGE_VALUES).map(|_| harness::item(&value())).collect();
+            let request = v1::TokenizeRequest { scope: SCOPE.to_owned(), items: items.clone(), ..Default::default() };
+            let Ok(answer) = gateway.tokens().tokenize(request).await else { break };
+            promises.keep_issued(items, answer.into_inner(), 0);
+            promises.calls += 1;
+        }
+        promises
+    }
 }
 
 // === impl Caller ===
@@ -263,9 +298,9 @@ impl Caller {
     async fn use_up(&mut self, index: usize, times: usize) -> Result<(), Refusal> {
         let uses = self.promises.issued[index].uses.as_mut().unwrap();
         uses.unanswered += u32::try_from(times).unwrap();
-        let answers = JoinSet::from_iter((0..times).map(|_| self.ask_values(&[index]))).join_all().await;
+        let answers: JoinSet<_> = (0..times).map(|_| self.ask_values(&[index])).collect();
         let mut refusal = None;
-        for answer in answers {
+        for answer in answers.join_all().await {
             let (receipt, mut values, stamp) = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
