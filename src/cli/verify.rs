@@ -13,7 +13,7 @@ use super::{ConfigFile, Exit, Format, variables};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::server::verify_data;
-use crate::vault::verify::{Against, Finding, Report, WrongGroup};
+use crate::vault::verify::{Against, Finding, IndexFinding, IndexReport, Report, WrongGroup};
 
 /// Check that no record is missing, added, older than its last change, or damaged.
 ///
@@ -25,6 +25,10 @@ use crate::vault::verify::{Against, Finding, Report, WrongGroup};
 pub(super) struct Options {
     #[command(flatten)]
     file: ConfigFile,
+    /// Also read every event, and see that the index by which events are found by caller, scope or handle leads to each of
+    /// them and nowhere else. It takes as long as reading the log once.
+    #[arg(long)]
+    index: bool,
     /// A summary and a line for each finding, or one JSON object.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -32,9 +36,13 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<Exit> {
     let config = Config::load(&options.file.config, variables())?;
-    let mut progress = Progress::of("records");
-    let report = verify_data(&config, &mut |records| progress.reach(records));
-    progress.clear();
+    let mut progress = (Progress::of("records"), Progress::of("events"));
+    let report = verify_data(&config, options.index, &mut |what, count| match what {
+        "records" => progress.0.reach(count),
+        _ => progress.1.reach(count),
+    });
+    progress.0.clear();
+    progress.1.clear();
     let report = report.map_err(|error| match error {
         // Its own kind of error says more to the exit status.
         crate::server::VerifyError::Open(error) => anyhow::Error::from(error),
@@ -49,6 +57,39 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
 }
 
 fn in_text(report: &Report, terminal: Terminal) -> String {
+    let mut text = records_in_text(report, terminal);
+    if let Some(index) = &report.index {
+        text.push_str(&index_in_text(index, terminal));
+    }
+    if !report.is_clean() {
+        text.push_str("keep a copy of data and checkpoints as they are; docs/operations.md says how to go on\n");
+    }
+    text
+}
+
+fn index_in_text(index: &IndexReport, terminal: Terminal) -> String {
+    let there = format!("{} of the index lead to {}", counted(index.rows, "row"), counted(index.events, "event"));
+    if index.is_clean() {
+        return format!("{}: {there}, to each and nowhere else\n", terminal.colour(Colour::Green, "ok"));
+    }
+    let wrong = terminal.colour(Colour::Red, "wrong");
+    let mut text = format!("{wrong}: {there}, and what is found by caller, scope or handle is not all that there is\n");
+    let row = |finding: &IndexFinding| {
+        let event = finding.event.map_or_else(|| "no event".to_owned(), |event| format!("event {event}"));
+        vec!["index".to_owned(), finding.kind.as_str().to_owned(), event, format!("by {}", finding.by)]
+    };
+    text.push_str(&aligned(&index.findings.iter().map(row).collect::<Vec<_>>()));
+    // Writing to a text can't fail.
+    if index.more > 0 {
+        let _ = writeln!(text, "and {} more", index.more);
+    }
+    if index.blocks_left > 0 {
+        let _ = writeln!(text, "and more among {} of events, too many to look at", counted(index.blocks_left, "block"));
+    }
+    text
+}
+
+fn records_in_text(report: &Report, terminal: Terminal) -> String {
     let events = counted(report.size, "event");
     let against = match report.against {
         Against::Checkpoint => format!("held against the newest checkpoint outside, of {events}"),
@@ -59,7 +100,7 @@ fn in_text(report: &Report, terminal: Terminal) -> String {
         Against::Nothing => "held against nothing: no commit and no checkpoint says what there should be".to_owned(),
     };
     let there = format!("{} in {}", counted(report.records, "record"), counted(report.groups, "group"));
-    if report.is_clean() {
+    if report.records_are_clean() {
         let ok = terminal.colour(Colour::Green, "ok");
         return format!("{ok}: {there} of scope and day, and none is missing, added, stale or damaged\n{against}\n");
     }
@@ -92,7 +133,6 @@ fn in_text(report: &Report, terminal: Terminal) -> String {
     if report.more > 0 {
         let _ = writeln!(text, "and {} more", report.more);
     }
-    text.push_str("keep a copy of data and checkpoints as they are; docs/operations.md says how to go on\n");
     text
 }
 
@@ -122,6 +162,13 @@ fn in_json(report: &Report) -> Value {
             "day": finding.day.map(date), "certain": finding.certain, "event": finding.event, "why": finding.why,
         })
     };
+    let index = |index: &IndexReport| {
+        let finding = |finding: &IndexFinding| json!({ "kind": finding.kind.as_str(), "event": finding.event, "by": finding.by });
+        json!({
+            "clean": index.is_clean(), "events": index.events, "rows": index.rows, "more": index.more,
+            "blocks_left": index.blocks_left, "findings": index.findings.iter().map(finding).collect::<Vec<_>>(),
+        })
+    };
     json!({
         "clean": report.is_clean(),
         "records": report.records,
@@ -139,6 +186,7 @@ fn in_json(report: &Report) -> Value {
         "groups_wrong_in_all": report.groups_wrong_in_all,
         "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
         "more": report.more,
+        "index": report.index.as_ref().map(index),
     })
 }
 

@@ -88,6 +88,20 @@ impl IndexKey {
         Some(u64::from_be_bytes(tail.try_into().ok()?))
     }
 
+    /// What a row's key leads by, in words, and the sequence in it. `None` if it is no key of this index.
+    pub fn read(row_key: &[u8]) -> Option<(String, u64)> {
+        let (subject, sequence) = row_key.split_last_chunk()?;
+        let (kind, subject) = subject.split_first()?;
+        let by = match (*kind, subject.len()) {
+            (CALLER, HASH_LENGTH) => "its caller".to_owned(),
+            (SCOPE, HASH_LENGTH) => "its scope".to_owned(),
+            (HANDLE, HANDLE_BYTES) => format!("the handle {}", hex::encode(subject)),
+            (ISSUE, SECOND_LENGTH) => "what was issued in its second".to_owned(),
+            _ => return None,
+        };
+        Some((by, u64::from_be_bytes(*sequence)))
+    }
+
     fn hashed(kind: u8, text: &str) -> Self {
         Self::new(kind, &Sha256::digest(text.as_bytes())[..HASH_LENGTH])
     }

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::keys::Keyring;
 use crate::ledger::{self, CheckpointDirectory, Checkpoints, Outside};
 use crate::store::{ReadError, RocksSnapshot};
-use crate::vault::verify::{Report, Subject, verify};
+use crate::vault::verify::{Report, Subject, verify, verify_index};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Why nothing could be verified.
@@ -20,11 +20,16 @@ pub enum VerifyError {
 }
 
 /// Holds the records in `config`'s store against what its last commit left, and against the newest checkpoint outside.
-/// `progress` is told how many have been looked at.
+/// With `index` also the index of events against the events. `progress` is told what is looked at, and how many of them have
+/// been.
 ///
 /// # Errors
 /// If they can't be opened or read. What is wrong with them is in the report.
-pub fn verify_data(config: &Config, progress: &mut dyn FnMut(u64)) -> Result<Report, VerifyError> {
+pub fn verify_data(
+    config: &Config,
+    index: bool,
+    progress: &mut dyn FnMut(&'static str, u64),
+) -> Result<Report, VerifyError> {
     allow_many_files();
     let open = || RocksSnapshot::open(&config.storage.path, &rocks_config(config)).map_err(Error::from);
     let root = root_key(config)?;
@@ -39,7 +44,11 @@ pub fn verify_data(config: &Config, progress: &mut dyn FnMut(u64)) -> Result<Rep
     let (genesis, meta) = ledger::identify(&rows, &root).map_err(Error::from)?;
     let keyring = Keyring::open(root, genesis.vault, meta, &rows).map_err(Error::from)?;
     let subject = Subject { rows: &rows, keyring: &keyring, outside: &outside };
-    Ok(verify(&subject, progress)?)
+    let mut report = verify(&subject, &mut |records| progress("records", records))?;
+    if index {
+        report.index = Some(verify_index(&rows, &mut |events| progress("events", events))?);
+    }
+    Ok(report)
 }
 
 /// All files of the store are opened at once. Where that is not allowed, opening says so.

@@ -10,6 +10,9 @@
 
 mod diagnosis;
 mod history;
+mod index;
+
+pub use index::{IndexFinding, IndexKind, IndexReport, verify_index};
 
 use crate::clock::Timestamp;
 use crate::crypto::record::{Header, Record};
@@ -62,6 +65,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// How much more there is.
     pub more: u64,
+    /// What was found where the index was asked about, too.
+    pub index: Option<IndexReport>,
 }
 
 /// What the records were held against.
@@ -144,6 +149,12 @@ struct DataKeys<'a> {
 impl Report {
     /// Whether nothing is wrong.
     pub fn is_clean(&self) -> bool {
+        let index_is_clean = self.index.as_ref().is_none_or(IndexReport::is_clean);
+        self.records_are_clean() && index_is_clean
+    }
+
+    /// Whether nothing is wrong with the records and their log.
+    pub fn records_are_clean(&self) -> bool {
         self.fits && self.log.is_none() && self.groups_wrong_in_all == 0 && self.findings.is_empty() && self.more == 0
     }
 }

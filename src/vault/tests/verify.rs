@@ -9,7 +9,7 @@ use crate::ledger::fixture::{Dump, Site};
 use crate::ledger::{Checkpoints, Outside, identify, log_keys};
 use crate::scope::Settings;
 use crate::store::{Batch, Store};
-use crate::vault::verify::{Against, Finding, Kind, Report, Subject, verify};
+use crate::vault::verify::{Against, Finding, IndexFinding, IndexKind, Kind, Report, Subject, verify, verify_index};
 
 const MILLI: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -491,4 +491,99 @@ async fn without_a_head_nothing_is_called_right_c_04() {
         assert_eq!(report.against, Against::Nothing);
     }
     site.store.commit(&Batch::default()).unwrap();
+}
+
+// === the index of events ===
+
+fn of_index(site: &Site) -> Vec<IndexFinding> {
+    let report = verify_index(&*site.store, &mut |_| {}).unwrap();
+    let of = |table| site.dump().keys().filter(|(other, _)| *other == table).count() as u64;
+    assert_eq!((report.rows, report.events), (of(Table::EventIndex), of(Table::Events)));
+    assert_eq!((report.more, report.blocks_left), (0, 0));
+    report.findings
+}
+
+/// All rows of the index that begin so.
+fn index_rows(site: &Site, kind: &[u8]) -> Vec<Vec<u8>> {
+    let rows = site.dump().into_keys().filter(|(table, key)| *table == Table::EventIndex && key.starts_with(kind));
+    rows.map(|(_, key)| key).collect()
+}
+
+#[tokio::test]
+async fn a_row_of_the_index_that_is_gone_changed_or_added_is_named() {
+    let f = fixture();
+    let tester = f.tester();
+    let pan = tester.issue("pan", item(PAN)).await;
+    let id = tester.issue("ids", item(PAN)).await;
+    for _ in 0..3 {
+        tester.show("pan", &[&pan.token]).await.unwrap();
+        tester.revoke("ids", &[&id.token], &[]).await.unwrap();
+    }
+    let mut site = f.close();
+    assert_eq!(of_index(&site), []);
+    let by_handle = format!("the handle {}", pan.handle);
+    let handle_rows = index_rows(&site, &[b"h", &pan.handle.as_bytes()[..]].concat());
+    assert_eq!(handle_rows.len(), 3);
+    let sequence = |key: &[u8]| u64::from_be_bytes(key[key.len() - 8..].try_into().unwrap());
+    let finding = |event, kind, by: &str| IndexFinding { event: Some(event), kind, by: by.to_owned() };
+    let before = site.dump();
+
+    // Gone: one, then every one of a kind.
+    site.edit(|rows| rows.delete(Table::EventIndex, &handle_rows[1]));
+    assert_eq!(of_index(&site), [finding(sequence(&handle_rows[1]), IndexKind::Missing, &by_handle)]);
+    roll_back(&mut site, Table::EventIndex, &before);
+    for (kind, by) in [(b"c", "its caller"), (b"s", "its scope"), (b"i", "what was issued in its second")] {
+        let rows = index_rows(&site, kind);
+        site.edit(|batch| rows.iter().for_each(|key| batch.delete(Table::EventIndex, key)));
+        let found = of_index(&site);
+        assert_eq!(found.len(), rows.len(), "{by}");
+        assert!(found.iter().all(|finding| finding.kind == IndexKind::Missing && finding.by == by), "{found:?}");
+        roll_back(&mut site, Table::EventIndex, &before);
+    }
+
+    // Changed: the marks of what was issued.
+    let issue = index_rows(&site, b"i").remove(0);
+    site.edit(|rows| rows.put(Table::EventIndex, &issue, &[0xab, 0xcd]));
+    let expected = finding(sequence(&issue), IndexKind::Changed, "what was issued in its second");
+    assert_eq!(of_index(&site), [expected]);
+    roll_back(&mut site, Table::EventIndex, &before);
+
+    // Added: to an event about something else, to one that is not there, and what leads nowhere.
+    let beyond = [&handle_rows[0][..21], &u64::MAX.to_be_bytes()].concat();
+    let elsewhere = [&handle_rows[0][..21], &0_u64.to_be_bytes()].concat();
+    site.edit(|rows| [&beyond[..], &elsewhere, b"zzz"].iter().for_each(|key| rows.put(Table::EventIndex, key, &[])));
+    let expected = [
+        IndexFinding { event: None, kind: IndexKind::Extra, by: "nothing".to_owned() },
+        finding(0, IndexKind::Extra, &by_handle),
+        finding(u64::MAX, IndexKind::Extra, &by_handle),
+    ];
+    assert_eq!(of_index(&site), expected);
+    roll_back(&mut site, Table::EventIndex, &before);
+
+    // Moved from one event to another: as many rows as before.
+    let moved = [&handle_rows[0][..21], &0_u64.to_be_bytes()].concat();
+    site.edit(|rows| {
+        rows.delete(Table::EventIndex, &handle_rows[2]);
+        rows.put(Table::EventIndex, &moved, &[]);
+    });
+    let expected = [
+        finding(0, IndexKind::Extra, &by_handle),
+        finding(sequence(&handle_rows[2]), IndexKind::Missing, &by_handle),
+    ];
+    assert_eq!(of_index(&site), expected);
+    roll_back(&mut site, Table::EventIndex, &before);
+    assert_eq!(of_index(&site), []);
+}
+
+#[tokio::test]
+async fn the_index_of_what_the_vault_wrote_and_dropped_is_right() {
+    let f = fixture();
+    let tester = f.tester();
+    for _ in 0..700 {
+        tester.issue("pan", lasting(PAN, HOUR)).await;
+    }
+    f.site.clock.advance(40 * DAY);
+    assert!(purge_all(&f).await > 0);
+    let site = f.close();
+    assert_eq!(of_index(&site), []);
 }
