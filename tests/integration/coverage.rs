@@ -3,7 +3,7 @@
 
 use crate::harness::{Client, Home, item};
 use cloakroom::proto::v1::{self, Action, Outcome};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tonic::{Code, Request, Status};
 
@@ -187,6 +187,110 @@ async fn every_rpc_leaves_one_event_however_it_ends_a_09() {
     let rpcs: BTreeSet<&str> = made.iter().map(|(_, rpc, ..)| *rpc).collect();
     assert_eq!(rpcs.len(), RPCS.len());
     println!("coverage: {} calls, each with its event", made.len());
+}
+
+/// An rpc without a row here would go unseen.
+#[test]
+fn every_audited_rpc_is_called_a_09() {
+    use cloakroom::grpc::methods::{METHODS, Resource};
+    let audited = METHODS.iter().filter(|method| method.resource != Resource::None);
+    let offered: BTreeSet<&str> = audited.map(|method| method.path.rsplit('/').next().unwrap()).collect();
+    assert_eq!(offered, RPCS.iter().map(|(rpc, ..)| *rpc).collect());
+}
+
+/// What is no message has no event of its own, and none is lost: counted, by caller and by what was asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_read_is_counted_a_09() {
+    use cloakroom::grpc::methods::{METHODS, Resource};
+    let home = Home::init();
+    let server = home.serve();
+    let stranger = server.client(&home.authority().client("spiffe://dev.cloakroom.internal/stranger")).await;
+    let mut sent = BTreeMap::new();
+    for method in METHODS {
+        let too_long = {
+            let mut framed = crate::wire::framed(b"");
+            framed[1..5].copy_from_slice(&u32::MAX.to_be_bytes());
+            framed
+        };
+        let mut compressed = crate::wire::framed(b"");
+        compressed[0] = 1;
+        // A field with a length that ends behind the message.
+        let torn = crate::wire::framed(b"\x0a\x7f");
+        for (body, headers) in [(torn, None), (too_long, None), (compressed, Some(("grpc-encoding", "gzip")))] {
+            let headers: Vec<_> = headers.into_iter().collect();
+            let answer = crate::wire::call(&stranger, method.path, &headers, body).await.unwrap();
+            let reason = match answer.code() {
+                Code::InvalidArgument => "MALFORMED_REQUEST",
+                Code::Unimplemented => "NOT_IMPLEMENTED",
+                // Health and reflection are the transport's own, and are not audited.
+                _ if method.resource == Resource::None => continue,
+                // GetCheckpoint has no fields: whatever stands there is skipped, and policy answers.
+                Code::PermissionDenied => continue,
+                other => panic!("{} {other:?}", method.path),
+            };
+            if method.resource != Resource::None {
+                *sent.entry((i32::from(v1_action(method.action)), reason)).or_insert(0) += 1;
+            }
+        }
+    }
+    server.stop();
+    let server = home.serve();
+    let auditor = server.client(&home.identity("auditor")).await;
+    let filter = v1::AuditFilter { caller: stranger.identity.id.clone(), ..Default::default() };
+    let mut counted = BTreeMap::new();
+    for event in auditor.events(filter).await.into_iter().filter(|event| event.count > 0) {
+        assert!(event.first_time.is_some() && event.rulebook.len() == 32);
+        let reason = if event.reason == "NOT_IMPLEMENTED" { "NOT_IMPLEMENTED" } else { "MALFORMED_REQUEST" };
+        assert_eq!(event.reason, reason);
+        *counted.entry((event.action, reason)).or_insert(0) += event.count;
+    }
+    assert_eq!(counted, sent);
+    let gateway = server.client(&home.identity("gateway")).await;
+    gateway.tokenize("pan", &[b"4111111111111111"]).await;
+    println!("coverage: {} messages that are none, all counted", sent.values().sum::<u64>());
+    server.stop();
+}
+
+fn v1_action(action: cloakroom::event::Action) -> Action {
+    Action::try_from(i32::from(action)).unwrap()
+}
+
+/// A deadline that has passed before the vault has looked: one event or one count for each call, whatever came first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_deadline_has_passed_is_recorded_or_counted_a_09() {
+    use cloakroom::grpc::methods::{METHODS, Resource};
+    const EACH: usize = 10;
+    let home = Home::init();
+    let server = home.serve();
+    let gateway = server.client(&home.identity("gateway")).await;
+    let audited: Vec<_> = METHODS.iter().filter(|method| method.resource != Resource::None).collect();
+    let mut calls = BTreeMap::new();
+    for method in &audited {
+        for place in 0..EACH {
+            // Frames of the test's own: a client's library would give the call up by itself.
+            let mut line = crate::wire::Line::open(&server, &gateway.identity).await;
+            let unit = ["n", "u", "m"][place % 3];
+            let headers = [("grpc-timeout", format!("1{unit}"))];
+            let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            // A message whose every field has its default: refused, by policy or by its shape.
+            line.call(1, method.path, &headers, &crate::wire::framed(b"")).await;
+            while line.next_of(1).await.expect("it is answered").kind != crate::wire::HEADERS {}
+            *calls.entry(i32::from(v1_action(method.action))).or_insert(0) += 1;
+        }
+    }
+    server.stop();
+    let server = home.serve();
+    let auditor = server.client(&home.identity("auditor")).await;
+    let mut found = BTreeMap::new();
+    let (mut late, mut others) = (0, 0);
+    for event in auditor.events(v1::AuditFilter { caller: gateway.identity.id.clone(), ..Default::default() }).await {
+        *found.entry(event.action).or_insert(0) += event.count.max(1);
+        if event.reason == "DEADLINE_EXCEEDED" { late += event.count.max(1) } else { others += event.count.max(1) }
+    }
+    assert_eq!(found, calls);
+    server.client(&home.identity("gateway")).await.tokenize("pan", &[b"4111111111111111"]).await;
+    println!("coverage: {} calls too late, {late} of them before policy, {others} refused just in time", late + others);
+    server.stop();
 }
 
 /// The events of a trace. One that is still being written when its caller has gone is waited for.

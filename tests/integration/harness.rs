@@ -381,7 +381,7 @@ impl Authority<'_> {
 }
 
 impl Identity {
-    fn tls(&self) -> Arc<ClientConfig> {
+    pub fn tls(&self) -> Arc<ClientConfig> {
         let Some((certificate, private_key)) = self.files.clone() else { return self.tls_of_nobody() };
         let config = cloakroom::tls::client::Config {
             authorities: self.authorities.clone(),

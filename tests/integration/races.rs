@@ -166,8 +166,8 @@ async fn as_many_win_as_there_are_uses_l_05() {
 
 /// Tries each token once, and says which it got.
 async fn use_up(client: Client, tokens: Arc<Vec<String>>, number: usize) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..TOKENS).collect();
-    places.rotate_left(number * 37 % TOKENS);
+    let mut places: Vec<usize> = (0..tokens.len()).collect();
+    places.rotate_left(number * 37 % tokens.len());
     if number % 2 == 1 {
         places.reverse();
     }
@@ -184,6 +184,41 @@ async fn use_up(client: Client, tokens: Arc<Vec<String>>, number: usize) -> Vec<
         }
     }
     got
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_to_256_callers_exactly_one_wins_l_05() {
+    let home = Home::init();
+    let server = home.serve();
+    let gateway = server.client(&home.identity("gateway")).await;
+    let auditor = server.client(&home.identity("auditor")).await;
+    let payments = several(&server, &home, "payments").await;
+    let once = v1::TokenizeItem { max_uses: 1, ..item(b"4111111111111111") };
+    let (sizes, each) = ([2_u32, 4, 8, 16, 32, 64, 128, 256], TOKENS / 8);
+    for callers in sizes {
+        let issued = gateway.issue("pan", vec![once.clone(); each]).await;
+        let tokens: Arc<Vec<String>> = Arc::new(texts(&issued));
+        // They go at the same moment, each in an order of its own.
+        let start = Arc::new(tokio::sync::Barrier::new(callers as usize));
+        let mut racing = JoinSet::new();
+        for number in 0..callers as usize {
+            let (client, tokens, start) =
+                (payments[number % CONNECTIONS].clone(), Arc::clone(&tokens), Arc::clone(&start));
+            racing.spawn(async move {
+                start.wait().await;
+                use_up(client, tokens, number).await
+            });
+        }
+        let mut uses = vec![0_u32; each];
+        for got in racing.join_all().await {
+            got.into_iter().for_each(|place| uses[place] += 1);
+        }
+        assert!(uses.iter().all(|count| *count == 1), "{callers} callers: {:?}", spread(&uses));
+        let logged = uses_in_the_log(&auditor, &issued[0].handle, &issued).await;
+        assert!(logged.iter().all(|count| *count == (1, callers - 1)), "{callers} callers: {:?}", spread(&logged));
+    }
+    println!("L-05: {} tokens of one use, raced for by {sizes:?} callers: one each", each * sizes.len());
+    server.stop();
 }
 
 /// For each token, how often the log says that it was released and that it was used up.

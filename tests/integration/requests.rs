@@ -67,7 +67,7 @@ fn id(round: usize, kind: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_retries_at_once_with_kills_in_between_have_one_outcome() {
+async fn a_hundred_retries_at_once_with_kills_in_between_have_one_outcome_l_06() {
     let home = Home::init();
     let mut server = home.serve();
     for round in 0..ROUNDS {
@@ -126,4 +126,74 @@ async fn a_hundred_retries_at_once_with_kills_in_between_have_one_outcome() {
     }
     server.stop();
     println!("{ROUNDS} rounds of twice {RETRIES} retries at once, a kill in each: one outcome each");
+}
+
+/// One id, a hundred callers at once: those of one payload are one call, those of another are refused, and another caller's
+/// are nobody's business but its own. So it stays when the process ends in order, and when it is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_id_means_one_payload_of_one_caller_l_06() {
+    let home = Home::init();
+    home.add_role("others", &["spiffe://dev.cloakroom.internal/other"]);
+    home.permit("others", "tokenize", "pan");
+    let other = home.authority().client("spiffe://dev.cloakroom.internal/other");
+    let request = |value: &[u8], ttl: i64| {
+        let items = vec![v1::TokenizeItem { ttl: crate::harness::duration(ttl, 0), ..item(value) }];
+        v1::TokenizeRequest { scope: "pan".to_owned(), items, request_id: id(7, 6), ..Default::default() }
+    };
+    let mut tokens = BTreeSet::new();
+    let mut of_other = BTreeSet::new();
+    let (mut repeated, mut refused) = (0, 0);
+    for round in 0..4 {
+        let server = home.serve();
+        let (gateway, other) = (server.client(&home.identity("gateway")).await, server.client(&other).await);
+        if round == 0 {
+            // Whoever comes first decides which payload the id stands for.
+            gateway.tokens().tokenize(request(b"one", 60)).await.unwrap();
+        }
+        let mut calls = tokio::task::JoinSet::new();
+        for place in 0..RETRIES {
+            let (client, kind) = if place % 4 == 3 { (other.clone(), 3) } else { (gateway.clone(), place % 4) };
+            let mut request = match kind {
+                // Another lifetime and another value are other payloads.
+                1 => request(b"one", 61),
+                2 => request(b"two", 60),
+                _ => request(b"one", 60),
+            };
+            request.all_or_nothing = false;
+            calls.spawn(async move { (kind, client.tokens().tokenize(request).await) });
+        }
+        for (kind, answer) in calls.join_all().await {
+            match (kind, answer) {
+                (0 | 3, Ok(answer)) => {
+                    let token = issued(answer.into_inner().results.remove(0)).unwrap().token;
+                    if kind == 0 {
+                        tokens.insert(token)
+                    } else {
+                        of_other.insert(token)
+                    };
+                    repeated += 1;
+                }
+                (1 | 2, Err(status)) => {
+                    let refusal = crate::harness::Refusal::of(&status);
+                    assert_eq!((refusal.code, refusal.reason.as_str()), (Code::FailedPrecondition, "REQUEST_ID_USED"));
+                    refused += 1;
+                }
+                (kind, answer) => panic!("{kind}: {:?}", answer.map(drop)),
+            }
+        }
+        if round % 2 == 0 { server.kill() } else { server.stop() }
+    }
+    assert_eq!((tokens.len(), of_other.len(), repeated, refused), (1, 1, 4 * RETRIES / 2, 4 * RETRIES / 2));
+    assert!(tokens.is_disjoint(&of_other));
+    let server = home.serve();
+    let payments = server.client(&home.identity("payments")).await;
+    for token in tokens.union(&of_other) {
+        // The lifetime of a minute may be over on a slow machine; then it is gone, and nothing else.
+        let found = payments.detokenize("pan", std::slice::from_ref(token)).await.unwrap().remove(0);
+        assert!(
+            found.as_ref().is_ok_and(|value| value == b"one") || found.is_err_and(|error| error.code == Code::NotFound)
+        );
+    }
+    println!("L-06: {repeated} repeated, {refused} with another payload refused, over a kill and a stop twice");
+    server.stop();
 }

@@ -121,6 +121,8 @@ async fn a_token_does_not_exist_under_another_scope_z_03() {
         home.add_scope("twin", "pan", "");
         home.add_scope("pan/below", "pan", "");
         home.permit("payments", "detokenize", "twin");
+        home.add_role("beta", &[&format!("spiffe://{TRUST_DOMAIN}/beta")]);
+        home.permit("beta", "detokenize", "twin");
     })
     .await;
     let pan = bench.tester.tokenize("pan", &[b"4111111111111111", b"4000056655665556"]).await;
@@ -134,15 +136,26 @@ async fn a_token_does_not_exist_under_another_scope_z_03() {
         assert_eq!(reasons(&bench.inspect(scope, &tokens, &named).await), ["TOKEN_NOT_FOUND"; 4], "{scope}");
         assert_eq!(reasons(&bench.revoke(scope, &tokens, &named).await), ["TOKEN_NOT_FOUND"; 4], "{scope}");
     }
-    // Permitted on the other scope only, and on the token's own only.
+    // Permitted on both,
     let payments = bench.client("payments").await;
     assert_eq!(payments.detokenize("twin", &tokens).await.unwrap(), vec![Err(not_found()); 2]);
-    let denied = payments.detokenize("pan/below", &tokens).await.unwrap_err();
-    assert_eq!((denied.code, denied.reason.as_str()), (Code::PermissionDenied, "POLICY_DENIED"));
+    // on the token's own only, as on one that is not there,
+    for scope in ["pan/below", "nosuch"] {
+        let denied = payments.detokenize(scope, &tokens).await.unwrap_err();
+        let said = (denied.code, denied.reason.as_str(), denied.message.as_str());
+        assert_eq!(said, (Code::PermissionDenied, "POLICY_DENIED", "denied"), "{scope}");
+    }
+    // and on the other only: neither by its own name nor by the token's, and what is there is still read.
+    let beta = bench.server.client(&bench.home.authority().client(&format!("spiffe://{TRUST_DOMAIN}/beta"))).await;
+    assert_eq!(beta.detokenize("twin", &tokens).await.unwrap(), vec![Err(not_found()); 2]);
+    assert_eq!(beta.detokenize("pan", &tokens).await.unwrap_err().code, Code::PermissionDenied);
+    let twin = texts(&bench.tester.tokenize("twin", &[b"of the twin"]).await);
+    let both = [tokens[0].clone(), twin[0].clone()];
+    assert_eq!(beta.detokenize("twin", &both).await.unwrap(), [Err(not_found()), Ok(b"of the twin".to_vec())]);
     // Nothing of this has touched them.
     let values = [Ok(b"4111111111111111".to_vec()), Ok(b"4000056655665556".to_vec())];
     assert_eq!(payments.detokenize("pan", &tokens).await.unwrap(), values);
-    println!("Z-03: 3 foreign scopes with 10 items each, 2 callers");
+    println!("Z-03: 3 foreign scopes with 10 items each, 3 callers");
 }
 
 #[tokio::test(flavor = "multi_thread")]
