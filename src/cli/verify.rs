@@ -163,7 +163,8 @@ fn in_json(report: &Report) -> Value {
         })
     };
     let index = |index: &IndexReport| {
-        let finding = |finding: &IndexFinding| json!({ "kind": finding.kind.as_str(), "event": finding.event, "by": finding.by });
+        let finding =
+            |finding: &IndexFinding| json!({ "kind": finding.kind.as_str(), "event": finding.event, "by": finding.by });
         json!({
             "clean": index.is_clean(), "events": index.events, "rows": index.rows, "more": index.more,
             "blocks_left": index.blocks_left, "findings": index.findings.iter().map(finding).collect::<Vec<_>>(),

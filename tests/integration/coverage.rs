@@ -208,17 +208,17 @@ async fn what_can_not_be_read_is_counted_a_09() {
     let mut sent = BTreeMap::new();
     for method in METHODS {
         let too_long = {
-            let mut framed = crate::wire::framed(b"");
+            let mut framed = crate::frames::framed(b"");
             framed[1..5].copy_from_slice(&u32::MAX.to_be_bytes());
             framed
         };
-        let mut compressed = crate::wire::framed(b"");
+        let mut compressed = crate::frames::framed(b"");
         compressed[0] = 1;
         // A field with a length that ends behind the message.
-        let torn = crate::wire::framed(b"\x0a\x7f");
+        let torn = crate::frames::framed(b"\x0a\x7f");
         for (body, headers) in [(torn, None), (too_long, None), (compressed, Some(("grpc-encoding", "gzip")))] {
             let headers: Vec<_> = headers.into_iter().collect();
-            let answer = crate::wire::call(&stranger, method.path, &headers, body).await.unwrap();
+            let answer = crate::frames::call(&stranger, method.path, &headers, body).await.unwrap();
             let reason = match answer.code() {
                 Code::InvalidArgument => "MALFORMED_REQUEST",
                 Code::Unimplemented => "NOT_IMPLEMENTED",
@@ -268,13 +268,13 @@ async fn a_call_whose_deadline_has_passed_is_recorded_or_counted_a_09() {
     for method in &audited {
         for place in 0..EACH {
             // Frames of the test's own: a client's library would give the call up by itself.
-            let mut line = crate::wire::Line::open(&server, &gateway.identity).await;
+            let mut line = crate::frames::Line::open(&server, &gateway.identity).await;
             let unit = ["n", "u", "m"][place % 3];
             let headers = [("grpc-timeout", format!("1{unit}"))];
             let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
             // A message whose every field has its default: refused, by policy or by its shape.
-            line.call(1, method.path, &headers, &crate::wire::framed(b"")).await;
-            while line.next_of(1).await.expect("it is answered").kind != crate::wire::HEADERS {}
+            line.call(1, method.path, &headers, &crate::frames::framed(b"")).await;
+            while line.next_of(1).await.expect("it is answered").kind != crate::frames::HEADERS {}
             *calls.entry(i32::from(v1_action(method.action))).or_insert(0) += 1;
         }
     }

@@ -1,8 +1,8 @@
 //! Z-05: whoever writes another's name into a call's metadata is nobody else for it. Identity is the connection's
 //! certificate, and nothing that a caller can write.
 
+use crate::frames::{self, Line, framed};
 use crate::harness::{Client, Home, Identity, Refusal, Server, TRUST_DOMAIN, item, texts};
-use crate::wire::{self, Line, framed};
 use cloakroom::event::Action as EventAction;
 use cloakroom::grpc::methods::{self, Resource};
 use cloakroom::proto::v1::{self, Outcome};
@@ -111,9 +111,9 @@ async fn call(client: &Client, path: &str, headers: &[(String, String)], tokens:
     let body = framed(&message_of(path, tokens));
     let endless = path.ends_with("/Watch") || path.ends_with("/TailEvents");
     if !endless {
-        return (wire::call(client, path, &all, body).await.unwrap().code(), trace);
+        return (frames::call(client, path, &all, body).await.unwrap().code(), trace);
     }
-    let answer = wire::begin(client, path, &all, body).await.unwrap();
+    let answer = frames::begin(client, path, &all, body).await.unwrap();
     (if answer.pieces.is_empty() { answer.code() } else { Code::Ok }, trace)
 }
 
@@ -181,7 +181,7 @@ async fn whatever_metadata_says_the_caller_is_whom_the_certificate_names_z_05() 
 
 async fn detokenize(client: &Client, tokens: &[String]) -> tonic::Status {
     let body = framed(&message_of("/Detokenize", tokens));
-    wire::call(client, "/cloakroom.v1.TokenService/Detokenize", &[], body).await.unwrap().status()
+    frames::call(client, "/cloakroom.v1.TokenService/Detokenize", &[], body).await.unwrap().status()
 }
 
 /// How the vault ends a call that HTTP/2 does not allow.
@@ -190,9 +190,9 @@ async fn end_of(server: &Server, identity: &Identity, headers: &[(&str, &str)], 
     line.call(1, "/cloakroom.v1.TokenService/Detokenize", headers, body).await;
     loop {
         match line.next_of(1).await {
-            Some(frame) if frame.kind == wire::RST_STREAM => return "reset",
-            Some(frame) if frame.kind == wire::GOAWAY => return "goaway",
-            Some(frame) if frame.kind == wire::HEADERS => return "answered",
+            Some(frame) if frame.kind == frames::RST_STREAM => return "reset",
+            Some(frame) if frame.kind == frames::GOAWAY => return "goaway",
+            Some(frame) if frame.kind == frames::HEADERS => return "answered",
             Some(_) => {}
             None => return "closed",
         }

@@ -1,8 +1,8 @@
 //! Z-10: what else can be reached, by whom, and what it tells. Nothing is administered over the wire, and the one listener
 //! without certificates tells numbers.
 
+use crate::frames::{self, framed};
 use crate::harness::{Client, Home, Server, TRUST_DOMAIN, item, texts};
-use crate::wire::{self, framed};
 use cloakroom::proto::v1::{self, Action, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -176,7 +176,7 @@ async fn what_is_no_method_is_refused_for_everyone_and_counted_z_10() {
     for name in ["gateway", "auditor", "operator"] {
         let client = server.client(&home.identity(name)).await;
         for path in ELSEWHERE {
-            let answer = wire::call(&client, path, &[], framed(b"")).await.unwrap();
+            let answer = frames::call(&client, path, &[], framed(b"")).await.unwrap();
             assert_eq!(answer.code(), Code::Unimplemented, "{name} {path}");
             assert!(answer.pieces.concat().is_empty(), "{name} {path}");
             let headers: Vec<_> = answer.headers.into_iter().filter(|(name, _)| name != "date").collect();

@@ -1,9 +1,9 @@
 //! callers who go away right after asking, by giving up the call or by cutting the connection. What they asked for is
 //! in the log all the same, and what the log does not have was not done.
 
+use crate::frames::{HEADERS, Line, framed};
 use crate::harness::{Client, Home, Server, item, texts};
 use crate::promises::Dice;
-use crate::wire::{HEADERS, Line, framed};
 use cloakroom::event::Action as EventAction;
 use cloakroom::grpc::methods::{self, Resource};
 use cloakroom::proto::v1::{self, ItemOutcome, Outcome};

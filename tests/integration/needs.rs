@@ -31,7 +31,8 @@ fn note(why: &str) {
     println!("LEFT OUT: {why}");
     if let Some(list) = std::env::var_os("NOT_RUN") {
         let name = std::thread::current().name().unwrap_or_default().to_owned();
-        let mut list = File::options().append(true).create(true).open(list).expect("the file in NOT_RUN can be written");
+        let mut list =
+            File::options().append(true).create(true).open(list).expect("the file in NOT_RUN can be written");
         writeln!(list, "{name}: {why}").expect("the file in NOT_RUN can be written");
     }
 }

@@ -1,9 +1,9 @@
 //! Z-08: whether a token ever existed, and what became of it, is told by nothing: not by a byte of the answer, not by its
 //! shape on the wire, and as far as can be measured not by the time that it takes.
 
+use crate::frames::{self, Answer, framed};
 use crate::harness::{Client, Home, Server, TRUST_DOMAIN, duration, eventually, item, texts};
 use crate::promises::Dice;
-use crate::wire::{self, Answer, framed};
 use cloakroom::crypto::{IndexKey, ScopeId};
 use cloakroom::proto::v1;
 use cloakroom::secret::SecretKey;
@@ -207,7 +207,7 @@ async fn shapes(stage: &Stage, callers: &[Client], path: &str, rounds: usize) ->
             let tokens = &stage.tokens[&class];
             let token = &tokens[round % tokens.len()];
             let body = if path == RENEW { renew(&[token]) } else { detokenize("pan", &[token]) };
-            let answer = wire::call(&callers[round % callers.len()], path, &[], framed(&body)).await.unwrap();
+            let answer = frames::call(&callers[round % callers.len()], path, &[], framed(&body)).await.unwrap();
             let shape = Shape::of(&answer);
             let shapes = seen.entry(class).or_default();
             if !shapes.contains(&shape) {
@@ -258,9 +258,9 @@ async fn identical(each: usize, rounds: usize) {
     are_one(std::mem::take(&mut renewed), Code::Ok, 1);
     // The comparison finds what is different, and those who are alive still are.
     let live = &stage.tokens[&Live][0];
-    let answer = wire::call(&payments[0], DETOKENIZE, &[], framed(&detokenize("pan", &[live]))).await.unwrap();
+    let answer = frames::call(&payments[0], DETOKENIZE, &[], framed(&detokenize("pan", &[live]))).await.unwrap();
     let unknown = &stage.tokens[&Unknown][0];
-    let none = wire::call(&payments[0], DETOKENIZE, &[], framed(&detokenize("pan", &[unknown]))).await.unwrap();
+    let none = frames::call(&payments[0], DETOKENIZE, &[], framed(&detokenize("pan", &[unknown]))).await.unwrap();
     assert_ne!(Shape::of(&answer), Shape::of(&none));
     assert_eq!(
         payments[0].detokenize("pan", std::slice::from_ref(live)).await.unwrap()[0].as_ref().unwrap().len(),
@@ -345,7 +345,7 @@ async fn measure(
         let named: Vec<&String> = (0..batch).map(|offset| &tokens[(start + offset) % tokens.len()]).collect();
         let body = framed(&if path == RENEW { renew(&named) } else { detokenize("pan", &named) });
         let begun = Instant::now();
-        wire::call(client, path, &[], body).await.unwrap();
+        frames::call(client, path, &[], body).await.unwrap();
         // The first ones warm up.
         if number >= 200 {
             times.entry(class).or_default().push(begun.elapsed().as_secs_f64() * 1e6);
@@ -388,7 +388,7 @@ async fn scopes(stage: &Stage, stranger: &Client) {
         let scope = ["pan", "nosuch"][pick(&mut dice, 2)];
         let body = framed(&detokenize(scope, &named));
         let begun = Instant::now();
-        wire::call(stranger, DETOKENIZE, &[], body).await.unwrap();
+        frames::call(stranger, DETOKENIZE, &[], body).await.unwrap();
         times.entry(scope).or_default().push(begun.elapsed().as_secs_f64() * 1e6);
     }
     compare("a scope that there is, and one that there is not", &times);
@@ -414,7 +414,7 @@ async fn cold(stage: Stage) {
         {
             let body = framed(&detokenize("pan", &[token]));
             let begun = Instant::now();
-            wire::call(&payments, DETOKENIZE, &[], body).await.unwrap();
+            frames::call(&payments, DETOKENIZE, &[], body).await.unwrap();
             times.entry(kind).or_default().push(begun.elapsed().as_secs_f64() * 1e6);
         }
     }

@@ -566,10 +566,8 @@ async fn a_row_of_the_index_that_is_gone_changed_or_added_is_named() {
         rows.delete(Table::EventIndex, &handle_rows[2]);
         rows.put(Table::EventIndex, &moved, &[]);
     });
-    let expected = [
-        finding(0, IndexKind::Extra, &by_handle),
-        finding(sequence(&handle_rows[2]), IndexKind::Missing, &by_handle),
-    ];
+    let expected =
+        [finding(0, IndexKind::Extra, &by_handle), finding(sequence(&handle_rows[2]), IndexKind::Missing, &by_handle)];
     assert_eq!(of_index(&site), expected);
     roll_back(&mut site, Table::EventIndex, &before);
     assert_eq!(of_index(&site), []);

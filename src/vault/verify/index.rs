@@ -159,7 +159,9 @@ fn each_event(rows: &dyn Rows, from: u64, to: u64, mut take: impl FnMut(u64, &Ev
 fn each_index_row(rows: &dyn Rows, mut take: impl FnMut(&[u8], &[u8])) -> Result<(), ReadError> {
     // Longer than any row's key, so that none is behind it but one that begins with as many of its bytes.
     each(rows, Table::EventIndex, &[], &[0xff; 64], |found| {
-        found.iter().for_each(|(key, content)| take(key, content));
+        for (key, content) in found {
+            take(key, content);
+        }
         Ok(())
     })
 }
