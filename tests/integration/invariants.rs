@@ -25,17 +25,17 @@ const SECRET_AT_LEAST: usize = 12;
 
 /// What is remembered of one vault from one fault to the next, outside of it.
 pub struct Invariants {
-    /// Every checkpoint that was found outside the database.
-    seen: tempfile::TempDir,
-    notes: usize,
+    /// `notes`: every checkpoint that was found outside the database or given out. Beside it what a check needs.
+    folder: tempfile::TempDir,
     /// The log's public key from before it was succeeded by another, if it was.
     trusted: Option<String>,
 }
 
 impl Invariants {
     pub fn new() -> Self {
-        let seen = tempfile::Builder::new().prefix("seen-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        Self { seen, notes: 0, trusted: None }
+        let folder = tempfile::Builder::new().prefix("seen-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        std::fs::create_dir(folder.path().join("notes")).unwrap();
+        Self { folder, trusted: None }
     }
 
     /// Of a log whose key may be succeeded by another meanwhile: this is the text of the first one's `log.vkey`.
@@ -72,26 +72,35 @@ impl Invariants {
         Ok((server, findings))
     }
 
-    /// Keeps a copy of the newest checkpoint.
+    /// Keeps the newest checkpoint, from wherever one is.
     pub fn remember(&mut self, home: &Home) {
-        if let Ok(note) = std::fs::read(home.file("checkpoints/checkpoint")) {
-            self.notes += 1;
-            std::fs::write(self.seen.path().join(self.notes.to_string()), note).unwrap();
+        for name in ["checkpoints", COPIES] {
+            if let Ok(note) = std::fs::read_to_string(home.file(name).join("checkpoint")) {
+                self.keep(&note);
+            }
         }
     }
 
     /// Keeps the checkpoints that were given to an auditor up to `cut`, too.
     fn remember_given(&self, promises: &Promises, cut: Stamp) {
         for note in promises.notes(cut) {
-            let file = self.seen.path().join(hex::encode(&Sha256::digest(note)[..16]));
-            if !file.exists() {
-                std::fs::write(file, note).unwrap();
-            }
+            self.keep(note);
         }
     }
 
+    fn keep(&self, note: &str) {
+        let file = self.notes().join(hex::encode(&Sha256::digest(note)[..16]));
+        if !file.exists() {
+            std::fs::write(file, note).unwrap();
+        }
+    }
+
+    fn notes(&self) -> PathBuf {
+        self.folder.path().join("notes")
+    }
+
     fn check_log(&self, home: &Home, server: &Server, broken: &mut Vec<String>) {
-        let copy = self.seen.path().with_extension("jsonl");
+        let copy = self.folder.path().join("log.jsonl");
         let _ = std::fs::remove_file(&copy);
         let exported = home.cli(server, "auditor", &["audit", "export", &copy.display().to_string()]).output().unwrap();
         if !exported.status.success() {
@@ -101,7 +110,7 @@ impl Invariants {
         let mut verify = program();
         verify.args(["audit", "verify"]).arg(&copy).arg("--key");
         if let Some(trusted) = &self.trusted {
-            let key = self.seen.path().with_extension("vkey");
+            let key = self.folder.path().join("log.vkey");
             std::fs::write(&key, trusted).unwrap();
             verify.arg(key);
         } else {
@@ -111,7 +120,7 @@ impl Invariants {
         if self.trusted.is_some() && rotations.exists() {
             verify.arg("--checkpoint").arg(rotations);
         }
-        let verified = verify.arg("--checkpoint").arg(self.seen.path()).output().unwrap();
+        let verified = verify.arg("--checkpoint").arg(self.notes()).output().unwrap();
         if !verified.status.success() {
             broken.push(format!("the log does not verify: {}", String::from_utf8_lossy(&verified.stdout)));
         }

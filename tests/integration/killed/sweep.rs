@@ -25,7 +25,7 @@ const CALLERS: usize = 16;
 /// Calls of clients in which a thread comes to its point.
 const CALLS: u64 = 400;
 /// Large batches meanwhile, where tables are to be written.
-const BATCHES: u64 = 6;
+const BATCHES: u64 = 3;
 
 /// By which something reaches a disk.
 const TO_DISK: [&str; 11] = [
