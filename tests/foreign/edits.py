@@ -11,7 +11,9 @@ import subprocess
 import urllib.request
 import uuid
 
-from client import DATA_LOSS, NOT_FOUND, Client, item_error
+import grpc
+
+from client import DATA_LOSS, NOT_FOUND, Answer, Caller, Client, item_error
 from vault import PATIENCE, Vault, environment
 
 # The longest header but for what no scope uses yet, and a sealed value of 112 and 32 bytes.
@@ -81,9 +83,9 @@ def metric(process, name):
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line))
 
 
-def verify(vault):
+def verify(vault, *options):
     """Exit status and report of `cloakroom verify`."""
-    command = [str(vault.binary), "verify", "--config", str(vault.path / "cloakroom.toml"), "--output", "json"]
+    command = [str(vault.binary), "verify", "--config", str(vault.path / "cloakroom.toml"), "--output", "json", *options]
     done = subprocess.run(command, capture_output=True, timeout=PATIENCE, env=environment())
     try:
         return done.returncode, json.loads(done.stdout)
@@ -323,6 +325,208 @@ def older_copies(checks, binary, directory):
     checks.check("an older copy: taken away again, verify finds nothing", verify(vault)[0] == 0)
 
 
+# === all other tables ===
+
+
+class Site:
+    """A stopped vault with rows in every table, of which copies are edited."""
+
+    def __init__(self, checks, binary, directory):
+        self.checks, self.directory, self.copies = checks, directory, 0
+        self.vault = Vault.init(binary, directory / "rows")
+        self.request_id = str(uuid.uuid4())
+        with self.vault.running() as process:
+            client = Client(checks, self.vault, process)
+            tester = client.new("tester")
+            self.identity = tester.identity
+            self.first = self.again(client, tester)
+            issued = [r.issued for r in client.tokenize(tester, SCOPE, *[VALUE] * 20).results]
+            client.tokenize(tester, OTHER, client.item(VALUE, ttl=AN_HOUR))
+            # More than two tiles of events, and some that are in none yet.
+            for number in range(600):
+                client.detokenize(tester, SCOPE, issued[number % 20].token)
+        self.tokens, self.handles = [i.token for i in issued], [i.handle for i in issued]
+        self.rows = edit(self.vault, lambda families: {name: dict(rows.items()) for name, rows in families.items()})
+
+    def again(self, client, caller):
+        """The call that is remembered, once more."""
+        answer = client.tokenize(caller, SCOPE, VALUE, VALUE, request_id=self.request_id)
+        return [result.issued.token for result in answer.results]
+
+    def edited(self, table, changes):
+        """A copy with some rows changed."""
+        self.copies += 1
+        copy = self.vault.copy(self.directory / f"rows-{self.copies}")
+        edit(copy, put(table, changes))
+        return copy
+
+    def refuses(self, what, table, changes, words):
+        said = self.edited(table, changes).refuses_to_start()
+        self.checks.check(f"the vault does not start: {what}", words in (said or ""), said or "it started")
+
+    def serves(self, what, vault, look):
+        """It starts, and a caller is still answered; `look` sees more."""
+        with vault.running() as process:
+            client = Client(self.checks, vault, process)
+            caller = Caller(process, self.identity)
+            look(client, caller, process)
+            fresh = client.issue(caller, OTHER, client.item(VALUE, ttl=AN_HOUR))
+            values = [result.value for result in client.detokenize(caller, OTHER, *fresh).results]
+            client.is_(f"{what}: a good caller is served", values, [VALUE])
+
+    def shown(self, client, caller):
+        return [item_error(result) for result in client.detokenize(caller, SCOPE, *self.tokens).results]
+
+
+def starts(site):
+    """What a start refuses, beside what `refused_starts` tries."""
+    tree, keys, meta = site.rows["tree"], site.rows["keys"], site.rows["meta"]
+    tile, not_tree = b"tile/0/000", "do not hash to the tree"
+    head = "the row tree/head, which each commit writes, is missing or was changed"
+    cases = [("a bit of a tile", "tree", {tile: flipped(tree[tile], 77)}, not_tree)]
+    cases += [("a tile is missing", "tree", {tile: None}, not_tree), ("an empty tile", "tree", {tile: b""}, not_tree)]
+    cases += [("two tiles exchanged", "tree", {tile: tree[b"tile/0/001"], b"tile/0/001": tree[tile]}, not_tree)]
+    cases += [(f"the head {what}", "tree", {b"head": row}, head) for what, row in [("is missing", None), ("empty", b"")]]
+    cases += [("a bit of the head", "tree", {b"head": flipped(tree[b"head"], place)}, head) for place in (3, 50, -1)]
+    last = max(site.rows["events"])
+    behind = (int.from_bytes(last, "big") + 1).to_bytes(8, "big")
+    cases += [("an event more", "events", {behind: site.rows["events"][last]}, "but the last commit left it with")]
+    for name in (b"index", b"request", b"state"):
+        key = next(key for key in keys if key.startswith(name))
+        cases += [(f"no {name.decode()} key", "keys", {key: None}, f"keys/{name.decode()} is missing or damaged")]
+    cases += [(f"no row {name.decode()}", "meta", {name: None}, f"meta/{name.decode()} is missing") for name in meta]
+    cases += [("a row of scopes that nobody wrote", "scopes", {b"zzz": site.rows["scopes"][b"pan"]}, "does not verify")]
+    cases += [("a row of keys that nobody wrote", "keys", {b"zzz": next(iter(keys.values()))}, "does not verify")]
+    scope = SCOPE.encode()
+    cases += [("a scope that has a key, without its row", "scopes", {scope: None}, "the scope that belongs to")]
+    for case in cases:
+        site.refuses(*case)
+
+
+def named_by_verify(site):
+    """What a start does not see, and `cloakroom verify` names."""
+    checks, sums = site.checks, site.rows["state"]
+    one, other = sorted(sums)[:2]
+    cases = [("a bit of a sum", {one: flipped(sums[one], -1)}), ("a sum is missing", {one: None}), ("a sum is empty", {one: b""})]
+    cases += [("two sums exchanged", {one: sums[other], other: sums[one]}), ("a sum that nobody wrote", {bytes(8): sums[one]})]
+    for what, changes in cases:
+        vault = site.edited("state", changes)
+        status, report = verify(vault)
+        right = status == 1 and report["records_fit"] and report["groups_wrong"] and not report["findings"]
+        checks.check(f"{what}: verify says that a sum is wrong and the records are right", right, str(report)[:300])
+        site.serves(what, vault, lambda client, caller, _: client.is_(what, site.shown(client, caller), [None] * 20))
+
+    number = int.from_bytes(site.rows["scopes"][SCOPE.encode()][1:5], "big")
+    key = b"data/%d\0\0\0\0\1" % number
+    vault = site.edited("keys", {key: None})
+    status, report = verify(vault)
+    named = {handle for kind, handle in findings(report) if kind == "damaged"}
+    checks.check("a data key is missing: verify names each record", status == 1 and set(site.handles) <= named)
+    what = "a data key is missing"
+    site.serves(what, vault, lambda client, caller, _: client.is_(what, site.shown(client, caller), [DATA_LOSS] * 20))
+    # With its scope: then nothing is left of it but its records.
+    edit(vault, put("scopes", {SCOPE.encode(): None}))
+    status, report = verify(vault)
+    named = {handle for kind, handle in findings(report) if kind == "damaged"}
+    checks.check("a scope and its key are missing: verify names each record", status == 1 and set(site.handles) <= named)
+
+    index = site.rows["event_index"]
+    of_handle = [key for key in sorted(index) if key[:21] == b"h" + bytes.fromhex(site.handles[3])]
+    issue = max(key for key in index if key[:1] == b"i")
+    cases = [("a row of the index is missing", {of_handle[5]: None}, ["missing"])]
+    cases += [("all rows of a caller are missing", {key: None for key in index if key[:1] == b"c"}, ["missing"])]
+    cases += [("all rows of a scope are missing", {key: None for key in index if key[:1] == b"s"}, ["missing"])]
+    cases += [("the marks of what was issued", {issue: flipped(index[issue], 0)}, ["changed"])]
+    cases += [("a row to another event", {of_handle[5]: None, of_handle[5][:-8] + bytes(8): b""}, ["extra", "missing"])]
+    for what, changes, kinds in cases:
+        vault = site.edited("event_index", changes)
+        status, report = verify(vault, "--index")
+        found = sorted({finding["kind"] for finding in report["index"]["findings"]})
+        count = sum(key in changes for key in index) + ("extra" in kinds)
+        many = len(report["index"]["findings"]) + report["index"]["more"]
+        checks.check(f"the index of events: {what}: verify --index names it", (status, found, many) == (1, kinds, count), str(found))
+        site.serves(what, vault, lambda *_: None)
+    status, report = verify(site.vault, "--index")
+    checks.check("the index of events: as the vault wrote it", status == 0 and report["index"]["clean"] and report["index"]["rows"] > 1000)
+
+
+def named_by_audit_verify(site):
+    """Events that are in full tiles already are for `cloakroom audit verify` to check."""
+    events = sorted(site.rows["events"])
+    rows = site.rows["events"]
+    for what, changes in [
+        ("a bit of an old event", {events[3]: flipped(rows[events[3]], -1)}),
+        ("two old events exchanged", {events[3]: rows[events[4]], events[4]: rows[events[3]]}),
+        ("an old event empty", {events[3]: b""}),
+        ("an old event is missing", {events[3]: None}),
+    ]:
+        vault = site.edited("events", changes)
+
+        def look(client, caller, process):
+            copy = vault.path / "log.jsonl"
+            environment_of = environment({"CLOAKROOM_ADDRESS": process.address})
+            profile = str(vault.path / "profiles" / "auditor.toml")
+            command = [str(vault.binary), "audit", "export", str(copy), "--profile", profile]
+            exported = subprocess.run(command, capture_output=True, timeout=PATIENCE, env=environment_of)
+            command = [str(vault.binary), "audit", "verify", str(copy), "--key", str(vault.path / "log.vkey")]
+            verified = subprocess.run(command, capture_output=True, timeout=PATIENCE, env=environment_of)
+            found = exported.returncode != 0 and verified.returncode != 0
+            said = exported.stderr.decode()[-200:]
+            site.checks.check(f"{what}: neither export nor audit verify takes it", found, said)
+            client.is_(f"{what}: values are still released", site.shown(client, caller), [None] * 20)
+
+        site.serves(what, vault, look)
+
+
+def forgotten(site):
+    """What only serves the vault's memory: remembered calls, and what leads the purge. An edit costs no value."""
+    requests = site.rows["requests"]
+    [name] = requests
+    row = requests[name]
+
+    def once_more(client, caller):
+        try:
+            return "the same" if site.again(client, caller) == site.first else "made anew"
+        except grpc.RpcError as error:
+            return Answer(error).info.reason
+
+    other = flipped(name, 0)
+    for what, changes, expected in [
+        ("as it was", {}, "the same"),
+        ("a bit of its answer", {name: flipped(row, -1)}, "REQUEST_ID_USED"),
+        ("a bit of its salt", {name: flipped(row, 12)}, "REQUEST_ID_USED"),
+        ("another format", {name: flipped(row, 0)}, "REQUEST_ID_USED"),
+        ("kept for longer", {name: row[:1] + b"\x7f" * 8 + row[9:]}, "REQUEST_ID_USED"),
+        ("empty", {name: b""}, "REQUEST_ID_USED"),
+        ("forgotten before its time", {name: row[:1] + bytes(8) + row[9:]}, "made anew"),
+        ("deleted", {name: None}, "made anew"),
+        ("under another name", {name: None, other: row}, "made anew"),
+    ]:
+        vault = site.edited("requests", changes)
+        what = f"a remembered call, {what}"
+        site.serves(what, vault, lambda client, caller, _: client.is_(what, once_more(client, caller), expected))
+
+    expiry = site.rows["expiry"]
+    key = max(expiry, key=lambda key: len(expiry[key]))
+    for what, changes in [
+        ("a bit of what leads the purge", {key: flipped(expiry[key], 5)}),
+        ("what leads the purge is cut off", {key: expiry[key][:-1]}),
+        ("what leads the purge, in another hour", {key: None, bytes(4) + key[4:]: expiry[key]}),
+        ("nothing leads the purge", dict.fromkeys(expiry)),
+    ]:
+        vault = site.edited("expiry", changes)
+        site.serves(what, vault, lambda client, caller, _: client.is_(what, site.shown(client, caller), [None] * 20))
+        checks_out = verify(vault)[0] == 0
+        site.checks.check(f"{what}: no record is purged before its time", checks_out)
+
+
+def other_rows(checks, binary, directory):
+    site = Site(checks, binary, directory)
+    for part in (starts, named_by_verify, named_by_audit_verify, forgotten):
+        part(site)
+
+
 def run(checks, binary, directory):
+    checks.section("edited rows of all other tables", other_rows, checks, binary, directory)
     checks.section("edited records (C-02, C-03, C-06)", records, checks, binary, directory)
     checks.section("older copies of records (C-04, C-05)", older_copies, checks, binary, directory)

@@ -47,13 +47,21 @@ async fn nothing_of_a_value_or_token_stays_behind_a_11() {
     }
     let home = Home::init();
     let marker = Marker::plant(&home);
-    let server = Server::launch(&home, talkative(home.serve_command())).unwrap();
+    // A place of its own for what is only there for a while.
+    std::fs::create_dir(home.file("tmp")).unwrap();
+    let mut serve = talkative(home.serve_command());
+    serve.env("TMPDIR", home.file("tmp"));
+    let server = Server::launch(&home, serve).unwrap();
     let mut secrets = Secrets::default();
-    let work = Work::done(&home, &server, &mut secrets).await;
+    let mut work = Work::done(&home, &server, &mut secrets).await;
+    marker.ask_for(&home, &server).await;
+    work.said.extend(on_the_command_line(&home, &server, &mut secrets));
+    work.said.extend(views_of_the_log(&home, &server));
     assert!(!in_memory(&marker.needles, server.pid()).names.is_empty(), "the search finds what is in memory");
     let looks = until_gone(&secrets.needles, server.pid());
     let mut outside = Found::default();
-    for (name, bytes) in work.said.iter().chain(&of_process(&server)) {
+    work.said.extend(of_process(&server));
+    for (name, bytes) in &work.said {
         secrets.needles.find(bytes, name, &mut outside);
     }
     server.terminate();
@@ -63,6 +71,9 @@ async fn nothing_of_a_value_or_token_stays_behind_a_11() {
     let chatter = log.lines().filter(|line| line.contains("TRACE") || line.contains("DEBUG")).filter(chatter).count();
     assert_eq!(chatter, 0, "lines of libraries that see requests in clear, in the log");
     drop(server);
+    assert_eq!(std::fs::read_dir(home.file("tmp")).unwrap().count(), 0, "nothing is written to a temporary place");
+    // A start moves what is in RocksDB's log into table files, so that those are searched as well.
+    home.serve().stop();
     let written = [files(&home), vec![("output".to_owned(), output.into_bytes())]].concat();
     // After that: to read the keys the store has to be opened.
     let keys = keys(&home);
@@ -73,7 +84,13 @@ async fn nothing_of_a_value_or_token_stays_behind_a_11() {
         marker.needles.find(bytes, name, &mut marked);
     }
     assert!(outside.names.is_empty(), "{:#?}", outside.names);
-    assert!(marked.names.iter().any(|name| name.contains("/data/")), "the search finds what is on disk: {marked:?}");
+    for place in [".sst", "audit export", "audit report", "audit query"] {
+        assert!(
+            marked.names.iter().any(|name| name.contains(place)),
+            "the search finds what is in {place}: {marked:?}"
+        );
+    }
+    assert!(written.iter().any(|(name, _)| name.ends_with("/data/LOG")), "what RocksDB says of itself is searched");
     println!(
         "{} secrets went through {} calls: none in {} files, nor in {} statuses, events and metrics, nor in memory (look {looks})",
         secrets.count,
@@ -112,6 +129,37 @@ async fn without_the_wiping_allocator_some_stay_in_memory_a_11() {
     assert!(of("value") > 0 && of("token") > 0, "the search would not find what stays behind");
 }
 
+/// Kills a vault with a signal after which the system writes down its memory, of whoever lets it.
+#[test]
+fn a_vault_leaves_no_core_a_11() {
+    use std::os::unix::process::ExitStatusExt;
+    let home = Home::init();
+    let serve = home.serve_command();
+    let mut command = Command::new("sh");
+    // Whoever starts it allows any core.
+    command
+        .args(["-c", "ulimit -c unlimited 2>/dev/null || ulimit -c $(ulimit -H -c); cd \"$0\" && exec \"$@\""])
+        .arg(home.path());
+    command.arg(serve.get_program()).args(serve.get_args());
+    for (name, value) in serve.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let server = Server::launch(&home, command).unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>(), ["0", "0", "bytes"]);
+    let pid = rustix::process::Pid::from_raw(server.pid()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::SEGV).unwrap();
+    let status = server.wait();
+    assert_eq!((status.signal(), status.core_dumped()), (Some(11), false), "{status}");
+    let left = std::fs::read_dir(home.path()).unwrap().flatten().map(|entry| entry.file_name());
+    assert!(!left.into_iter().any(|name| name.to_string_lossy().starts_with("core")));
+    home.serve().stop();
+}
+
 /// The same program without the wiping allocator. Cargo builds examples together with the tests.
 fn unwiped() -> PathBuf {
     let program = Path::new(harness::PROGRAM).parent().unwrap().join("examples/unwiped");
@@ -137,6 +185,66 @@ fn until_gone(needles: &Needles, pid: i32) -> usize {
         println!("look {looks}: {} pieces, such as {:?}", found.names.len(), found.names.first());
     }
     unreachable!("it ends by a look or by the clock")
+}
+
+// === other ways in and out ===
+
+/// Values and tokens, good and bad, through the client on the command line. What it says of them, without what was asked
+/// for.
+fn on_the_command_line(home: &Home, server: &Server, secrets: &mut Secrets) -> Vec<(String, Vec<u8>)> {
+    let mut said = Vec::new();
+    let mut run = |name: &str, words: &[&str], input: &[u8], answered: bool| {
+        let file = home.file("input");
+        std::fs::write(&file, input).unwrap();
+        let mut command = home.cli(server, name, words);
+        let output = command.stdin(File::open(&file).unwrap()).output().unwrap();
+        std::fs::remove_file(&file).unwrap();
+        said.push((format!("what {words:?} complains about"), output.stderr));
+        if !answered {
+            said.push((format!("what {words:?} answers"), output.stdout.clone()));
+        }
+        output.stdout
+    };
+    let tokenize = ["tokenize", "--scope", "pan"];
+    let value = secrets.text("a value in a line");
+    let tokens = run("gateway", &tokenize, format!("{value}\n").as_bytes(), true);
+    let tokens = String::from_utf8(tokens).unwrap();
+    secrets.token("a token in a line", tokens.trim());
+    // Refused: for its length, as no base64, as no JSON, by policy.
+    let long = secrets.text("a long value in a line").repeat(3_000);
+    run("gateway", &tokenize, format!("{long}\n").as_bytes(), false);
+    let wrong = format!("{}!\n", secrets.text("a value that is no base64"));
+    run("gateway", &[&tokenize[..], &["--input", "base64"]].concat(), wrong.as_bytes(), false);
+    let wrong = format!("{{\"value\": \"{}\n", secrets.text("a value in what is no JSON"));
+    run("gateway", &[&tokenize[..], &["--input", "ndjson"]].concat(), wrong.as_bytes(), false);
+    run("payments", &tokenize, format!("{}\n", secrets.text("a value that may not come in")).as_bytes(), false);
+    let detokenize = ["detokenize", "--scope", "pan", "--purpose", "test"];
+    run("payments", &detokenize, tokens.as_bytes(), true);
+    let stray = format!("{}\npan_{}\n", secrets.text("no token in a line"), secrets.text("hardly a token in a line"));
+    run("payments", &detokenize, stray.as_bytes(), false);
+    run("auditor", &detokenize, tokens.as_bytes(), false);
+    run("operator", &["inspect", "--scope", "pan"], stray.as_bytes(), false);
+    run("operator", &["revoke", "--scope", "ssn"], tokens.as_bytes(), false);
+    said
+}
+
+/// The log in every form in which it leaves the vault by itself.
+fn views_of_the_log(home: &Home, server: &Server) -> Vec<(String, Vec<u8>)> {
+    let run = |words: &[&str]| {
+        let output = home.cli(server, "auditor", words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        [output.stdout, output.stderr].concat()
+    };
+    let (lines, page) = (home.file("export.jsonl"), home.file("report.html"));
+    let words = |path: &Path| path.display().to_string();
+    let mut views = vec![
+        ("what audit export says".to_owned(), run(&["audit", "export", &words(&lines)])),
+        ("what audit report says".to_owned(), run(&["audit", "report", &words(&page)])),
+        ("audit query as a table".to_owned(), run(&["audit", "query", "--limit", "0", "--output", "text"])),
+    ];
+    views.push(("audit export".to_owned(), std::fs::read(lines).unwrap()));
+    views.push(("audit report".to_owned(), std::fs::read(page).unwrap()));
+    views
 }
 
 // === planting ===
@@ -192,6 +300,7 @@ impl Secrets {
 
 /// Something that is no secret and has to be found, in memory and on disk: a scope's name.
 struct Marker {
+    name: String,
     needles: Needles,
 }
 
@@ -203,7 +312,15 @@ impl Marker {
         home.add_scope(&name, "mark", "");
         let mut needles = Needles::default();
         needles.add("the marker", name.as_bytes());
-        Self { needles }
+        Self { name, needles }
+    }
+
+    /// Brings it into the log.
+    async fn ask_for(&self, home: &Home, server: &Server) {
+        let gateway = server.client(&home.identity("gateway")).await;
+        let items = vec![harness::item(b"1")];
+        let request = v1::TokenizeRequest { scope: self.name.clone(), items, ..Default::default() };
+        assert!(gateway.tokens().tokenize(request).await.is_err(), "no policy permits it");
     }
 }
 
