@@ -63,7 +63,7 @@ fn linearizable_by_trying(history: &[Operation], is_revoked: bool) -> bool {
         // Whatever comes first was asked before anything was answered.
         let may_be_first = operation.asked < first_answer;
         let fits = (operation.did == Did::Read) != is_revoked || operation.did == Did::Revoked && !is_revoked;
-        let fits = fits && !(operation.did == Did::FoundNothing && !is_revoked);
+        let fits = fits && (is_revoked || operation.did != Did::FoundNothing);
         let mut rest = history.to_vec();
         rest.remove(place);
         may_be_first && fits && linearizable_by_trying(&rest, is_revoked || operation.did == Did::Revoked)
