@@ -68,12 +68,16 @@ fn in_text(report: &Report, terminal: Terminal) -> String {
 }
 
 fn index_in_text(index: &IndexReport, terminal: Terminal) -> String {
-    let there = format!("{} of the index lead to {}", counted(index.rows, "row"), counted(index.events, "event"));
+    let (rows, events) = (counted(index.rows, "row"), counted(index.events, "event"));
     if index.is_clean() {
-        return format!("{}: {there}, to each and nowhere else\n", terminal.colour(Colour::Green, "ok"));
+        let ok = terminal.colour(Colour::Green, "ok");
+        return format!("{ok}: the index of events, of {rows}, leads to {events}, to each and nowhere else\n");
     }
     let wrong = terminal.colour(Colour::Red, "wrong");
-    let mut text = format!("{wrong}: {there}, and what is found by caller, scope or handle is not all that there is\n");
+    let mut text = format!(
+        "{wrong}: the index of events, of {rows}, does not lead to {events} as it should: what is found by caller, scope or \
+         handle is not all that there is\n"
+    );
     let row = |finding: &IndexFinding| {
         let event = finding.event.map_or_else(|| "no event".to_owned(), |event| format!("event {event}"));
         vec!["index".to_owned(), finding.kind.as_str().to_owned(), event, format!("by {}", finding.by)]
@@ -204,7 +208,7 @@ fn date(time: Timestamp) -> String {
 mod tests {
     use super::*;
     use crate::crypto::Handle;
-    use crate::vault::verify::Kind;
+    use crate::vault::verify::{IndexKind, Kind};
 
     fn report() -> Report {
         let day = Timestamp::from_millis(1_790_000_000_000 / 86_400_000 * 86_400_000);
@@ -267,6 +271,38 @@ mod tests {
         assert!(!said.contains("sums"), "{said}");
         let sums = Report { groups_wrong_in_all: 1, findings: Vec::new(), ..report };
         assert!(in_text(&sums, Terminal::none()).contains("but the sums over groups of them are not"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_index_is_said_and_counts() {
+        let finding = |event, kind, by: &str| IndexFinding { event, kind, by: by.to_owned() };
+        let index = IndexReport {
+            events: 9,
+            rows: 1,
+            findings: vec![
+                finding(None, IndexKind::Extra, "nothing"),
+                finding(Some(7), IndexKind::Missing, "its caller"),
+            ],
+            more: 3,
+            blocks_left: 2,
+        };
+        let records =
+            Report { fits: true, against: Against::Checkpoint, records: 1, groups: 1, size: 9, ..Report::default() };
+        let report = Report { index: Some(index), ..records };
+        assert!(report.records_are_clean() && !report.is_clean());
+        let expected = "ok: 1 record in 1 group of scope and day, and none is missing, added, stale or damaged\n\
+                        held against the newest checkpoint outside, of 9 events\n\
+                        wrong: the index of events, of 1 row, does not lead to 9 events as it should: what is found by caller, \
+                        scope or handle is not all that there is\n\
+                        index  extra    no event  by nothing\n\
+                        index  missing  event 7   by its caller\n\
+                        and 3 more\n\
+                        and more among 2 blocks of events, too many to look at\n\
+                        keep a copy of data and checkpoints as they are; docs/operations.md says how to go on\n";
+        assert_eq!(in_text(&report, Terminal::none()), expected);
+        let json = in_json(&report);
+        assert_eq!((&json["clean"], &json["index"]["clean"]), (&false.into(), &false.into()));
+        assert_eq!(json["index"]["findings"][1], json!({ "kind": "missing", "event": 7, "by": "its caller" }));
     }
 
     #[test]

@@ -152,9 +152,9 @@ fn a_vault_leaves_no_core_a_11() {
     let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>(), ["0", "0", "bytes"]);
     let pid = rustix::process::Pid::from_raw(server.pid()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::SEGV).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::QUIT).unwrap();
     let status = server.wait();
-    assert_eq!((status.signal(), status.core_dumped()), (Some(11), false), "{status}");
+    assert_eq!((status.signal(), status.core_dumped()), (Some(3), false), "{status}");
     let left = std::fs::read_dir(home.path()).unwrap().flatten().map(|entry| entry.file_name());
     assert!(!left.into_iter().any(|name| name.to_string_lossy().starts_with("core")));
     home.serve().stop();
@@ -450,7 +450,7 @@ async fn refused_calls(clients: &Clients, secrets: &mut Secrets, tokens: &[Strin
         ..Default::default()
     };
     // Another scope's token; one that was mangled; what is none at all.
-    let mangled = format!("{}x", &pan[..pan.len() - 1]);
+    let mangled = format!("{}{}", &pan[..pan.len() - 1], if pan.ends_with('x') { 'y' } else { 'x' });
     let stray = secrets.text("no token");
     let prefixed = format!("pan_{}", secrets.text("hardly a token"));
     let answer = clients.payments.tokens().detokenize(all("pan", &[ssn, &mangled, &stray, &prefixed])).await.unwrap();

@@ -24,7 +24,7 @@ use std::path::Path;
 #[derive(Default)]
 struct Drawn {
     /// By the piece: the table, and all of the row that it stands in.
-    pieces: HashMap<Vec<u8>, (Table, u64)>,
+    pieces: HashMap<[u8; 16], (Table, u64)>,
     records: usize,
     resealed: usize,
 }
@@ -71,7 +71,7 @@ impl Drawn {
 
     /// Whether it is new. It must not be another's.
     fn add(&mut self, piece: &[u8], table: Table, whose: u64) -> bool {
-        match self.pieces.insert(piece.to_vec(), (table, whose)) {
+        match self.pieces.insert(piece.try_into().unwrap(), (table, whose)) {
             None => true,
             Some(before) => {
                 assert!(
