@@ -15,6 +15,7 @@ mod attempt;
 mod detokenize;
 mod expiry;
 mod inspect;
+mod lengths;
 mod purge;
 mod read;
 mod record;
@@ -72,6 +73,7 @@ pub struct Vault {
     /// Held while a scope's id or key is being made, so that it is made once.
     making_keys: tokio::sync::Mutex<()>,
     uses: uses::Queues,
+    lengths: lengths::Lengths,
     refusals: Refusals<Arc<str>, record::RefusalKind>,
     /// Whether the log says that the clock has leapt.
     leapt: AtomicBool,
@@ -212,6 +214,7 @@ impl Vault {
             ledger: parts.ledger,
             making_keys: tokio::sync::Mutex::new(()),
             uses: uses::Queues::default(),
+            lengths: lengths::Lengths::default(),
             refusals: Refusals::new(Rate::OF_A_CALLER),
             leapt: AtomicBool::new(false),
             stand_in_key: Arc::new(DataKey::new(SecretKey::new([0; 32]))),

@@ -45,8 +45,8 @@ const KNOWN_FLAGS: u8 = HAS_USES_LEFT | HAS_SUBJECT | HAS_FINGERPRINT;
 const LONGEST_HEADER: usize = 43 + 4 + 32 + 32;
 const SALT_BYTES: usize = 16;
 
-/// The padded value that is worked on when a token is not found: a card number's.
-const DUMMY_PADDED_BYTES: usize = 32;
+/// A card number, padded.
+pub const CARD_PADDED_BYTES: usize = 32;
 
 /// What a row says about its token, in clear but authenticated by the outer lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +147,11 @@ pub enum RecordError {
 #[error("record: it does not open; it was moved, mixed with another or edited: run `cloakroom verify`")]
 pub struct Corrupt;
 
+/// How long a value of `length` bytes is once it is padded.
+pub fn padded_bytes(length: usize) -> usize {
+    padding::padded(length)
+}
+
 /// Makes a whole row: both locks, around `value`.
 ///
 /// # Panics
@@ -170,22 +175,25 @@ pub fn seal(
     row
 }
 
-/// The work of opening a record, for a token that has none: who measures the time learns nothing.
-pub fn dummy_open(vault: &VaultId, handle: &Handle, canonical: &[u8], key: &DataKey) {
-    let sealed = dummy_unlock(vault, handle, key);
-    let mut opened = sealed[..DUMMY_PADDED_BYTES].to_vec();
+/// The work of opening a record whose padded value has `padded` bytes, for a token that has none: who measures the time
+/// learns nothing.
+pub fn dummy_open(vault: &VaultId, handle: &Handle, canonical: &[u8], key: &DataKey, padded: usize) {
+    let sealed = dummy_unlock(vault, handle, key, padded);
+    let mut opened = sealed[..padded].to_vec();
     let inner_tag = inner_key(canonical, vault, ScopeId(0), handle, [0; 8], &[0; SALT_BYTES]).seal(&[], &mut opened);
     std::hint::black_box((inner_tag, SecretBytes::new(opened)));
 }
 
 /// The work of opening a record's outer lock alone.
-pub fn dummy_unlock(vault: &VaultId, handle: &Handle, key: &DataKey) -> Vec<u8> {
+pub fn dummy_unlock(vault: &VaultId, handle: &Handle, key: &DataKey, padded: usize) -> Vec<u8> {
     // Sealing runs the same derivations and passes as opening, and unlike a failing tag goes all the way. What it makes
     // goes nowhere, so that the constant salts do no harm.
     let (salt, front) = ([0; SALT_BYTES], [0; 43 + 2 * SALT_BYTES]);
-    let mut sealed = vec![0; DUMMY_PADDED_BYTES + TAG_BYTES];
+    // A row is read into a buffer of its own.
+    let row = std::hint::black_box(vec![0; padded + TAG_BYTES]);
+    let mut sealed = row.clone();
     let outer_tag = key.outer_key(vault, ScopeId(0), handle, &salt).seal(&front, &mut sealed);
-    std::hint::black_box((outer_tag, sealed)).1
+    std::hint::black_box((outer_tag, sealed, row)).1
 }
 
 impl<'r> Record<'r> {
@@ -207,6 +215,11 @@ impl<'r> Record<'r> {
     /// What the row claims, unproven: good for choosing the key to open it with and for nothing else.
     pub fn claimed_header(&self) -> &Header {
         &self.header
+    }
+
+    /// How long its padded value is.
+    pub fn padded_bytes(&self) -> usize {
+        self.sealed.len() - TAG_BYTES
     }
 
     /// What it claims to be, unproven unless it has just been sealed here.

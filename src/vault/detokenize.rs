@@ -1,6 +1,7 @@
 //! Detokenize: tokens in, values out, in full or masked.
 
 use super::attempt::{Effects, Wanted};
+use super::lengths::StandIns;
 use super::record::HANDLES_OF_DENIED;
 use super::requests::{self, Payload, REPEATED, Remembered, Request};
 use super::shape::{check_batch, check_words, scope_path};
@@ -73,6 +74,8 @@ struct Opening<'a> {
     scope: &'a Scope,
     reveal: Reveal,
     now: Timestamp,
+    /// How much to work on for tokens that have no record.
+    stand_ins: StandIns,
     /// What became of the items when the call was made before.
     before: Option<Vec<Remembered>>,
 }
@@ -134,6 +137,7 @@ impl Vault {
             scope: &attempt.scope,
             reveal: wanted.reveal,
             now: attempt.now,
+            stand_ins: self.lengths.stand_ins(keys.id),
             before,
         };
         let limited = opening.limited_uses(&handles, &rows);
@@ -285,10 +289,11 @@ impl Opening<'_> {
     ) -> Result<(SecretBytes, Timestamp), ItemOutcome> {
         let vault = self.vault.keyring.vault();
         let Some(row) = row else {
-            dummy_open(vault, handle, parsed.canonical.expose(), self.data_key);
+            dummy_open(vault, handle, parsed.canonical.expose(), self.data_key, self.stand_ins.of(handle));
             return Err(ItemOutcome::Unknown);
         };
         let record = Record::parse(row).map_err(|_| ItemOutcome::Corrupt)?;
+        self.vault.lengths.note(self.scope_id, handle, record.padded_bytes());
         let unlocked = record.unlock_outer(vault, handle, self.data_key).map_err(|_| ItemOutcome::Corrupt)?;
         let value = unlocked.open(vault, handle, parsed.canonical.expose()).map_err(|_| ItemOutcome::Corrupt)?;
         let header = opened.spent.get(handle).map_or(*unlocked.header(), |(_, header)| *header);

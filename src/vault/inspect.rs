@@ -124,12 +124,12 @@ impl Vault {
         keys: &ScopeKeys,
     ) -> Result<Vec<Looked>, Failure> {
         let rows = self.read_tokens(handles).await?;
-        let data_key = data_key(self, keys);
+        let (data_key, stand_ins) = (data_key(self, keys), self.lengths.stand_ins(keys.id));
         let look = |place: usize, handle: &Option<Handle>, row: Option<Vec<u8>>| {
             let handle = handle.as_ref().ok_or(ItemOutcome::Malformed)?;
             // Renewing does not tell dead tokens from unknown ones, so neither may the time that it takes.
             let unknown = || {
-                drop(dummy_unlock(self.keyring.vault(), handle, data_key));
+                drop(dummy_unlock(self.keyring.vault(), handle, data_key, stand_ins.of(handle)));
                 ItemOutcome::Unknown
             };
             let row = row.ok_or_else(unknown)?;
@@ -140,6 +140,7 @@ impl Vault {
             if record.claimed_header().scope != keys.id && !named.is_token(place) {
                 return Err(unknown());
             }
+            self.lengths.note(keys.id, handle, record.padded_bytes());
             record.unlock_outer(self.keyring.vault(), handle, data_key).map_err(|_| ItemOutcome::Corrupt)
         };
         Ok(handles.iter().zip(rows).enumerate().map(|(place, (handle, row))| look(place, handle, row)).collect())

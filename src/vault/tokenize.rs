@@ -267,6 +267,7 @@ impl Mint<'_> {
         let (canonical, value) = (issued.canonical.expose(), item.value.expose());
         let row = record::seal(keyring.vault(), &issued.handle, canonical, data_key, &header, value, &salts);
         changes.insert(keyring.state(), &issued.handle, &row);
+        self.vault.lengths.note(self.keys.id, &issued.handle, record::padded_bytes(value.len()));
         Ok(IssuedToken { token: issued.text, expires, handle: issued.handle })
     }
 }
