@@ -43,7 +43,7 @@ const DISK_BYTES: u64 = 512 << 20;
 /// A hundred times as long as the daemon usually takes.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-const NEEDED: [&str; 10] = [
+pub const NEEDED: [&str; 10] = [
     "qemu-storage-daemon",
     "strace",
     "losetup",

@@ -7,8 +7,10 @@
 use crate::crash::{self, Kills, hasten};
 use crate::harness::{Home, Refusal, Server};
 use crate::invariants::Invariants;
+use crate::killed;
 use crate::needs;
-use crate::promises::{Dice, Plan, Promises, run};
+use crate::power;
+use crate::promises::{Dice, Plan, Promises, Ready};
 use crate::strace::Attached;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
@@ -19,6 +21,10 @@ use tonic::Code;
 const TIME: &str = "40s";
 /// After so many rounds the next vault: each check asks for everything that was promised before.
 const ROUNDS_OF_ONE: u64 = 12;
+/// Of each kind, on vaults of their own, after every second of these, if there is so much time left.
+const CUTS: u64 = 20;
+const POINTS: usize = 60;
+const TIME_OF_OTHERS: Duration = Duration::from_mins(3);
 /// What becomes durable by one of these calls, and is cut off there.
 const STEPS: [&str; 5] = ["fdatasync", "pwrite64,write", "fsync", "rename", "ftruncate"];
 
@@ -47,6 +53,8 @@ struct Soak {
     calls: u64,
     tokens: u64,
     vaults: u64,
+    cuts: u64,
+    points: usize,
     /// Of the processes that went on: by how much memory and open files grew since their first round, at the most.
     grown_kib: i64,
     more_files: i64,
@@ -107,13 +115,16 @@ impl Fault {
     }
 
     /// What is done once enough calls were answered.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "for how long it stands still is what is random; nothing is waited for"
+    )]
     fn strike(self, pid: Pid, dice: &mut Dice) {
         let signal = |signal| kill_process(pid, signal).unwrap();
         match self {
             Self::None => {}
             Self::Pause => {
                 signal(Signal::STOP);
-                // For how long is what is random here. Nothing is waited for.
                 std::thread::sleep(Duration::from_millis(dice.below(1_500)));
                 signal(Signal::CONT);
             }
@@ -149,20 +160,22 @@ impl Subject {
                 crash::round(&self.home, self.server, &mut self.promises, &mut self.invariants, dice).await;
             assert!(findings.broken.is_empty(), "{:#?}", findings.broken);
             soak.kills.add(&kills);
-            soak.add(&kills.calls, &kills.tokens, findings.started_in);
+            soak.add(kills.calls, kills.tokens, findings.started_in);
             return Self { server, first: None, ..self };
         }
+        // Before the fault can come: it is to hit calls.
+        let ready = Ready::connect(&self.home, &self.server).await;
         let strace = fault.attach(&self.server);
         let callers = usize::try_from(16 + dice.below(80)).unwrap();
         let plan = Plan { seed: dice.next(), callers, calls: 200 + dice.below(3_000), stamp: Box::new(|| 0) };
         let pid = Pid::from_raw(self.server.pid()).unwrap();
-        let ended = run(&self.home, &self.server, plan, || fault.strike(pid, dice)).await;
+        let ended = ready.run(plan, || fault.strike(pid, dice)).await;
         let unexplained: Vec<_> = ended.failures.iter().filter(|failure| !fault.explains(failure)).collect();
         assert!(unexplained.is_empty(), "{fault:?}: {unexplained:?}");
         let (calls, tokens) = (ended.promises.calls, ended.promises.values() as u64);
         self.promises.add(ended.promises);
         if fault.spares() {
-            soak.add(&calls, &tokens, Duration::ZERO);
+            soak.add(calls, tokens, Duration::ZERO);
             let findings = self.promises.check(&self.home, &self.server, u64::MAX).await;
             assert!(findings.broken.is_empty(), "{fault:?}: {:#?}", findings.broken);
             let now = (resident_kib(self.server.pid()), open_files(self.server.pid()));
@@ -180,7 +193,7 @@ impl Subject {
         let (server, findings) = checked.unwrap_or_else(|log| panic!("{fault:?}: the vault does not start:\n{log}"));
         assert!(findings.broken.is_empty(), "{fault:?}: {:#?}", findings.broken);
         self.promises.settle(&self.home, &server).await;
-        soak.add(&calls, &tokens, findings.started_in);
+        soak.add(calls, tokens, findings.started_in);
         Self { server, first: None, ..self }
     }
 
@@ -196,10 +209,23 @@ impl Subject {
 }
 
 impl Soak {
-    fn add(&mut self, calls: &u64, tokens: &u64, started_in: Duration) {
+    fn add(&mut self, calls: u64, tokens: u64, started_in: Duration) {
         self.calls += calls;
         self.tokens += tokens;
         self.slowest_start = self.slowest_start.max(started_in);
+    }
+
+    /// What is done to vaults of their own, where there is time for it: kills at any call, and power cuts.
+    async fn others(&mut self, until: Instant, dice: &mut Dice) {
+        let time_for = |time| Instant::now() + time < until;
+        if !time_for(TIME_OF_OTHERS) {
+            return;
+        }
+        let (seed, until) = (dice.next(), Some(until));
+        match self.vaults % 2 {
+            0 if needs::met(&power::NEEDED) => self.cuts += power::campaign(CUTS, seed, until).await,
+            _ => self.points += killed::sweep::sweep(POINTS, seed, until).await.points,
+        }
     }
 
     async fn run(&mut self, until: Instant, dice: &mut Dice) {
@@ -216,6 +242,7 @@ impl Soak {
                 }
             }
             subject.end().await;
+            self.others(until, dice).await;
         }
     }
 }
@@ -225,10 +252,12 @@ impl std::fmt::Display for Soak {
         let rounds: Vec<String> = self.rounds.iter().map(|(name, count)| format!("{name} {count} times")).collect();
         write!(
             formatter,
-            "{} vaults, {}; {} calls acknowledged, {} tokens: nothing lost. Ready again after {:.2} s at the most. A process \
+            "{} vaults, {}, and {} power cuts and {} kills at a call; {} calls acknowledged, {} tokens: nothing lost. Ready again after {:.2} s at the most. A process \
              that went on grew by {} KiB and {} files at the most",
             self.vaults,
             rounds.join(", "),
+            self.cuts,
+            self.points,
             self.calls,
             self.tokens,
             self.slowest_start.as_secs_f64(),
