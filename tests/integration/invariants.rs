@@ -129,7 +129,7 @@ impl Invariants {
 }
 
 /// A checkpoint that was given to somebody stands outside the database, or a newer one does: in each place for them.
-fn check_outside(home: &Home, promises: &Promises, cut: Stamp, broken: &mut Vec<String>) {
+pub fn check_outside(home: &Home, promises: &Promises, cut: Stamp, broken: &mut Vec<String>) {
     let given = promises.notes(cut).map(size).max().unwrap_or(0);
     for name in ["checkpoints", COPIES] {
         if name == COPIES && !home.file(COPIES).exists() {

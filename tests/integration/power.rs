@@ -189,6 +189,8 @@ struct Work {
     made: u64,
     begin: u64,
     end: u64,
+    /// The log's lengths between which no client calls: starts, a stop, the rotation of the log's key.
+    pauses: Vec<(u64, u64)>,
     seed: u64,
     /// The log's public key at the beginning.
     key: String,
@@ -226,8 +228,9 @@ impl Work {
         rustix::fs::syncfs(File::open(&mounted.path).unwrap()).unwrap();
         let key = home.read("log.vkey");
         let begin = replay::count(&disk.log);
+        let mut pauses = Vec::new();
         let ended = match fault {
-            Fault::None => worked(&home, &disk.log, seed).await,
+            Fault::None => worked(&home, &disk.log, seed, &mut pauses).await,
             Fault::Syncs | Fault::Checkpoints => worked_badly(&home, &disk.log, seed, fault).await,
         };
         let end = replay::count(&disk.log);
@@ -244,11 +247,12 @@ impl Work {
             end - begin,
             log.flushes().iter().filter(|flush| (begin..=end).contains(flush)).count()
         );
-        Self { folder, log, promises: ended.promises, made, begin, end, seed, key }
+        Self { folder, log, promises: ended.promises, made, begin, end, pauses, seed, key }
     }
 
     /// Moments spread over the work, in their order: at flushes, in between with all that was written, with a half of what
-    /// was not flushed lost, with parts of each write lost, with all of it lost, and when something had just been answered.
+    /// was not flushed lost, with parts of each write lost, with all of it lost, when something had just been answered, and
+    /// in the pauses.
     fn cuts(&self, cuts: u64) -> Vec<Cut> {
         let mut dice = Dice(self.seed);
         let flushes = self.log.flushes();
@@ -262,13 +266,18 @@ impl Work {
             let length = from + dice.below(to - from + 1);
             // All flushes are among them, if there are cuts enough.
             let of = |moments: &[u64]| moments[usize::try_from(number * moments.len() as u64 / cuts).unwrap()];
-            let (length, loses) = match number % 6 {
+            let (length, loses) = match number % 7 {
                 0 => (of(&flushes), Loses::Nothing),
                 1 => (length, Loses::Nothing),
                 2 => (length, Loses::Half),
                 3 => (length, Loses::Ends),
                 4 => (length, Loses::All),
-                _ => (of(&answers), Loses::All),
+                5 => (of(&answers), Loses::All),
+                _ => {
+                    let (from, to) = self.pauses[usize::try_from(dice.below(self.pauses.len() as u64)).unwrap()];
+                    let loses = [Loses::Nothing, Loses::Half, Loses::Ends, Loses::All];
+                    (from + dice.below(to - from + 1), loses[usize::try_from(dice.below(4)).unwrap()])
+                }
             };
             Cut { length, loses, seed: dice.next() }
         };
@@ -331,20 +340,33 @@ impl Work {
     }
 }
 
-/// Starts, works, stops, has the log's key succeeded by another, and works again until the process is killed.
-async fn worked(home: &Home, log: &Path, seed: u64) -> Run {
-    let stamp = || {
+/// Starts, works, stops, has the log's key succeeded by another, and works again until the process is killed. `pauses`: when
+/// no client calls.
+async fn worked(home: &Home, log: &Path, seed: u64, pauses: &mut Vec<(u64, u64)>) -> Run {
+    let work = async |server: &Server, seed| {
         let log = log.to_owned();
-        Box::new(move || replay::count(&log))
+        let plan = Plan { seed, callers: CALLERS, calls: CALLS, stamp: Box::new(move || replay::count(&log)) };
+        run(home, server, plan, || {}).await
+    };
+    let mut paused_at = replay::count(log);
+    let mut pause = |ends: bool| {
+        let now = replay::count(log);
+        if ends {
+            pauses.push((paused_at, now));
+        }
+        paused_at = now;
     };
     let server = home.serve();
-    let plan = Plan { seed, callers: CALLERS, calls: CALLS, stamp: stamp() };
-    let mut first = run(home, &server, plan, || {}).await;
+    pause(true);
+    let mut first = work(&server, seed).await;
+    pause(false);
     server.stop();
+    pause(true);
     succeed(home);
+    pause(true);
     let server = home.serve();
-    let plan = Plan { seed: seed.wrapping_add(1), callers: CALLERS, calls: CALLS, stamp: stamp() };
-    let second = run(home, &server, plan, || {}).await;
+    pause(true);
+    let second = work(&server, seed.wrapping_add(1)).await;
     server.kill();
     first.promises.add(second.promises);
     first.failures.extend(second.failures);

@@ -577,3 +577,65 @@ impl Dice {
         getrandom::u64().unwrap()
     }
 }
+
+// === what the checks can see ===
+
+/// Breaks one promise of each kind. The words that each must be found by.
+fn spoil(promises: &mut Promises) -> [&'static str; 8] {
+    let plain: Vec<usize> = (0..promises.issued.len()).filter(|place| promises.issued[*place].is_plain()).collect();
+    let [value, ended, revoked, renewed] = [0, 1, 2, 3].map(|place| plain[place]);
+    promises.issued[value].value[0] ^= 1;
+    promises.issued[ended].expires = 1;
+    promises.issued[revoked].end = End::Revoked(0);
+    promises.issued[renewed].renewals = vec![Some((0, 1))];
+    let found =
+        [value, ended, revoked].map(|place| format!("{} answered Ok(\"a value\")", promises.issued[place].handle));
+    let [value, ended, revoked] = found.map(|words| &*words.leak());
+
+    let unused = |issued: &&mut Issued| issued.uses.as_ref().is_some_and(|uses| uses.left(Stamp::MAX) == (2..=2));
+    let used_up = promises.issued.iter_mut().find(unused).expect("one was not used yet");
+    used_up.uses.as_mut().unwrap().used_up = Some(0);
+    promises.seen[0].digest[0] ^= 1;
+    promises.claims[0].outcome = ItemOutcome::Corrupt;
+    promises.once[0].first = renewed;
+    [
+        value,
+        ended,
+        revoked,
+        "lasts until",
+        "has uses left: Ok(Some(2)), not 0..=0",
+        "is not what an auditor was shown",
+        ": event ",
+        "is not what its request id gives again",
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_promise_of_each_kind_is_found_s_01() {
+    let home = Home::init();
+    let server = home.serve();
+    let plan = Plan { seed: Dice::seed_in("SEED"), callers: 16, calls: 600, stamp: Box::new(|| 0) };
+    let mut promises = run(&home, &server, plan, || {}).await.promises;
+    let findings = promises.check(&home, &server, Stamp::MAX).await;
+    assert!(findings.broken.is_empty(), "{:#?}", findings.broken);
+    let Findings { values, limited, revoked, released, renewed, shown, repeated, .. } = findings;
+    assert!([values, limited, revoked, released, renewed, shown, repeated].iter().all(|found| *found > 0));
+    assert_eq!(findings.issued, promises.may_be_issued());
+
+    let kinds = spoil(&mut promises);
+    let broken = promises.check(&home, &server, Stamp::MAX).await.broken;
+    for words in kinds {
+        assert!(broken.iter().any(|broken| broken.contains(words)), "{words}: {broken:#?}");
+    }
+    // A checkpoint that was given, and is not outside.
+    server.stop();
+    promises.notes.push((0, format!("{}\n1000000000\n", promises.notes[0].1.lines().next().unwrap())));
+    let mut broken = Vec::new();
+    crate::invariants::check_outside(&home, &promises, Stamp::MAX, &mut broken);
+    assert!(broken.len() == 1 && broken[0].starts_with("a checkpoint of 1000000000 events was given"), "{broken:#?}");
+    let server = home.serve();
+    let payments = server.client(&home.identity("payments")).await;
+    let good = promises.issued.iter().rev().find(|issued| issued.is_plain()).unwrap();
+    assert!(payments.detokenize(SCOPE, &[good.token.clone()]).await.unwrap()[0] == Ok(good.value.clone()));
+    server.stop();
+}
