@@ -58,6 +58,23 @@ pub struct Summary<C, A> {
     pub last: Timestamp,
 }
 
+/// Refusals of peers whom nobody knows: by address and by a detail of which they can make up as many as they like (`D`, a
+/// certificate's hash), beyond that by their origin (an address that stands for all that one host can have), and beyond
+/// that all together.
+///
+/// Every summary is an event in the log, so what is told apart is bounded for each origin and in all. It bounds how exactly
+/// refusals are told apart and never whether they are counted.
+pub struct Strangers<O, D, A> {
+    counts: Refusals<(O, Option<D>), A>,
+    names: Mutex<Names<O>>,
+}
+
+/// How many summaries may still say exactly who it was.
+struct Names<O> {
+    of_all: Bucket,
+    by_origin: HashMap<O, Bucket>,
+}
+
 struct State<C, A> {
     callers: HashMap<C, Entry<A>>,
     others: Entry<A>,
@@ -89,6 +106,11 @@ impl Rate {
     /// Nothing is recorded by itself. For failed handshakes, where nobody is known yet.
     pub const NONE: Rate = Rate { burst: 0, per_second: 0 };
 
+    /// Summaries that tell apart what one origin showed: a table of wrong certificates at once, then one each second.
+    const NAMES_OF_AN_ORIGIN: Rate = Rate { burst: 64, per_second: 1 };
+    /// The same for all origins together: a fleet whose certificates ran out at once, then a few each second.
+    const NAMES_IN_ALL: Rate = Rate { burst: 1024, per_second: 4 };
+
     const fn full_milli(self) -> u64 {
         self.burst as u64 * 1000
     }
@@ -117,6 +139,21 @@ impl<C: Eq + Hash, A: Eq> Refusals<C, A> {
         self.state.lock().entry(caller, self.rate, now).count(about, now);
     }
 
+    /// Notes one refusal of whoever it was, with those of the many.
+    fn count_with_the_others(&self, about: A, now: Timestamp) {
+        self.state.lock().others.count(about, now);
+    }
+
+    /// Notes one more refusal like one that will be in the next summary anyway. False if there is none such.
+    fn count_again(&self, caller: &C, about: &A, now: Timestamp) -> bool {
+        let mut state = self.state.lock();
+        let known = state.callers.get_mut(caller).into_iter().flat_map(|entry| &mut entry.counted);
+        let Some(counted) = known.into_iter().find(|counted| counted.about == *about) else { return false };
+        counted.count += 1;
+        counted.last = counted.last.max(now);
+        true
+    }
+
     /// Takes back a summary that could not be recorded: its count comes with the next one.
     pub fn put_back(&self, summary: Summary<C, A>) {
         let mut state = self.state.lock();
@@ -143,6 +180,64 @@ impl<C: Eq + Hash, A: Eq> Refusals<C, A> {
         // A full bucket is what a new caller gets: forgetting its owner changes nothing.
         state.callers.retain(|_, entry| !entry.bucket.is_full(self.rate, now));
         summaries
+    }
+}
+
+impl<O: Clone + Eq + Hash, D: Eq + Hash, A: Eq> Strangers<O, D, A> {
+    /// Nothing noted yet.
+    pub fn new() -> Self {
+        let of_all = Bucket::full(Rate::NAMES_IN_ALL, Timestamp::default());
+        let names = Names { of_all, by_origin: HashMap::new() };
+        Self { counts: Refusals::new(Rate::NONE), names: Mutex::new(names) }
+    }
+
+    /// Notes one refusal of `peer`, as exactly as the bounds allow. `origin` is whose peers all of that place are.
+    pub fn count(&self, peer: O, origin: O, detail: Option<D>, about: A, now: Timestamp) {
+        let exact = (peer, detail);
+        if self.counts.count_again(&exact, &about, now) {
+            return;
+        }
+        let mut names = self.names.lock();
+        if names.allow_one_of(&origin, now) {
+            drop(names);
+            return self.counts.count(exact, about, now);
+        }
+        let coarse = (origin, None);
+        if self.counts.count_again(&coarse, &about, now) {
+            return;
+        }
+        if names.of_all.take(Rate::NAMES_IN_ALL, now) {
+            drop(names);
+            return self.counts.count(coarse, about, now);
+        }
+        self.counts.count_with_the_others(about, now);
+    }
+
+    /// What was counted, to drain and to put back.
+    pub fn counts(&self) -> &Refusals<(O, Option<D>), A> {
+        &self.counts
+    }
+}
+
+impl<O: Clone + Eq + Hash, D: Eq + Hash, A: Eq> Default for Strangers<O, D, A> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<O: Clone + Eq + Hash> Names<O> {
+    fn allow_one_of(&mut self, origin: &O, now: Timestamp) -> bool {
+        const RATE: Rate = Rate::NAMES_OF_AN_ORIGIN;
+        if self.by_origin.len() >= MOST_CALLERS && !self.by_origin.contains_key(origin) {
+            // A full bucket is what a new origin gets: forgetting its owner changes nothing.
+            self.by_origin.retain(|_, bucket| !bucket.is_full(RATE, now));
+            if self.by_origin.len() >= MOST_CALLERS {
+                return false;
+            }
+        }
+        let of_origin = self.by_origin.entry(origin.clone()).or_insert_with(|| Bucket::full(RATE, now));
+        // Not the other way round: an origin that has had its share takes nothing from the others'.
+        of_origin.take(RATE, now) && self.of_all.take(Rate::NAMES_IN_ALL, now)
     }
 }
 
@@ -295,7 +390,91 @@ mod tests {
         assert_eq!(refusals.note(crowd, "handshake", at(500)), Verdict::Record);
     }
 
+    fn named(summaries: &[Summary<(u32, Option<u32>), &str>]) -> usize {
+        summaries.iter().filter(|summary| matches!(summary.caller, Some((_, Some(_))))).count()
+    }
+
+    #[test]
+    fn one_stranger_with_many_certificates_can_t_fill_the_log_t_01() {
+        let strangers = Strangers::new();
+        for certificate in 0..5_000 {
+            strangers.count(1, 1, Some(certificate), "unknown", at(0));
+        }
+        // The same ones again take no further event.
+        for certificate in 0..64 {
+            strangers.count(1, 1, Some(certificate), "unknown", at(1));
+        }
+        let summaries = strangers.counts().drain(at(1));
+        assert_eq!((summaries.len(), named(&summaries)), (65, 64));
+        assert_eq!(summaries.iter().map(|summary| summary.count).sum::<u64>(), 5_064);
+        let rest = summaries.iter().find(|summary| summary.caller == Some((1, None))).unwrap();
+        assert_eq!(rest.count, 5_000 - 64, "the rest is still that address's");
+        // Another address is told apart as if nothing had happened.
+        strangers.count(2, 2, Some(7), "unknown", at(2));
+        assert_eq!(named(&strangers.counts().drain(at(2))), 1);
+        // All the addresses of one host are one origin.
+        for address in 100..5_000 {
+            strangers.count(address, 3, None, "unknown", at(2));
+        }
+        assert_eq!(strangers.counts().drain(at(2)).len(), 65);
+        // In the long run one of its certificates is named each second.
+        let mut events = 0;
+        for second in 1..=100 {
+            for certificate in 0..50 {
+                strangers.count(1, 1, Some(second * 1000 + certificate), "unknown", at(u64::from(second) * 1000));
+            }
+            events += strangers.counts().drain(at(u64::from(second) * 1000)).len();
+        }
+        assert!((100..=202).contains(&events), "{events}");
+    }
+
+    #[test]
+    fn many_strangers_can_t_fill_it_either_t_01() {
+        let strangers = Strangers::new();
+        let (mut events, mut counted, mut sent) = (0, 0, 0);
+        for second in 0..100_u64 {
+            for origin in 0..6_000 {
+                strangers.count(
+                    origin,
+                    origin,
+                    Some(origin),
+                    ["unknown", "expired"][usize::from(origin % 2 == 0)],
+                    at(second * 1000),
+                );
+                sent += 1;
+            }
+            let summaries = strangers.counts().drain(at(second * 1000));
+            events += summaries.len();
+            counted += summaries.iter().map(|summary| summary.count).sum::<u64>();
+        }
+        assert_eq!(counted, sent, "each is counted");
+        // 1024 at once, four each second, and the two kinds of all the others.
+        assert!(events <= 1024 + 100 * (4 + 2), "{events}");
+        assert!(strangers.names.lock().by_origin.len() <= MOST_CALLERS);
+    }
+
     proptest! {
+        #[test]
+        fn each_stranger_is_counted_exactly_once(
+            notes in prop::collection::vec((0u8..4, prop::option::of(0u16..300), 0u8..3, 0u64..3000, any::<bool>()), 0..900),
+        ) {
+            let strangers = Strangers::new();
+            let (mut sent, mut counted) = (BTreeMap::<u8, u64>::new(), BTreeMap::<u8, u64>::new());
+            let mut drained = Vec::new();
+            for (origin, detail, about, time, drain) in notes {
+                strangers.count(origin, origin / 2, detail, about, at(time));
+                *sent.entry(about).or_default() += 1;
+                if drain {
+                    drained.extend(strangers.counts().drain(at(time)));
+                }
+            }
+            drained.extend(strangers.counts().drain(at(3000)));
+            for summary in drained {
+                *counted.entry(summary.about).or_default() += summary.count;
+            }
+            prop_assert_eq!(counted, sent);
+        }
+
         #[test]
         fn each_refusal_is_recorded_or_counted_exactly_once(
             burst in 0u32..5,

@@ -5,6 +5,7 @@
 //! last event and checkpoint are written. A failed write ends the process within a second, without acknowledging anything.
 
 mod check;
+mod descriptors;
 mod operations;
 mod rotation;
 mod rulebook;
@@ -25,7 +26,6 @@ use crate::grpc::{AuditDoor, Guard, TokenDoor};
 use crate::keys::provider::{File, Provider, ProviderError};
 use crate::keys::{Keyring, KeyringError, entropy};
 use crate::ledger::{self, Genesis, Limits, Running, Signing, Standing, Submission};
-use crate::limits::{Rate, Refusals};
 use crate::merkle::note::{KeyError, LogKey};
 use crate::policy::{Policy, RulebookErrors};
 use crate::proto::v1::audit_service_server::AuditServiceServer;
@@ -326,7 +326,7 @@ pub fn run(config: Config) -> Result<(), Error> {
 async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), Error> {
     let clock = SystemClock::shared();
     // Bound first: a wrong certificate or a taken port is found before the data is touched.
-    let door = tls::Acceptor::bind(&tls_config(&config))?;
+    let door = bind_door(&config)?;
     let operations = operations::bind(config.operations.listen).await?;
     let opened = open(&config, &clock)?;
     let (stop, stopped) = watch::channel(false);
@@ -350,7 +350,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     }
     tokio::spawn(operations::serve(operations, probes));
 
-    let handshakes = Arc::new(Refusals::new(Rate::NONE));
+    let handshakes = Arc::new(Handshakes::new());
     let summaries = tokio::spawn(summarize(Arc::clone(&vault), Arc::clone(&handshakes), stopped.clone()));
     let upkeep = upkeep::start(&vault, &config, &stopped);
     let note = {
@@ -391,6 +391,13 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     opened.stop().await?;
     tracing::info!("stopped: the last event and checkpoint are written");
     Ok(())
+}
+
+fn bind_door(config: &Config) -> Result<tls::Acceptor, Error> {
+    descriptors::raise_limit();
+    let mut door = tls_config(config);
+    descriptors::fit(&mut door);
+    Ok(tls::Acceptor::bind(&door)?)
 }
 
 /// By these names health is asked for; the empty one stands for the whole vault.
@@ -454,7 +461,8 @@ async fn record_summaries(vault: &Vault, handshakes: &Handshakes) {
 
 fn note_handshake(handshakes: &Handshakes, clock: &dyn Clock, failure: &HandshakeFailure) {
     metrics::counter!("cloakroom_handshakes_refused_total", "reason" => failure.reason).increment(1);
-    handshakes.count((failure.peer.ip(), failure.certificate_sha256), failure.reason, clock.wall());
+    let (peer, now) = (failure.peer.ip(), clock.wall());
+    handshakes.count(peer, tls::origin(peer), failure.certificate_sha256, failure.reason, now);
 }
 
 fn announce(address: std::net::SocketAddr) -> Result<(), Error> {
@@ -548,6 +556,11 @@ fn ledger_settings(
         rulebook_digest: rulebook.digest,
         on_fatal,
     }
+}
+
+/// How many file descriptors a vault with this configuration takes at most.
+pub fn descriptors_wanted(config: &Config) -> u64 {
+    descriptors::wanted(&tls_config(config))
 }
 
 fn tls_config(config: &Config) -> tls::Config {

@@ -27,7 +27,7 @@ mod handshake;
 mod provider;
 mod verifier;
 
-pub use acceptor::{Acceptor, HandshakeFailure, Worker};
+pub use acceptor::{Acceptor, HandshakeFailure, Worker, origin};
 pub use config::{Config, TrustDomainBundle, build_server_config};
 pub use connections::Connections;
 pub use io::{Connection, TlsIo};

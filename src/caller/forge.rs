@@ -49,6 +49,75 @@ pub(crate) struct Extension {
     pub value: Vec<u8>,
 }
 
+/// Spoils a good client's draft with this SPIFFE ID.
+pub(crate) type Change = fn(Draft, &str) -> Draft;
+
+/// What is wrong with a leaf, the reason that must be given for it, and how to make it wrong. Whoever signs it is right.
+pub(crate) fn spoilt_leaves() -> Vec<(&'static str, &'static str, Change)> {
+    let rows: [(&str, &str, Change); 31] = [
+        ("expired", "certificate_expired", |draft, _| Draft { not_after: "200102000000Z".into(), ..draft }),
+        ("not yet valid", "certificate_not_yet_valid", |draft, _| Draft {
+            not_before: "490101000000Z".into(),
+            ..draft
+        }),
+        ("ends before it begins", "certificate_expired", |draft, _| Draft {
+            not_before: "300101000000Z".into(),
+            not_after: "200101000000Z".into(),
+            ..draft
+        }),
+        ("version 1", "certificate_version", |draft, _| Draft { version: None, extensions: vec![], ..draft }),
+        ("version 1 with extensions", "certificate_version", |draft, _| Draft { version: None, ..draft }),
+        ("version 2", "certificate_version", |draft, _| Draft { version: Some(1), ..draft }),
+        ("serial 0", "certificate_serial_number", |draft, _| Draft { serial: vec![0], ..draft }),
+        ("serial negative", "certificate_serial_number", |draft, _| Draft { serial: vec![0x90, 1], ..draft }),
+        ("serial of 40 bytes", "certificate_serial_number", |draft, _| Draft { serial: vec![1; 40], ..draft }),
+        ("SHA-1", "certificate_signature_algorithm", |draft, _| Draft { algorithm: ECDSA_SHA1.into(), ..draft }),
+        ("signed with Ed448", "certificate_signature_algorithm", |draft, _| Draft { algorithm: ED448.into(), ..draft }),
+        ("two algorithms", "certificate_malformed", |draft, _| Draft {
+            outer_algorithm: Some(ECDSA_SHA1.into()),
+            ..draft
+        }),
+        ("RSA-1024", "certificate_rsa_key_too_small", |draft, _| Draft { public_key: rsa_key(1024, 1), ..draft }),
+        ("P-192", "certificate_public_key", |draft, _| Draft { public_key: p192_key(), ..draft }),
+        ("Ed448", "certificate_public_key", |draft, _| Draft { public_key: ed448_key(), ..draft }),
+        ("no key usage", "certificate_key_usage_missing", |draft, _| draft.without(KEY_USAGE)),
+        ("key usage not critical", "certificate_key_usage_not_critical", |draft, _| {
+            draft.with(key_usage(false, &[0x80]))
+        }),
+        ("no digitalSignature", "certificate_no_digital_signature", |draft, _| draft.with(key_usage(true, &[0x20]))),
+        ("keyCertSign", "certificate_key_cert_sign", |draft, _| draft.with(key_usage(true, &[0x84]))),
+        ("cRLSign", "certificate_crl_sign", |draft, _| draft.with(key_usage(true, &[0x82]))),
+        ("no extended key usage", "certificate_extended_key_usage_missing", |draft, _| {
+            draft.without(EXTENDED_KEY_USAGE)
+        }),
+        ("serverAuth only", "certificate_no_client_auth", |draft, _| draft.with(extended_key_usage(&[1]))),
+        ("no purpose", "certificate_no_client_auth", |draft, _| draft.with(extended_key_usage(&[]))),
+        ("CA:TRUE", "certificate_is_authority", |draft, _| draft.with(basic_constraints(true, None))),
+        ("unknown critical extension", "certificate_unknown_critical_extension", |draft, _| {
+            draft.with(critical(UNHEARD_OF, &[5, 0]))
+        }),
+        ("critical name constraints", "certificate_unknown_critical_extension", |draft, _| {
+            draft.with(critical(NAME_CONSTRAINTS, &[0x30, 0]))
+        }),
+        ("an extension twice", "certificate_malformed", |mut draft, _| {
+            draft.extensions.push(key_usage(true, &[0x80]));
+            draft
+        }),
+        ("no names", "certificate_no_spiffe_id", |draft, _| draft.without(SUBJECT_ALT_NAME)),
+        ("names empty", "certificate_no_spiffe_id", |draft, _| draft.with(names(&[]))),
+        ("id in the common name", "certificate_no_spiffe_id", |draft, id| {
+            Draft { subject: id.into(), ..draft }.without(SUBJECT_ALT_NAME)
+        }),
+        ("id in a DNS name", "certificate_no_spiffe_id", |draft, id| draft.with(names(&[dns(id)]))),
+    ];
+    rows.to_vec()
+}
+
+/// A critical extension.
+pub(crate) fn critical(oid: &[u8], value: &[u8]) -> Extension {
+    Extension { oid: oid.to_vec(), critical: true, value: value.to_vec() }
+}
+
 impl Draft {
     /// A client's certificate with which nothing is wrong.
     pub(crate) fn client(id: &str, issuer: &str, public_key: Vec<u8>) -> Self {
@@ -74,14 +143,14 @@ impl Draft {
     /// A server's certificate for `localhost`, with a SPIFFE ID.
     pub(crate) fn server(id: &str, issuer: &str, public_key: Vec<u8>) -> Self {
         let mut draft = Self::client(id, issuer, public_key);
-        draft.subject = "server".to_owned();
+        "server".clone_into(&mut draft.subject);
         draft.with(extended_key_usage(&[SERVER_AUTH])).with(names(&[uri(id), dns("localhost")]))
     }
 
     /// An authority's certificate.
     pub(crate) fn authority(subject: &str, issuer: &str, public_key: Vec<u8>) -> Self {
         let mut draft = Self::client("", issuer, public_key);
-        draft.subject = subject.to_owned();
+        subject.clone_into(&mut draft.subject);
         draft
             .without(EXTENDED_KEY_USAGE)
             .without(SUBJECT_ALT_NAME)
@@ -227,4 +296,64 @@ fn bit_string(content: &[u8]) -> Vec<u8> {
 fn common_name(name: &str) -> Vec<u8> {
     let attribute = sequence(&[&tagged(6, &[0x55, 4, 3]), &tagged(12, name.as_bytes())]);
     sequence(&[&tagged(0x31, &attribute)])
+}
+
+/// Chance from a seed that is printed: `CLOAKROOM_TEST_SEED=N` draws the same again. It is xorshift64*.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn seeded() -> Self {
+        let drawn = || getrandom::u64().expect("the system has randomness");
+        let given = std::env::var("CLOAKROOM_TEST_SEED").ok();
+        let seed = given.map_or_else(drawn, |seed| seed.parse().expect("CLOAKROOM_TEST_SEED is a number"));
+        println!("CLOAKROOM_TEST_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() >> 33).expect("31 bits fit") % end
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_be_bytes()[0]
+    }
+
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.byte()).collect()
+    }
+
+    /// One to six changes: bits, bytes, something cut off, put in, taken out or doubled. Something is left.
+    pub(crate) fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.below(6) {
+            let at = self.below(bytes.len());
+            let end = (at + 1 + self.below(80)).min(bytes.len());
+            match self.below(7) {
+                0 => bytes[at] ^= 1 << self.below(8),
+                1 => bytes[at] = self.byte(),
+                // What lengths and tags of DER like to be mistaken in.
+                2 => bytes[at] = [0, 1, 0x30, 0x7f, 0x80, 0x81, 0x84, 0xa0, 0xff][self.below(9)],
+                3 => bytes.truncate(at.max(1)),
+                4 => {
+                    let count = self.below(40);
+                    let more = self.bytes(count);
+                    bytes.splice(at..at, more).for_each(drop);
+                }
+                5 => drop(bytes.drain(at..end)),
+                _ => {
+                    let copied = bytes[at..end].to_vec();
+                    bytes.splice(at..at, copied).for_each(drop);
+                }
+            }
+            if bytes.is_empty() {
+                bytes.push(0x30);
+            }
+        }
+    }
 }

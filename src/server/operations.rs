@@ -19,6 +19,9 @@ const CONNECTIONS_AT_MOST: usize = 64;
 /// A probe that takes longer than this to ask is cut off.
 const CONNECTION_AT_MOST: Duration = Duration::from_secs(10);
 
+/// How long to leave `accept` alone after an error such as having no file descriptor left.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// What the probes tell.
 #[derive(Clone)]
 pub struct Probes {
@@ -46,8 +49,12 @@ pub async fn serve(listener: TcpListener, probes: Probes) {
             () = &mut stop => return,
             accepted = listener.accept() => accepted,
         };
-        // A failed accept is the peer's affair, or lack of descriptors: a full house then makes room soon.
-        let (Ok((tcp, _)), Ok(place)) = (accepted, Arc::clone(&places).acquire_owned().await) else { continue };
+        let Ok((tcp, _)) = accepted else {
+            // Lack of descriptors does not go away by asking again at once, and whoever else runs here has to.
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let probes = probes.clone();
         tokio::spawn(async move {
             let answer = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(probes.answer(&request))));

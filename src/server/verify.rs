@@ -1,12 +1,11 @@
 //! Verifying the data of a vault, which may run meanwhile: nothing is locked, and nothing is written.
 
-use super::{Error, rocks_config, root_key};
+use super::{Error, descriptors, rocks_config, root_key};
 use crate::config::Config;
 use crate::keys::Keyring;
 use crate::ledger::{self, CheckpointDirectory, Checkpoints, Outside};
 use crate::store::{ReadError, RocksSnapshot};
 use crate::vault::verify::{Report, Subject, verify, verify_index};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Why nothing could be verified.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +29,8 @@ pub fn verify_data(
     index: bool,
     progress: &mut dyn FnMut(&'static str, u64),
 ) -> Result<Report, VerifyError> {
-    allow_many_files();
+    // All files of the store are opened at once.
+    descriptors::raise_limit();
     let open = || RocksSnapshot::open(&config.storage.path, &rocks_config(config)).map_err(Error::from);
     let root = root_key(config)?;
     let keys = {
@@ -49,12 +49,6 @@ pub fn verify_data(
         report.index = Some(verify_index(&rows, &mut |events| progress("events", events))?);
     }
     Ok(report)
-}
-
-/// All files of the store are opened at once. Where that is not allowed, opening says so.
-fn allow_many_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let _may_be_refused = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Where the checkpoints outside are.

@@ -7,7 +7,7 @@
 //! the worker that will serve it before the first byte is read, so that its handshake and all its later I/O are driven
 //! there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::config::{Config, build_server_config};
@@ -79,14 +79,26 @@ struct Shared {
 struct Handshakes {
     limit: usize,
     limit_per_peer: usize,
-    counts: Mutex<(usize, HashMap<IpAddr, usize>)>,
+    places: Mutex<Places>,
+}
+
+/// The places that are taken: by origin, the oldest first.
+#[derive(Default)]
+struct Places {
+    taken: usize,
+    next: u64,
+    by_origin: HashMap<IpAddr, BTreeMap<u64, oneshot::Sender<()>>>,
 }
 
 /// One handshake's place in [`Handshakes`].
 struct Place {
     shared: Arc<Shared>,
     origin: IpAddr,
+    number: u64,
 }
+
+/// Done when a place has been given to somebody else.
+type Evicted = oneshot::Receiver<()>;
 
 /// The pauses after a run of errors from `accept`.
 #[derive(Default)]
@@ -123,7 +135,7 @@ impl Acceptor {
             handshakes: Handshakes {
                 limit: config.max_handshakes,
                 limit_per_peer: config.max_handshakes_per_peer,
-                counts: Mutex::default(),
+                places: Mutex::default(),
             },
         };
         Ok(Self { listener, address, shared: Arc::new(shared) })
@@ -202,8 +214,8 @@ impl Shared {
         if self.connection_permits.available_permits() == 0 {
             return refuse("connection_limit");
         }
-        let place = match self.take_place(peer.ip()) {
-            Ok(place) => place,
+        let (place, evicted) = match self.take_place(peer.ip()) {
+            Ok(taken) => taken,
             Err(reason) => return refuse(reason),
         };
         let Ok(tcp) = tcp.into_std() else {
@@ -217,6 +229,8 @@ impl Shared {
                 // Only ever an error: the accept loop has ended, and with it the interest in new connections.
                 _ = stopped.changed() => return,
                 outcome = place.shared.welcome(tcp, peer, incoming, expires) => outcome,
+                // Only ever an error, too.
+                _ = evicted => Err(HandshakeFailure { reason: "handshake_limit", peer, certificate_sha256: None }),
             };
             drop(place);
             if let Err(failure) = outcome {
@@ -257,7 +271,7 @@ impl Shared {
             key_exchange: welcome.key_exchange,
         });
         let registration = self.connections.register(connection.clone(), permit);
-        let io = TlsIo::new(welcome.stream, connection, registration);
+        let io = TlsIo::new(welcome.stream, connection, registration, expires);
         match tokio::time::timeout_at(expires, incoming.send(io)).await {
             // A worker that takes no more is shutting down; its acceptor is about to.
             Ok(Ok(()) | Err(_)) => Ok(()),
@@ -265,35 +279,56 @@ impl Shared {
         }
     }
 
-    fn take_place(self: &Arc<Self>, peer: IpAddr) -> Result<Place, &'static str> {
+    fn take_place(self: &Arc<Self>, peer: IpAddr) -> Result<(Place, Evicted), &'static str> {
         let origin = origin(peer);
-        let Handshakes { limit, limit_per_peer, counts } = &self.handshakes;
-        let mut counts = counts.lock();
-        let (all, by_peer) = &mut *counts;
-        if *all >= *limit {
-            return Err("handshake_limit");
-        }
-        let of_peer = by_peer.entry(origin).or_default();
-        if *of_peer >= *limit_per_peer {
+        let Handshakes { limit, limit_per_peer, places } = &self.handshakes;
+        let mut places = places.lock();
+        let own = places.by_origin.get(&origin).map_or(0, BTreeMap::len);
+        if own >= *limit_per_peer {
             return Err("handshake_limit_of_peer");
         }
-        *of_peer += 1;
-        *all += 1;
-        Ok(Place { shared: self.clone(), origin })
+        if places.taken >= *limit && !places.evict_from_one_with_more_than(own + 1) {
+            return Err("handshake_limit");
+        }
+        let (evict, evicted) = oneshot::channel();
+        let number = places.next;
+        places.next += 1;
+        places.taken += 1;
+        places.by_origin.entry(origin).or_default().insert(number, evict);
+        Ok((Place { shared: self.clone(), origin, number }, evicted))
+    }
+}
+
+impl Places {
+    /// A full house must not be shut to everybody because a few origins fill it: whoever has most gives its oldest place
+    /// up, as that one is the most likely to be silent. False if nobody has more than `few`.
+    fn evict_from_one_with_more_than(&mut self, few: usize) -> bool {
+        let Some((&origin, _)) =
+            self.by_origin.iter().max_by_key(|(_, of_origin)| of_origin.len()).filter(|(_, most)| most.len() > few)
+        else {
+            return false;
+        };
+        let oldest =
+            self.by_origin.get(&origin).and_then(|of_origin| of_origin.first_key_value()).map(|(number, _)| *number);
+        oldest.is_some_and(|number| self.leave(origin, number))
+    }
+
+    /// Gives a place back. False if it was given to somebody else before. Dropping the sender tells whoever has it.
+    fn leave(&mut self, origin: IpAddr, number: u64) -> bool {
+        let Some(of_origin) = self.by_origin.get_mut(&origin) else { return false };
+        let left = of_origin.remove(&number).is_some();
+        if of_origin.is_empty() {
+            self.by_origin.remove(&origin);
+        }
+        self.taken -= usize::from(left);
+        left
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.shared.handshakes.counts.lock();
-        let (all, by_peer) = &mut *counts;
-        *all -= 1;
-        if let Some(of_peer) = by_peer.get_mut(&self.origin) {
-            *of_peer -= 1;
-            if *of_peer == 0 {
-                by_peer.remove(&self.origin);
-            }
-        }
+        // If it had been evicted, there is nothing left to give back.
+        let _ = self.shared.handshakes.places.lock().leave(self.origin, self.number);
     }
 }
 
@@ -328,7 +363,7 @@ fn concerns_one_peer(error: &io::Error) -> bool {
 }
 
 /// Whom a peer's handshakes are counted against. One host can have every address of an IPv6 /64.
-fn origin(peer: IpAddr) -> IpAddr {
+pub fn origin(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),

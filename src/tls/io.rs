@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
@@ -24,21 +25,50 @@ pub struct Connection {
     pub key_exchange: &'static str,
 }
 
+/// The length of HTTP/2's connection preface (RFC 9113 section 3.4), which a client sends before anything else.
+const PREFACE_BYTES: usize = 24;
+
 /// A connection whose handshake is done. Dropping it gives its place among the connections back.
 pub struct TlsIo {
     stream: TlsStream<TcpStream>,
     connection: Arc<Connection>,
     registration: Registration,
+    /// Until the client has begun to speak.
+    preface: Option<Preface>,
+}
+
+/// What has to come, and by when. The HTTP/2 library waits for it without end, and pings nobody before it.
+struct Preface {
+    missing: usize,
+    expiry: Pin<Box<Sleep>>,
 }
 
 impl TlsIo {
-    pub(super) fn new(stream: TlsStream<TcpStream>, connection: Arc<Connection>, registration: Registration) -> Self {
-        Self { stream, connection, registration }
+    /// The client has until `expires` to begin to speak.
+    pub(super) fn new(
+        stream: TlsStream<TcpStream>,
+        connection: Arc<Connection>,
+        registration: Registration,
+        expires: Instant,
+    ) -> Self {
+        let expiry = Box::pin(tokio::time::sleep_until(expires));
+        Self { stream, connection, registration, preface: Some(Preface { missing: PREFACE_BYTES, expiry }) }
     }
 
     /// Who is at the other end.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    /// Whether the client's time to begin is over. `read` more bytes have come from it.
+    fn is_silent(&mut self, read: usize, context: &mut Context<'_>) -> bool {
+        let Some(preface) = &mut self.preface else { return false };
+        preface.missing = preface.missing.saturating_sub(read);
+        if preface.missing == 0 {
+            self.preface = None;
+            return false;
+        }
+        preface.expiry.as_mut().poll(context).is_ready()
     }
 
     /// Before any I/O: a connection that was closed from outside moves no more bytes.
@@ -68,7 +98,11 @@ impl AsyncRead for TlsIo {
         if let Err(closed) = self.check_open() {
             return closed;
         }
+        let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if self.is_silent(buffer.filled().len() - before, cx) && outcome.is_pending() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         self.or_closed(outcome, cx)
     }
 }

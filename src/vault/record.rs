@@ -8,7 +8,7 @@ use crate::crypto::Handle;
 use crate::event::{self, Action, Event, Outcome, Time};
 use crate::keys::entropy;
 use crate::ledger::{Receipt, Submission};
-use crate::limits::{Refusals, Summary, Verdict};
+use crate::limits::{Refusals, Strangers, Summary, Verdict};
 use crate::policy::{self, Context, Denied, Permit};
 use crate::store::Batch;
 use prost::bytes::Bytes;
@@ -30,7 +30,7 @@ pub(super) struct RefusalKind {
 pub type HandshakeOrigin = (std::net::IpAddr, Option<[u8; 32]>);
 
 /// Failed handshakes, by where they came from and why.
-pub type Handshakes = Refusals<HandshakeOrigin, &'static str>;
+pub type Handshakes = Strangers<std::net::IpAddr, [u8; 32], &'static str>;
 
 /// Something that the vault does by itself.
 pub struct VaultEvent {
@@ -290,7 +290,7 @@ impl Vault {
     /// # Errors
     /// As [`Vault::record_refusals`].
     pub async fn record_handshakes(&self, handshakes: &Handshakes) -> Result<usize, Failure> {
-        self.record_summaries(handshakes, |summary, event| {
+        self.record_summaries(handshakes.counts(), |summary: &Summary<HandshakeOrigin, _>, event| {
             event.action = Action::Connect.into();
             event.outcome = Outcome::Denied.into();
             event.reason = summary.about.into();

@@ -168,6 +168,35 @@ fn whatever_byte_is_changed_nothing_panics_t_07() {
 }
 
 #[test]
+fn two_hundred_thousand_mutations_do_not_panic_t_07() {
+    const MUTATIONS: usize = 200_000;
+    let mut corpus: Vec<Vec<u8>> = forge::spoilt_leaves()
+        .into_iter()
+        .map(|(_, _, change)| change(draft(), ID).signed(|_| vec![0x30, 0]))
+        .chain(
+            [draft(), Draft::authority("middle", "authority", forge::rsa_key(2048, 1))]
+                .map(|d| d.signed(|_| vec![0x30, 0])),
+        )
+        .collect();
+    corpus
+        .push(draft().with(forge::names(&[forge::uri(ID), constructed(), forge::dns("x")])).signed(|_| vec![0x30, 0]));
+    let (mut dice, mut passed) = (forge::Dice::seeded(), 0);
+    for good in corpus.iter().cycle().take(MUTATIONS) {
+        let mut bad = good.clone();
+        dice.mutate(&mut bad);
+        if let Ok(leaf) = check(&bad) {
+            // What passes is a SPIFFE ID in any case, and was in the certificate.
+            assert_eq!(SpiffeId::parse(leaf.id.as_str()), Ok(leaf.id.clone()));
+            assert!(bad.windows(leaf.id.as_str().len()).any(|part| part == leaf.id.as_str().as_bytes()));
+            passed += 1;
+        }
+        let _ = (check_issuer(&bad), spiffe_id(&bad));
+    }
+    println!("T-07: {MUTATIONS} mutated certificates, {passed} still follow the leaf's rules");
+    assert!(passed > 0, "the mutations are so coarse that nothing gets past the first rule");
+}
+
+#[test]
 fn reasons_are_fixed_words() {
     for error in [LeafError::Malformed, LeafError::NoUri, LeafError::SpiffeId(SpiffeError::PathMissing)] {
         assert!(error.reason().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));

@@ -6,19 +6,18 @@ use rustix::process::{DumpableBehavior, Resource};
 
 use super::bytes_in_words;
 use crate::config::Config;
-use crate::server::Finding;
+use crate::server::{Finding, descriptors_wanted};
 
-/// Files that are open beside connections: RocksDB's thousand, and some more.
-const OTHER_FILES: u64 = 1_200;
 /// What a vault takes beside its cache and its queue.
 const OTHER_BYTES: u64 = 100 << 20;
 
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let files = rustix::process::getrlimit(Resource::Nofile).current;
+    // The vault raises its own limit to what it may have.
+    let files = rustix::process::getrlimit(Resource::Nofile).maximum;
     let limit = text("/sys/fs/cgroup/memory.max").trim().parse().ok();
     vec![
-        judge_files(files, config.server.max_connections as u64),
+        judge_files(files, descriptors_wanted(config)),
         cores(),
         judge_swap(&text("/proc/swaps"), &|device| text(&format!("/sys/block/{device}/dm/uuid"))),
         judge_memory(
@@ -29,13 +28,12 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
 }
 
 /// `None` is no limit.
-fn judge_files(limit: Option<u64>, connections: u64) -> Finding {
+fn judge_files(limit: Option<u64>, needed: u64) -> Finding {
     const SUBJECT: &str = "limit: open files";
-    let needed = connections + OTHER_FILES;
     match limit {
         Some(limit) if limit < needed => Finding::bad(
             SUBJECT,
-            format!("{limit} for this user, and {connections} connections want {needed}"),
+            format!("{limit} for this user, and connections, handshakes and the store want {needed}: fewer are let in"),
             format!("raise it (LimitNOFILE={needed} in the service's unit), or lower server.max_connections"),
         ),
         Some(limit) => Finding::ok(SUBJECT, format!("{limit} for this user, {needed} wanted")),
@@ -112,8 +110,8 @@ mod tests {
 
     #[test]
     fn open_files_must_do_for_all_connections() {
-        assert_eq!(judge_files(Some(1_024), 1_024).verdict, Verdict::Bad);
-        assert_eq!(judge_files(Some(2_224), 1_024).verdict, Verdict::Ok);
+        assert_eq!(judge_files(Some(3_247), 3_248).verdict, Verdict::Bad);
+        assert_eq!(judge_files(Some(3_248), 3_248).verdict, Verdict::Ok);
         assert_eq!(judge_files(None, 1 << 40).verdict, Verdict::Ok);
     }
 

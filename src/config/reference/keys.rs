@@ -44,7 +44,7 @@ pub const KEYS: [Key; 54] = [
         Value("1024"),
         "connections",
         "4096",
-        "Open connections at most, those in a handshake included.",
+        "Open connections at most. Handshakes have limits of their own: 1024 at once, 256 of one address.",
     ),
     key(
         "server.max_concurrent_streams",
@@ -60,7 +60,7 @@ pub const KEYS: [Key; 54] = [
         Value("\"5s\""),
         "time",
         "\"10s\"",
-        "How long a TLS handshake may take.",
+        "How long a client may take from connecting to its first words in HTTP/2.",
     ),
     key(
         "server.keepalive_interval",

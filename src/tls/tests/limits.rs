@@ -1,9 +1,10 @@
 //! What a stranger can't make us hold, and how what is open is closed.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::door::{Door, PAYMENTS};
@@ -36,6 +37,31 @@ async fn the_acceptor_gives_a_handshake_only_so_long_t_07() {
     door.is_open_to_good_clients().await;
 }
 
+/// Who has come in and then says nothing, or not enough, would otherwise keep its place for ever.
+#[tokio::test]
+async fn a_client_that_never_begins_is_closed_d_01() {
+    let door = Door::open_with(|config| config.handshake_timeout = Duration::from_millis(400)).await;
+    let credentials = door.a.client(PAYMENTS);
+    for begun in [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
+        let mut guest = door.visit(&credentials).await;
+        guest.stream.write_all(begun).await.unwrap();
+        let mut rest = Vec::new();
+        // Closed without a word of TLS; what was sent may come back before.
+        let _ = guest.stream.read_to_end(&mut rest).await;
+        assert_eq!(rest, begun);
+        door.connections.drained().await;
+    }
+    // Who has begun may be silent for longer than that: this one is asked only after the others have been closed.
+    let mut guest = door.visit(&credentials).await;
+    guest.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    guest.stream.read_exact(&mut [0; 24]).await.unwrap();
+    let silent = door.visit(&credentials).await;
+    let mut silent = silent.stream;
+    let _ = silent.read_to_end(&mut Vec::new()).await;
+    guest.is_served().await;
+    door.is_open_to_good_clients().await;
+}
+
 #[tokio::test]
 async fn connections_are_limited_and_places_come_back() {
     let mut door = Door::open_with(|config| config.max_connections = 2).await;
@@ -63,6 +89,48 @@ async fn handshakes_of_one_peer_are_limited() {
 async fn handshakes_are_limited_in_all() {
     let mut door = Door::open_with(|config| config.max_handshakes = 2).await;
     handshakes_run_out(&mut door, "handshake_limit").await;
+}
+
+/// Those who have most make room for those who have none.
+#[tokio::test]
+async fn a_few_who_fill_the_house_do_not_shut_it_d_01() {
+    let mut door = Door::open_with(|config| config.max_handshakes = 8).await;
+    let mut silent = Vec::new();
+    for last in [1, 1, 1, 1, 1, 2, 2, 2] {
+        silent.push(silent_from(last, &door).await);
+    }
+    // Each good client takes a place for a moment, and whoever is silent for longest among those with most loses it.
+    for number in 0..3 {
+        door.visit(&door.a.client(PAYMENTS)).await.is_served().await;
+        let failure = door.failure().await;
+        assert_eq!((failure.reason, failure.peer), ("handshake_limit", silent[number].local_addr().unwrap()));
+        assert_eq!(silent[number].read(&mut [0]).await.unwrap(), 0);
+        silent.push(silent_from(1, &door).await);
+    }
+    door.is_open_to_good_clients().await;
+}
+
+/// Where nobody has more than a newcomer would, it is the newcomer who is refused.
+#[tokio::test]
+async fn a_crowd_of_which_each_has_one_place_stays_d_01() {
+    let mut door = Door::open_with(|config| config.max_handshakes = 2).await;
+    let silent = [silent_from(1, &door).await, silent_from(2, &door).await];
+    let (own, outcome) = door.knock(door.client_config(Some(&door.a.client(PAYMENTS)))).await;
+    assert!(outcome.is_err());
+    let failure = door.failure().await;
+    assert_eq!((failure.reason, failure.peer), ("handshake_limit", own));
+    drop(silent);
+    for _ in 0..2 {
+        assert_eq!(door.failure().await.reason, "closed_early");
+    }
+    door.is_open_to_good_clients().await;
+}
+
+/// Connects from an address of its own, and says nothing.
+async fn silent_from(last: u8, door: &Door) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 11, last], 0))).unwrap();
+    socket.connect(door.address).await.unwrap()
 }
 
 /// Two silent clients have both places. They take nothing from the places of connections, and give theirs back.
