@@ -15,7 +15,7 @@ use rustls::{ClientConfig, NamedGroup, RootCertStore};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -428,14 +428,25 @@ pub struct Connection {
 #[derive(Clone)]
 struct Connector {
     tls: TlsConnector,
+    from: IpAddr,
     connections: Arc<Mutex<Vec<Connection>>>,
 }
 
 impl Client {
     pub async fn connect(address: SocketAddr, identity: &Identity) -> Result<Self, tonic::transport::Error> {
+        Self::connect_as(address, identity, identity.tls(), IpAddr::V4(Ipv4Addr::LOCALHOST)).await
+    }
+
+    /// The same with a TLS configuration that may be wrong in any way, from the address `from` of this machine.
+    pub async fn connect_as(
+        address: SocketAddr,
+        identity: &Identity,
+        tls: Arc<ClientConfig>,
+        from: IpAddr,
+    ) -> Result<Self, tonic::transport::Error> {
         let connections = Arc::default();
-        let tls = TlsConnector::from(identity.tls());
-        let connector = Connector { tls, connections: Arc::clone(&connections) };
+        let tls = TlsConnector::from(tls);
+        let connector = Connector { tls, from, connections: Arc::clone(&connections) };
         // The scheme is `http` because TLS is the connector's business.
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
         let channel = endpoint.connect_with_connector(connector).await?;
@@ -518,7 +529,9 @@ impl Client {
 impl Connector {
     async fn open(self, server: Uri) -> std::io::Result<TlsStream<TcpStream>> {
         let (host, port) = (server.host().unwrap().to_owned(), server.port_u16().unwrap());
-        let tcp = TcpStream::connect((host.as_str(), port)).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(self.from, 0))?;
+        let tcp = socket.connect(format!("{host}:{port}").parse().unwrap()).await?;
         tcp.set_nodelay(true)?;
         let local = tcp.local_addr()?;
         let name = ServerName::try_from(host).unwrap();
