@@ -209,7 +209,7 @@ async fn openssl_gets_no_ticket_and_resumes_nothing_t_05() {
 
 /// Where few files may be open, strangers who connect and stay silent take none of those that the vault needs.
 #[tokio::test(flavor = "multi_thread")]
-async fn silent_strangers_leave_the_store_its_files_d_01() {
+async fn silent_strangers_leave_the_store_its_files() {
     let home = Home::init();
     let mut command = std::process::Command::new("bash");
     let serve = home.serve_command();

@@ -39,7 +39,7 @@ async fn the_acceptor_gives_a_handshake_only_so_long_t_07() {
 
 /// Who has come in and then says nothing, or not enough, would otherwise keep its place for ever.
 #[tokio::test]
-async fn a_client_that_never_begins_is_closed_d_01() {
+async fn a_client_that_never_begins_is_closed() {
     let door = Door::open_with(|config| config.handshake_timeout = Duration::from_millis(400)).await;
     let credentials = door.a.client(PAYMENTS);
     for begun in [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
@@ -93,7 +93,7 @@ async fn handshakes_are_limited_in_all() {
 
 /// Those who have most make room for those who have none.
 #[tokio::test]
-async fn a_few_who_fill_the_house_do_not_shut_it_d_01() {
+async fn a_few_who_fill_the_house_do_not_shut_it() {
     let mut door = Door::open_with(|config| config.max_handshakes = 8).await;
     let mut silent = Vec::new();
     for last in [1, 1, 1, 1, 1, 2, 2, 2] {
@@ -112,7 +112,7 @@ async fn a_few_who_fill_the_house_do_not_shut_it_d_01() {
 
 /// Where nobody has more than a newcomer would, it is the newcomer who is refused.
 #[tokio::test]
-async fn a_crowd_of_which_each_has_one_place_stays_d_01() {
+async fn a_crowd_of_which_each_has_one_place_stays() {
     let mut door = Door::open_with(|config| config.max_handshakes = 2).await;
     let silent = [silent_from(1, &door).await, silent_from(2, &door).await];
     let (own, outcome) = door.knock(door.client_config(Some(&door.a.client(PAYMENTS)))).await;
