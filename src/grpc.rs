@@ -16,7 +16,7 @@ pub use guard::Guard;
 pub use token::TokenDoor;
 
 use crate::tls::Connection;
-use crate::vault::{Call, Failure, Reason, Vault};
+use crate::vault::{Call, Failure, Reason, UnderWay, Vault};
 use http::HeaderMap;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -84,7 +84,7 @@ async fn finish<T: Send + 'static>(
     method: &'static methods::Method,
     operation: Operation<T>,
 ) -> Result<T, Status> {
-    if let Some(outcome) = Finishing(Some(operation)).await {
+    if let Some(outcome) = Finishing(Some((operation, vault.begin()))).await {
         if matches!(outcome, Err(Failure::Overloaded)) {
             // Nothing of it was written.
             vault.turned_away(&call.caller, method.action, Reason::Overloaded);
@@ -98,13 +98,13 @@ async fn finish<T: Send + 'static>(
 
 /// Runs an operation as part of its caller's task; what is left of it when the caller goes away, in a task of its own.
 /// (A task for each call from the start would cost more than sealing its value.) `None` if it panicked.
-struct Finishing<T: Send + 'static>(Option<Operation<T>>);
+struct Finishing<T: Send + 'static>(Option<(Operation<T>, UnderWay)>);
 
 impl<T: Send + 'static> Future for Finishing<T> {
     type Output = Option<Result<T, Failure>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(operation) = self.0.as_mut() else { return Poll::Ready(None) };
+        let Some((operation, _)) = self.0.as_mut() else { return Poll::Ready(None) };
         // What it leaves behind when it panics is dropped below and seen by nobody; what it shares has locks that stay
         // whole. A task of its own would do the same.
         let polled = catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(context)));
@@ -119,10 +119,15 @@ impl<T: Send + 'static> Future for Finishing<T> {
 impl<T: Send + 'static> Drop for Finishing<T> {
     fn drop(&mut self) {
         // Without a runtime the process is at its end, and tasks are too.
-        if let Some(operation) = self.0.take()
+        if let Some((operation, under_way)) = self.0.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(operation);
+            runtime.spawn(async move {
+                let outcome = operation.await;
+                // The end of the vault has waited for it.
+                drop(under_way);
+                outcome
+            });
         }
     }
 }
@@ -151,6 +156,37 @@ mod tests {
         assert_eq!((event.action().word(), event.reason.as_str(), event.count), ("tokenize", "INTERNAL", 0));
         assert_eq!(event.caller, "spiffe://dev.cloakroom.internal/gateway");
         assert_eq!(event.certificate_sha256.len(), 32);
+    }
+
+    /// The end of the vault waits for what is under way, whether somebody waits for its answer or not.
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_waited_for_at_the_end_a_10() {
+        let f = Fixture::new();
+        f.vault.idle().await;
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let ended = Arc::clone(&done);
+        let operation: Operation<()> = Box::pin(async move {
+            let _ = gone.await;
+            ended.store(true, std::sync::atomic::Ordering::SeqCst);
+            Ok(())
+        });
+        let call = f.client("gateway").call;
+        let caller = tokio::spawn(finish(Arc::clone(&f.vault), call, &methods::TOKENIZE, operation));
+        tokio::task::yield_now().await;
+        // The caller goes.
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        let (vault, seen) = (Arc::clone(&f.vault), Arc::clone(&done));
+        let end = tokio::spawn(async move {
+            vault.idle().await;
+            assert!(seen.load(std::sync::atomic::Ordering::SeqCst), "the end did not wait");
+        });
+        tokio::task::yield_now().await;
+        assert!(!end.is_finished());
+        go.send(()).unwrap();
+        end.await.unwrap();
+        f.check();
     }
 
     #[tokio::test]

@@ -26,6 +26,7 @@ mod shape;
 mod times;
 mod timekeeping;
 mod tokenize;
+mod under_way;
 mod uses;
 pub mod verify;
 
@@ -57,6 +58,7 @@ pub use renew::{RenewRequest, Renewed};
 pub use revoke::{RevokeRequest, Revoked};
 pub use shape::{BATCH_AT_MOST, check_words};
 pub use tokenize::{IssuedToken, TokenizeItem, TokenizeRequest, Tokenized};
+pub use under_way::UnderWay;
 
 /// How often an operation whose basis changed is run again before the caller is told ABORTED.
 pub(crate) const ATTEMPTS: usize = 8;
@@ -74,6 +76,7 @@ pub struct Vault {
     making_keys: tokio::sync::Mutex<()>,
     uses: uses::Queues,
     lengths: lengths::Lengths,
+    under_way: under_way::Count,
     refusals: Refusals<Arc<str>, record::RefusalKind>,
     /// Whether the log says that the clock has leapt.
     leapt: AtomicBool,
@@ -215,6 +218,7 @@ impl Vault {
             making_keys: tokio::sync::Mutex::new(()),
             uses: uses::Queues::default(),
             lengths: lengths::Lengths::default(),
+            under_way: under_way::Count::default(),
             refusals: Refusals::new(Rate::OF_A_CALLER),
             leapt: AtomicBool::new(false),
             stand_in_key: Arc::new(DataKey::new(SecretKey::new([0; 32]))),

@@ -55,6 +55,11 @@ impl Guard {
         Self { vault, clock, counters: Arc::new(counters.collect()) }
     }
 
+    /// The vault behind it.
+    pub fn vault(&self) -> &Arc<Vault> {
+        &self.vault
+    }
+
     fn refuse(&self, request: &Request<Body>) -> Result<Admitted, tonic::Status> {
         let connection = request.extensions().get::<Arc<Connection>>().ok_or_else(status::internal)?;
         let Some((place, method)) = methods::find(request.uri().path()) else {

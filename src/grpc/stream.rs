@@ -125,10 +125,13 @@ impl Batches {
         };
         let (answers, taken) = mpsc::channel(ANSWERS_WAITING);
         let (end, ended) = oneshot::channel();
+        // A batch in work is finished though the caller has gone, also if the vault stops.
+        let under_way = self.surroundings.vault.begin();
         tokio::spawn(async move {
             let ended = self.run(messages, answers, each).await.map_err(status::unmarked);
             // Nobody is told if the caller has gone.
             let _ = end.send(ended);
+            drop(under_way);
         });
         Ok(Answers { taken, end: Some(ended), _place: place })
     }

@@ -12,7 +12,9 @@ use crate::proto::v1::token_service_server::TokenServiceServer;
 use crate::tls::{self, TlsIo};
 use http::{Request, Response};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,6 +34,9 @@ const HEADER_BYTES_AT_MOST: u32 = 16 * 1024;
 const RESETS_AT_MOST: usize = 64;
 /// Streams that a peer may make this side reset before it is cut off (CVE-2025-8671); the library's default is none.
 const LOCAL_RESETS_AT_MOST: usize = 1024;
+
+/// Twice as long as a caller waits for its commit.
+const LAST_OPERATIONS_AT_MOST: Duration = super::COMMIT_PATIENCE.saturating_mul(2);
 
 /// The network threads.
 pub struct Workers {
@@ -57,8 +62,14 @@ pub fn start(
     stopped: &watch::Receiver<bool>,
 ) -> Result<Workers, Error> {
     start_each(config, stopped, || {
-        let routes = routes(config, doors, guard)?;
-        Ok(move |incoming, stopped| async move { routes.serve_with_incoming_shutdown(incoming, stopped).await })
+        let (routes, vault) = (routes(config, doors, guard)?, Arc::clone(guard.vault()));
+        Ok(move |incoming, stopped| async move {
+            let served = routes.serve_with_incoming_shutdown(incoming, stopped).await;
+            // Operations whose callers have gone would end with the thread's runtime, half-way. Each ends by itself: this only
+            // bounds a hang.
+            let _ = tokio::time::timeout(LAST_OPERATIONS_AT_MOST, vault.idle()).await;
+            served
+        })
     })
 }
 

@@ -126,7 +126,7 @@ async fn whoever_goes_right_after_asking_is_in_the_log_a_09_a_10() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_use_is_spent_if_and_only_if_the_log_says_so_a_10() {
     const ROUNDS: usize = 200;
-    let seed = std::env::var("CLOAKROOM_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(Dice::seed);
+    let seed = Dice::seed_in("CLOAKROOM_TEST_SEED");
     println!("A-10: seed {seed} (CLOAKROOM_TEST_SEED)");
     let mut dice = Dice(seed);
     let home = Home::init();

@@ -77,7 +77,7 @@ impl Stage {
 async fn tokens_of(class: Class, tester: &Client, count: usize) -> Vec<String> {
     let issue = async |scope: &str, item: v1::TokenizeItem| texts(&tester.issue(scope, vec![item; count]).await);
     let short = || item(b"4111111111111111");
-    let long = || item(&[0x5a; 48 << 10]);
+    let long = || item(&vec![0x5a; 48 << 10]);
     let revoke = async |scope: &str, tokens: &[String]| {
         let request =
             v1::RevokeTokensRequest { scope: scope.to_owned(), tokens: tokens.to_vec(), ..Default::default() };
@@ -206,7 +206,7 @@ fn without_sequence(status: &tonic::Status, encoded: &[u8]) -> (Vec<u8>, Option<
 
 /// Interleaves calls for tokens of every class, and gives the shapes that were seen of each.
 async fn shapes(stage: &Stage, callers: &[Client], path: &str, rounds: usize) -> BTreeMap<Class, Vec<Shape>> {
-    let seed = std::env::var("CLOAKROOM_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(Dice::seed);
+    let seed = Dice::seed_in("CLOAKROOM_TEST_SEED");
     println!("Z-08: seed {seed} (CLOAKROOM_TEST_SEED)");
     let mut dice = Dice(seed);
     let mut seen: BTreeMap<Class, Vec<Shape>> = BTreeMap::new();
@@ -292,8 +292,8 @@ fn auc(one: &[f64], other: &[f64]) -> f64 {
         one.iter().map(|time| (*time, true)).chain(other.iter().map(|time| (*time, false))).collect();
     all.sort_by(|one, other| one.0.total_cmp(&other.0));
     let (mut ranks, mut place) = (0.0, 0);
-    for tied in all.chunk_by(|one, other| one.0 == other.0) {
-        let rank = place as f64 + (tied.len() as f64 + 1.0) / 2.0;
+    for tied in all.chunk_by(|one, other| one.0.total_cmp(&other.0).is_eq()) {
+        let rank = place as f64 + f64::midpoint(tied.len() as f64, 1.0);
         ranks += rank * tied.iter().filter(|(_, is_one)| *is_one).count() as f64;
         place += tied.len();
     }

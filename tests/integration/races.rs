@@ -211,7 +211,9 @@ async fn of_two_to_256_callers_exactly_one_wins_l_05() {
         }
         let mut uses = vec![0_u32; each];
         for got in racing.join_all().await {
-            got.into_iter().for_each(|place| uses[place] += 1);
+            for place in got {
+                uses[place] += 1;
+            }
         }
         assert!(uses.iter().all(|count| *count == 1), "{callers} callers: {:?}", spread(&uses));
         let logged = uses_in_the_log(&auditor, &issued[0].handle, &issued).await;

@@ -23,7 +23,7 @@ const SPOILED: [(&str, &str, Spoil); 15] = [
     ("an unknown action", "detokenise", |path| write(path, GOOD.replace("inspect", "detokenise"))),
     ("an unknown effect", "zz.cedar:2:", |path| write(path, GOOD.replace("permit", "allow"))),
     ("an unknown scope", "unknown scope", |path| {
-        write(path, GOOD.replace("resource)", "resource == Cloakroom::Scope::\"pam\")"))
+        write(path, GOOD.replace("resource)", "resource == Cloakroom::Scope::\"pam\")"));
     }),
     ("no id", "no @id", |path| write(path, GOOD.replace("@id(\"extra\")", ""))),
     ("an id twice", "is taken", |path| write(path, format!("{GOOD}{GOOD}"))),
@@ -110,7 +110,9 @@ async fn no_rules_allow_nothing_and_rules_that_change_under_a_running_vault_chan
     let texts_of: Vec<Vec<u8>> = names.iter().map(|path| std::fs::read(path).unwrap()).collect();
     let everything = "@id(\"all\")\npermit (principal, action, resource);\n";
     for spoiled in [&b"permit ("[..], b"", b"\xff", everything.as_bytes()] {
-        names.iter().for_each(|path| write(path, spoiled));
+        for path in &names {
+            write(path, spoiled);
+        }
         assert!(payments.detokenize("pan", &tokens).await.unwrap()[0].is_ok());
         assert_eq!(gateway.detokenize("pan", &tokens).await.unwrap_err().code, Code::PermissionDenied);
     }
@@ -121,7 +123,9 @@ async fn no_rules_allow_nothing_and_rules_that_change_under_a_running_vault_chan
     assert_eq!(gateway.detokenize("pan", &tokens).await.unwrap_err().code, Code::PermissionDenied);
     server.stop();
     std::fs::remove_file(&linked).unwrap();
-    names.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    for path in &names {
+        std::fs::remove_file(path).unwrap();
+    }
 
     // An empty directory, and one whose only file has a comment.
     for text in [None, Some("// Nobody may do anything yet.\n")] {
@@ -150,7 +154,7 @@ async fn no_rules_allow_nothing_and_rules_that_change_under_a_running_vault_chan
         write(path, text);
     }
     if !rustix::process::geteuid().is_root() {
-        std::fs::set_permissions(&names[0], std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&names[0], std::fs::Permissions::from_mode(0o000)).unwrap();
         assert!(refusal(&home).contains("can't be read"));
         std::fs::set_permissions(&names[0], std::fs::Permissions::from_mode(0o644)).unwrap();
     }
