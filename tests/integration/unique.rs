@@ -50,19 +50,16 @@ impl Drawn {
         ] {
             for (key, row) in all(&rows, table) {
                 let [first, second] = pieces(&row);
-                match table {
-                    Table::Tokens => {
-                        records += 1;
-                        // The inner lock is made once for a handle, the outer one for each version of the record.
-                        self.add(first, table, identity(&[b"inner", &key, &row[19..27]]));
-                        let version = u32::from_be_bytes(row[15..19].try_into().unwrap());
-                        self.resealed +=
-                            usize::from(self.add(second, table, identity(&[b"outer", &key, &row])) && version > 1);
-                    }
-                    _ => {
-                        self.add(first, table, identity(&[&key, &row]));
-                        self.add(second, table, identity(&[&key, &row]));
-                    }
+                if table == Table::Tokens {
+                    records += 1;
+                    // The inner lock is made once for a handle, the outer one for each version of the record.
+                    self.add(first, table, identity(&[b"inner", &key, &row[19..27]]));
+                    let version = u32::from_be_bytes(row[15..19].try_into().unwrap());
+                    let is_new = self.add(second, table, identity(&[b"outer", &key, &row]));
+                    self.resealed += usize::from(is_new && version > 1);
+                } else {
+                    self.add(first, table, identity(&[&key, &row]));
+                    self.add(second, table, identity(&[&key, &row]));
                 }
             }
         }
@@ -103,7 +100,7 @@ fn all(rows: &dyn Rows, table: Table) -> Vec<(Vec<u8>, Vec<u8>)> {
         let some = rows.scan(table, &next, &[0xff; 40], Order::Ascending, 10_000).unwrap();
         let Some((last, _)) = some.last() else { return found };
         next = [&last[..], &[0]].concat();
-        found.extend(some.into_iter().map(|(key, row)| (key.to_vec(), row.to_vec())));
+        found.extend(some);
     }
 }
 
@@ -257,9 +254,9 @@ const BODY: usize = 20;
 struct Statistics {
     tokens: u64,
     ones: [u64; BODY * 8],
-    bytes: Box<[[u64; 256]; BODY]>,
+    bytes: Vec<[u64; 256]>,
     /// Of each token and the one before it, added without carry.
-    changes: Box<[[u64; 256]; BODY]>,
+    changes: Vec<[u64; 256]>,
     /// A bit of the number, which stands for time, against a bit of the body: how often both are alike.
     alike: Box<[[u64; BODY * 8]; 8]>,
     last: [u8; BODY],
@@ -267,7 +264,7 @@ struct Statistics {
 
 impl Default for Statistics {
     fn default() -> Self {
-        let (bytes, changes) = (Box::new([[0; 256]; BODY]), Box::new([[0; 256]; BODY]));
+        let (bytes, changes) = (vec![[0; 256]; BODY], vec![[0; 256]; BODY]);
         Self { tokens: 0, ones: [0; BODY * 8], bytes, changes, alike: Box::new([[0; BODY * 8]; 8]), last: [0; BODY] }
     }
 }
@@ -302,7 +299,7 @@ impl Statistics {
         let coins = |counts: &mut dyn Iterator<Item = u64>| -> f64 {
             counts.map(|count| (count as f64 - tokens / 2.0).powi(2) / (tokens / 4.0)).sum()
         };
-        let dice = |counts: &[[u64; 256]; BODY]| -> f64 {
+        let dice = |counts: &[[u64; 256]]| -> f64 {
             let square = |count: &u64, expected: f64| (*count as f64 - expected).powi(2) / expected;
             counts
                 .iter()
@@ -410,6 +407,9 @@ fn ten_million_tokens_are_uniform_and_none_comes_twice_l_07() {
     tokens_are_random(10_000_000);
 }
 
+/// Makes randomness worse.
+type Spoil = fn(u32, &mut [u8; 16]);
+
 /// The control: each of these generators is found out.
 #[test]
 fn tokens_of_a_bad_generator_are_found_out_l_07() {
@@ -417,7 +417,6 @@ fn tokens_of_a_bad_generator_are_found_out_l_07() {
         let chances = stats.chances().map(|(_, chance)| chance.min(1.0 - chance));
         chances.into_iter().fold(1.0, f64::min)
     };
-    type Spoil = fn(u32, &mut [u8; 16]);
     let spoilt: [(&str, Spoil); 4] = [
         ("a byte that is never above 250", |_, random| random[5] %= 251),
         ("one bit that is set too often", |number, random| random[9] |= u8::from(number % 10 == 0)),
