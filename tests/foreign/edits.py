@@ -5,6 +5,9 @@ is asked too. What must come of it stands in docs/threat-model.md: an edited rec
 one event says so and a metric counts it; an authentic older copy is named by `cloakroom verify`.
 """
 
+import base64
+import hashlib
+import hmac
 import json
 import re
 import subprocess
@@ -526,7 +529,61 @@ def other_rows(checks, binary, directory):
         part(site)
 
 
+# === guesses ===
+
+
+def low_entropy(checks, binary, directory):
+    """Who has the database and guesses values right still finds nothing there that follows from them (A-12)."""
+    from open_record import Vault as Opened
+    from open_record import database, handle_input, lp, mac, name_token, read_root_key, u32
+
+    vault = Vault.init(binary, directory / "guessed")
+    values = [b"4111111111111111", b"5500005555555559", b"078051120", b"078-05-1120", b"1970-01-01"]
+    with vault.running() as process:
+        client = Client(checks, vault, process)
+        tester = client.new("tester")
+        twice = [client.item(value, ttl=AN_HOUR) for value in values * 2]
+        tokens = {scope: client.issue(tester, scope, *twice) for scope in (SCOPE, OTHER)}
+        for scope, some in tokens.items():
+            client.detokenize(tester, scope, *some)
+            client.tokenize(tester, scope, *values, request_id=str(uuid.uuid4()))
+        public = [tester.id.encode(), tester.identity.fingerprint, client.log_id.encode()]
+    with database(vault.path / "data") as families:
+        rows = [part for rows in families.values() for row in rows.items() for part in row]
+        opened = Opened(families, read_root_key(vault.path / "root.key"))
+        scopes = {scope: opened.scope_id(scope) for scope in tokens}
+        index_key = opened.index_key()
+    found = b"\n".join([*rows, *(row.hex().encode() for row in rows), *(base64.b64encode(row) for row in rows)])
+
+    keys = [b"", bytes(16), bytes(32), b"\xff" * 32, b"cloakroom", b"secret", b"key", b"index", opened.id, *public]
+    keys += [name.encode() for name in scopes] + [u32(number) for number in scopes.values()]
+    keys += [b"cloakroom/v1/" + label for label in (b"inner", b"outer", b"request", b"answer", b"meta", b"wrap")]
+    guesses, hashes = set(), ("sha256", "sha512", "sha1", "md5", "blake2b", "sha3_256")
+    for value in values:
+        for name in hashes:
+            for key in keys:
+                texts = [key + value, value + key, lp(key, value), lp(value), key + b"/" + value, key + b":" + value]
+                guesses.update(hashlib.new(name, text).digest() for text in texts)
+                guesses.add(hmac.new(key, value, name).digest())
+                guesses.add(hmac.new(value, key, name).digest())
+    # Eight bytes of one would do to recognise it, at either end, as bytes or as text.
+    needles = {part for guess in guesses for part in (guess[:8], guess[-8:])}
+    needles |= {needle.hex().encode() for needle in needles}
+    seen = [needle for needle in needles if needle in found]
+    checks.check(f"none of {len(guesses)} hashes of guessed values is in {len(rows)} keys and rows", not seen)
+    # The control: with the vault's key, and the token, a row's key is known.
+    tails = []
+    for scope, some in tokens.items():
+        for token in some:
+            canonical, handle = name_token(index_key, scopes[scope], token)
+            tails.append(mac(index_key, handle_input(scopes[scope], canonical))[:16])
+            if handle[4:] != tails[-1] or tails[-1] not in found or tails[-1][:8].hex().encode() not in found:
+                checks.check("the search finds a handle that is there", False)
+    checks.check("the search finds every handle, and equal values have other ones, in a scope and in another", len(set(tails)) == 20)
+
+
 def run(checks, binary, directory):
+    checks.section("guessed values (A-12)", low_entropy, checks, binary, directory)
     checks.section("edited rows of all other tables", other_rows, checks, binary, directory)
     checks.section("edited records (C-02, C-03, C-06)", records, checks, binary, directory)
     checks.section("older copies of records (C-04, C-05)", older_copies, checks, binary, directory)
