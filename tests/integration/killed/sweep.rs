@@ -104,7 +104,7 @@ async fn killed_at_any_call_it_loses_nothing_that_was_acknowledged_s_02_a_07() {
         Err(_) => POINTS,
     };
     let swept = sweep(points, Dice::seed_in("SEED"), None).await;
-    assert!(swept.killed * 4 >= swept.points * 3, "most points are reached: {swept:?}");
+    assert!(swept.killed * 2 >= swept.points, "most points are reached: {swept:?}");
 }
 
 /// So many points, or as many as there is time for.
@@ -125,7 +125,8 @@ pub async fn sweep(points: usize, seed: u64, until: Option<Instant>) -> Swept {
             swept.killed += usize::from(was_killed);
             *killed.entry(point.phase).or_default() += usize::from(was_killed);
             if point.phase != Phase::Init {
-                victim.check(&format!("seed {seed}, {point:?}")).await;
+                let became = if was_killed { "killed" } else { "done before" };
+                victim.check(&format!("seed {seed}, {point:?}, {became}")).await;
             }
         }
         swept.calls += victim.promises.calls;
