@@ -41,7 +41,7 @@ mod witness;
 #[command(name = "cloakroom", version, max_term_width = 120)]
 #[command(
     after_help = "Exit status: 0 all done, 1 some items failed, 2 usage or configuration, 3 denied, 4 unavailable.\n\
-                  74, of serve only: the log can't be written."
+                  74, of serve only: the log can't be written, or there is no room."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -136,6 +136,8 @@ enum Exit {
     Usage = 2,
     Denied = 3,
     Unavailable = 4,
+    /// `EX_IOERR` of sysexits.h: it helps to start again, as soon as somebody has made room.
+    NoRoom = 74,
 }
 
 /// A request that can't be right, found on this side.
@@ -238,6 +240,9 @@ impl Exit {
         }
         if error.downcast_ref::<server::Error>().is_some_and(server::Error::is_mistake) {
             return Self::Usage;
+        }
+        if error.downcast_ref::<server::Error>().is_some_and(server::Error::is_lack_of_room) {
+            return Self::NoRoom;
         }
         match error.downcast_ref::<client::Error>() {
             Some(client::Error::Denied(_) | client::Error::HandshakeRefused { .. }) => Self::Denied,

@@ -126,6 +126,8 @@ pub struct Storage {
     pub path: PathBuf,
     /// `cache_bytes`: the block cache, memtables included. By default 256 MiB.
     pub cache_bytes: usize,
+    /// `min_free_bytes`: with less room than this on its disk the vault answers no calls. By default 128 MiB.
+    pub min_free_bytes: usize,
 }
 
 /// What keeps the rows.
@@ -233,6 +235,8 @@ pub struct Ledger {
     pub max_queued_records: usize,
     /// `max_queued_bytes`: by default 64 MiB.
     pub max_queued_bytes: usize,
+    /// `stall_after`: a commit that takes longer than this means that the disk stands still. By default 2 s.
+    pub stall_after: Duration,
 }
 
 /// How what has expired is deleted. All of it has defaults.

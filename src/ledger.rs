@@ -26,6 +26,7 @@ mod queue;
 mod recent;
 mod replay;
 mod signing;
+mod stall;
 mod state;
 mod time;
 mod upgrade;
@@ -47,8 +48,9 @@ use crate::merkle::{Hash, TileId};
 use crate::store::{CommitError, ReadError, Rows, Table};
 use parking_lot::{Mutex, RwLock};
 use queue::{Entry, Queue};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -63,6 +65,7 @@ pub use open::{
 };
 pub use replay::ReplayError;
 pub use signing::{LogKeys, Signing};
+pub use stall::Stall;
 pub use state::{StoredHead, stored_sum};
 pub use time::{Standing, VaultClock};
 pub use wake::Worker;
@@ -92,6 +95,8 @@ pub struct Ledger {
 struct Shared {
     queue: Queue,
     limits: Limits,
+    /// Whether nothing new is taken for the time being.
+    is_paused: AtomicBool,
     /// The number of the last commit that is durable and visible to reads. Only the writer stores it.
     visible: AtomicU64,
     /// The generation of the rulebook in force; `policy` owns it and the writer compares.
@@ -203,6 +208,18 @@ pub enum Fatal {
     /// No randomness for masks.
     #[error(transparent)]
     Entropy(#[from] NoEntropy),
+    /// The engine could not write out or merge its files: the next commit would fail, or the one after.
+    #[error(
+        "the store could not write its files in the background ({0} times). Look at the disk, and at what the store says in the \
+         file LOG among the data"
+    )]
+    Background(u64),
+    /// The data is not where it was: what is written now goes to files that nobody will find.
+    #[error(
+        "{0} was deleted, moved or mounted over while the vault ran. Put it back as it was; what was acknowledged in the last second \
+         may be missing from it"
+    )]
+    Gone(PathBuf),
     /// The writer itself failed: a fault in this program.
     #[error("the ledger's writer failed. This is a fault in Cloakroom; please report it")]
     Writer,
@@ -284,6 +301,26 @@ impl Ledger {
         &self.shared.clock
     }
 
+    /// Takes nothing new until [`Ledger::resume`]: submissions are refused as [`Refused::Unavailable`]. What waits is written.
+    pub fn pause(&self) {
+        self.shared.is_paused.store(true, Ordering::Release);
+    }
+
+    /// Takes submissions again after [`Ledger::pause`].
+    pub fn resume(&self) {
+        self.shared.is_paused.store(false, Ordering::Release);
+    }
+
+    /// What the writer is at, for [`Stall`].
+    pub fn under_way(&self) -> Option<u64> {
+        self.shared.queue.under_way()
+    }
+
+    /// Stops for good, as after a commit that failed.
+    pub fn give_up(&self, fatal: &Fatal) {
+        self.shared.fail(fatal);
+    }
+
     /// Whether commits are still accepted.
     pub fn is_alive(&self) -> bool {
         self.shared.queue.is_open()
@@ -296,6 +333,9 @@ impl Ledger {
     ) -> Result<tokio::sync::oneshot::Receiver<Result<Receipt, Refused>>, Refused> {
         if !names.iter().all(|(place, handle)| names_item(&submission.event, *place, handle)) {
             return Err(Refused::Unnamed);
+        }
+        if self.shared.is_paused.load(Ordering::Acquire) {
+            return Err(Refused::Unavailable);
         }
         let (waiter, receipt) = wake::waiter();
         self.shared.queue.push(Entry::new(submission, waiter), &self.shared.limits)?;

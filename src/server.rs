@@ -7,12 +7,15 @@
 mod check;
 mod descriptors;
 mod operations;
+mod readiness;
+mod room;
 mod rotation;
 mod rulebook;
 mod signals;
 mod sinks;
 mod upkeep;
 mod verify;
+mod watching;
 mod witness;
 mod workers;
 
@@ -42,7 +45,6 @@ use std::convert::Infallible;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tonic::body::Body;
@@ -53,6 +55,9 @@ use tower::Service;
 use workers::Doors;
 
 pub use check::{Finding, InUse, Verdict, check, config_mistakes, in_use};
+use readiness::{Readiness, Reason};
+use room::Disks;
+pub use room::{Full, Room};
 pub use rotation::{Rotated, rotate_log_key};
 use rulebook::RulebookView;
 pub use rulebook::{load as load_rulebook, locate};
@@ -87,6 +92,9 @@ pub enum Error {
         /// Why.
         error: LogKeyError,
     },
+    /// There is too little room on a disk.
+    #[error("{0}")]
+    Full(Full),
     /// The store can't be opened.
     #[error(transparent)]
     Store(#[from] store::OpenError),
@@ -142,8 +150,13 @@ impl Error {
                 !matches!(error, SinkError::Export(export::SetupError::Cursor(_)) | SinkError::Cursor(_))
             }
             Self::Telemetry(error) => matches!(error, TelemetryError::Levels(_) | TelemetryError::Word(_)),
-            Self::Store(_) | Self::Ledger(_) | Self::Keys(_) | Self::Log(_) | Self::Io { .. } => false,
+            Self::Full(_) | Self::Store(_) | Self::Ledger(_) | Self::Keys(_) | Self::Log(_) | Self::Io { .. } => false,
         }
+    }
+
+    /// Whether starting again helps as soon as somebody has made room on a disk.
+    pub fn is_lack_of_room(&self) -> bool {
+        matches!(self, Self::Full(_) | Self::Store(store::OpenError::System { trouble: store::Trouble::Full, .. }))
     }
 }
 
@@ -163,7 +176,8 @@ pub struct Opened {
     /// Its use cases.
     pub vault: Arc<Vault>,
     running: Running,
-    healthy: Arc<AtomicBool>,
+    readiness: Arc<Readiness>,
+    store: Arc<RocksStore>,
 }
 
 // === create ===
@@ -226,19 +240,23 @@ fn open_signing(
     let root = root_key(config)?;
     let signing = signing(log_key(config)?);
     let witnesses = witness::circle(config, clock)?;
+    if let Some(full) = Disks::of(config).full(false) {
+        return Err(Error::Full(full));
+    }
+    room::spare_threads().map_err(|error| Error::Io { what: room::NO_THREADS, error })?;
     let store = Arc::new(RocksStore::open(&config.storage.path, &rocks_config(config))?);
     let (genesis, meta) = ledger::identify(&*store, &root)?;
-    let healthy = Arc::new(AtomicBool::new(true));
+    let readiness = Arc::new(Readiness::new());
     let mut settings =
-        ledger_settings(config, signing, clock, RulebookView::of(&policy), end_process(Arc::clone(&healthy)));
+        ledger_settings(config, signing, clock, RulebookView::of(&policy), end_process(Arc::clone(&readiness)));
     settings.witnesses = witnesses;
     let keyring = Keyring::open(root, genesis.vault, Arc::clone(&meta), &*store)?;
     let rows: Arc<dyn store::Rows> = Arc::clone(&store) as _;
     let state = Arc::clone(keyring.state());
-    let (ledger, running) = ledger::open(store, &genesis, meta, state, settings)?;
+    let (ledger, running) = ledger::open(Arc::clone(&store) as _, &genesis, meta, state, settings)?;
     let parts =
         Parts { policy, keyring, rows, ledger, identity: identity(config)?, node: config.server.node.as_str().into() };
-    Ok(Opened { vault: Arc::new(Vault::new(parts)), running, healthy })
+    Ok(Opened { vault: Arc::new(Vault::new(parts)), running, readiness, store })
 }
 
 impl Opened {
@@ -267,6 +285,19 @@ impl Opened {
             log_id: Arc::clone(ledger.log_id()),
             clock: Arc::clone(clock),
         }
+    }
+
+    fn watched(&self, config: &Config, clock: &Arc<dyn Clock>) -> Result<watching::Subject, Error> {
+        let disks = Disks::of(config).with_identity();
+        let disks = disks.map_err(|error| Error::Io { what: "can't look at storage.path", error })?;
+        Ok(watching::Subject {
+            ledger: self.vault.ledger().clone(),
+            store: Arc::clone(&self.store),
+            readiness: Arc::clone(&self.readiness),
+            clock: Arc::clone(clock),
+            disks,
+            stall_after: config.ledger.stall_after,
+        })
     }
 
     /// Records that the vault ends, and closes the log with a last checkpoint.
@@ -335,24 +366,20 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     let vault = Arc::clone(&opened.vault);
     let guard = Guard::new(Arc::clone(&vault), Arc::clone(&clock));
     let mut health = HealthReporter::new();
-    health.set_serving::<TokenServiceServer<TokenDoor>>().await;
-    health.set_serving::<AuditServiceServer<AuditDoor>>().await;
+    let telling = readiness::tell(&opened.readiness, &health);
     let doors = Doors {
         token: TokenDoor::new(Arc::clone(&vault), Arc::clone(&clock), stopped.clone()),
         audit: AuditDoor::new(Arc::clone(&vault), Arc::clone(&clock), stopped.clone()),
         health: HealthServer::new(HealthService::from_health_reporter(health.clone())),
     };
     let workers = workers::start(&config.server, &doors, &guard, &stopped)?;
-    let probes = operations::Probes { healthy: Arc::clone(&opened.healthy), metrics, stopped: stopped.clone() };
-    // With port 0 this is the only place that says which one it became.
-    if let Ok(address) = operations.local_addr() {
-        tracing::info!(%address, "probes and metrics are answered");
-    }
-    tokio::spawn(operations::serve(operations, probes));
+    let probes = operations::Probes { readiness: Arc::clone(&opened.readiness), metrics, stopped: stopped.clone() };
+    operations::start(operations, probes);
 
     let handshakes = Arc::new(Handshakes::new());
     let summaries = tokio::spawn(summarize(Arc::clone(&vault), Arc::clone(&handshakes), stopped.clone()));
     let upkeep = upkeep::start(&vault, &config, &stopped);
+    let watched = watching::start(opened.watched(&config, &clock)?, &stopped)?;
     let note = {
         let (handshakes, clock) = (Arc::clone(&handshakes), Arc::clone(&clock));
         move |failure: HandshakeFailure| note_handshake(&handshakes, &*clock, &failure)
@@ -369,6 +396,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
 
     signals.one().await;
     tracing::info!("stopping: no new connections, calls in flight may finish");
+    telling.abort();
     say_not_serving(&mut health).await;
     // Nobody may be listening any more; then there is nobody to tell.
     let _ = stop.send(true);
@@ -381,11 +409,13 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
         tracing::warn!(connections = connections.close_all(), "connections that did not end in time were closed");
     }
     // Each ends because `stop` was sent; a panic in one has been logged by the panic hook.
-    let _ = tokio::join!(accepting, summaries, upkeep.ended());
+    let _ = tokio::join!(accepting, summaries, upkeep.ended(), watched.ended());
     sinks.ended().await;
     tokio::task::spawn_blocking(move || workers.join())
         .await
         .map_err(|error| Error::Io { what: "can't end the network threads", error: error.into() })?;
+    // What is left of a disk that is almost full is for this.
+    vault.ledger().resume();
     record_summaries(&vault, &handshakes).await;
     drop(vault);
     opened.stop().await?;
@@ -478,9 +508,9 @@ async fn until(mut stopped: watch::Receiver<bool>) {
 
 /// After a failed write nothing may be acknowledged. What waits has been answered; those answers get a moment to leave,
 /// and then the process ends, to start again from what is on disk.
-fn end_process(healthy: Arc<AtomicBool>) -> ledger::OnFatal {
+fn end_process(readiness: Arc<Readiness>) -> ledger::OnFatal {
     Box::new(move |fatal| {
-        healthy.store(false, Ordering::Release);
+        readiness.set(Reason::Failed, true);
         tracing::error!(%fatal, "the log can't be written: the process ends");
         std::thread::spawn(|| {
             #[expect(

@@ -146,6 +146,26 @@ pub enum OpenError {
         /// What the engine said.
         detail: String,
     },
+    /// The operating system refuses. Of the data nothing is known to be wrong.
+    #[error("{path} can't be opened: {detail}. {trouble}")]
+    System {
+        /// The directory.
+        path: PathBuf,
+        /// What it said, and of which file.
+        detail: String,
+        /// What it is about.
+        trouble: Trouble,
+    },
+    /// A table file is not as the list of files says.
+    #[error("{path} can't be opened without losing data: its table file {file} {what}. Restore from a backup")]
+    Table {
+        /// The directory.
+        path: PathBuf,
+        /// The file's name.
+        file: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// The engine refuses what it finds.
     #[error("{path} can't be opened without losing data: {detail}. Nothing was changed; restore from a backup")]
     Refused {
@@ -154,6 +174,46 @@ pub enum OpenError {
         /// What the engine said.
         detail: String,
     },
+}
+
+/// Why the operating system refuses, and what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// No room, or no quota.
+    #[error("The disk is full: make room there and start again, nothing is lost")]
+    Full,
+    /// Mounted without writing, or gone so after an error.
+    #[error("The file system is mounted read-only: look for the reason (dmesg), mount it for writing, and start again")]
+    ReadOnly,
+    /// No permission.
+    #[error("Give the directory and all in it to the user that the vault runs as, and start again")]
+    Denied,
+    /// Too many open files.
+    #[error("Raise the limit of open files (LimitNOFILE in the service's unit) and start again")]
+    Files,
+    /// Too little memory.
+    #[error("Give the process more memory, or lower storage.cache_bytes, and start again")]
+    Memory,
+    /// The disk does not read or write.
+    #[error("The disk fails: look at it (dmesg), copy what can be read, and restore from a backup if that is not all")]
+    Disk,
+}
+
+impl Trouble {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Full, Self::ReadOnly, Self::Denied, Self::Files, Self::Memory, Self::Disk];
+
+    /// As the C library says it.
+    fn texts(self) -> &'static [&'static str] {
+        match self {
+            Self::Full => &["No space left on device", "Disk quota exceeded"],
+            Self::ReadOnly => &["Read-only file system"],
+            Self::Denied => &["Permission denied", "Operation not permitted"],
+            Self::Files => &["Too many open files"],
+            Self::Memory => &["Cannot allocate memory"],
+            Self::Disk => &["Input/output error"],
+        }
+    }
 }
 
 /// One row of a scan: its key and its content.

@@ -122,8 +122,9 @@ fn storage(mut section: Section<'_>) -> Option<Storage> {
     let engine = section.required("engine", one_of(&[("rocksdb", Engine::RocksDb)]));
     let path = section.required("path", path(folder));
     let cache_bytes = section.or("cache_bytes", 256 << 20, bytes(8 * MIB..=1 << 44));
+    let min_free_bytes = section.or("min_free_bytes", 128 << 20, bytes(0..=1 << 44));
     section.finish();
-    Some(Storage { engine: engine?, path: path?, cache_bytes: cache_bytes? })
+    Some(Storage { engine: engine?, path: path?, cache_bytes: cache_bytes?, min_free_bytes: min_free_bytes? })
 }
 
 fn audit(mut section: Section<'_>) -> Option<Audit> {
@@ -237,11 +238,13 @@ fn ledger(mut section: Section<'_>) -> Option<Ledger> {
     // A call has up to 1,000 records: with less room than that it could never be taken.
     let max_queued_records = section.or("max_queued_records", 200_000, integer(1_000..=100_000_000));
     let max_queued_bytes = section.or("max_queued_bytes", 64 << 20, bytes(8 * MIB..=1 << 36));
+    let stall_after = section.or("stall_after", 2 * SECOND, duration(SECOND / 10..=HOUR));
     section.finish();
     Some(Ledger {
         max_queued_calls: max_queued_calls?,
         max_queued_records: max_queued_records?,
         max_queued_bytes: max_queued_bytes?,
+        stall_after: stall_after?,
     })
 }
 

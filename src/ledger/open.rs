@@ -25,7 +25,7 @@ use crate::merkle::{Frontier, TILE_WIDTH, TileId, Tree};
 use crate::store::{Batch, CommitError, Found, Order, ReadError, Rows, Store, Table, Tier};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -313,6 +313,7 @@ pub fn open(
     let shared = Arc::new(Shared {
         queue: Queue::new(),
         limits: settings.limits,
+        is_paused: AtomicBool::new(false),
         visible: AtomicU64::new(0),
         rulebook_generation: settings.rulebook_generation,
         log_id: genesis.log_id.as_str().into(),

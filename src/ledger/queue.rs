@@ -42,6 +42,9 @@ struct Inbox {
     records: usize,
     bytes: usize,
     state: State,
+    /// How often the writer has taken work, and whether it is still at what it took last.
+    taken: u64,
+    is_busy: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,7 +92,14 @@ impl Work {
 impl Queue {
     pub fn new() -> Self {
         Self {
-            inbox: Mutex::new(Inbox { work: Work::default(), records: 0, bytes: 0, state: State::Open }),
+            inbox: Mutex::new(Inbox {
+                work: Work::default(),
+                records: 0,
+                bytes: 0,
+                state: State::Open,
+                taken: 0,
+                is_busy: false,
+            }),
             arrived: Condvar::new(),
         }
     }
@@ -136,8 +146,12 @@ impl Queue {
     /// Blocks until there is work and takes all of it. `None` once it is draining and empty.
     pub fn take(&self) -> Option<Work> {
         let mut inbox = self.inbox.lock();
+        // Only the writer takes, so it is done with what it took before.
+        inbox.is_busy = false;
         loop {
             if !inbox.work.is_empty() {
+                inbox.taken += 1;
+                inbox.is_busy = true;
                 inbox.bytes = 0;
                 inbox.records = 0;
                 let mut work = std::mem::take(&mut inbox.work);
@@ -171,6 +185,13 @@ impl Queue {
         inbox.state = State::Closed;
         inbox.work.heads.clear();
         std::mem::take(&mut inbox.work.entries)
+    }
+
+    /// What the writer is at, by its number; `None` if it has nothing to do. The same number for long means that it stands
+    /// still.
+    pub fn under_way(&self) -> Option<u64> {
+        let inbox = self.inbox.lock();
+        (inbox.is_busy || !inbox.work.is_empty()).then_some(inbox.taken)
     }
 
     #[cfg(test)]

@@ -12,6 +12,7 @@ mod commits;
 mod faults;
 mod recovery;
 mod rotation;
+mod stalls;
 mod stored;
 mod vouching;
 mod witnesses;

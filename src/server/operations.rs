@@ -1,5 +1,6 @@
 //! The listener for probes and metrics: no data, no client certificate, plain HTTP. Keep it inside the machine or mesh.
 
+use super::readiness::Readiness;
 use super::{Error, until};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -9,7 +10,6 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -19,14 +19,14 @@ const CONNECTIONS_AT_MOST: usize = 64;
 /// A probe that takes longer than this to ask is cut off.
 const CONNECTION_AT_MOST: Duration = Duration::from_secs(10);
 
-/// How long to leave `accept` alone after an error such as having no file descriptor left.
-const PAUSE: Duration = Duration::from_millis(100);
+/// When the next connection is asked for after one that could not be had.
+const AFTER_FAILURE: Duration = Duration::from_millis(50);
 
 /// What the probes tell.
 #[derive(Clone)]
 pub struct Probes {
-    /// Whether the log can be written.
-    pub healthy: Arc<AtomicBool>,
+    /// Whether the vault can serve.
+    pub(super) readiness: Arc<Readiness>,
     /// What was counted.
     pub metrics: PrometheusHandle,
     /// Whether the vault is stopping.
@@ -41,7 +41,15 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Error> {
 }
 
 /// Answers probes until the vault stops.
-pub async fn serve(listener: TcpListener, probes: Probes) {
+pub fn start(listener: TcpListener, probes: Probes) {
+    // With port 0 this is the only place that says which one it became.
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "probes and metrics are answered");
+    }
+    tokio::spawn(serve(listener, probes));
+}
+
+async fn serve(listener: TcpListener, probes: Probes) {
     let mut stop = std::pin::pin!(until(probes.stopped.clone()));
     let places = Arc::new(Semaphore::new(CONNECTIONS_AT_MOST));
     loop {
@@ -50,8 +58,9 @@ pub async fn serve(listener: TcpListener, probes: Probes) {
             accepted = listener.accept() => accepted,
         };
         let Ok((tcp, _)) = accepted else {
-            // Lack of descriptors does not go away by asking again at once, and whoever else runs here has to.
-            tokio::time::sleep(PAUSE).await;
+            // The peer's affair, or lack of descriptors, which would be the same again at once and leave this thread no time
+            // for anything else.
+            tokio::time::sleep(AFTER_FAILURE).await;
             continue;
         };
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -68,11 +77,13 @@ pub async fn serve(listener: TcpListener, probes: Probes) {
 
 impl Probes {
     fn answer(&self, request: &Request<Incoming>) -> Response<String> {
-        let ready = self.healthy.load(Ordering::Acquire) && !*self.stopped.borrow();
+        let why_not = if *self.stopped.borrow() { Some("the vault is stopping") } else { self.readiness.why_not() };
         let (status, body) = match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez") => (StatusCode::OK, "alive\n".to_owned()),
-            (&Method::GET, "/readyz") if ready => (StatusCode::OK, "ready\n".to_owned()),
-            (&Method::GET, "/readyz") => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
+            (&Method::GET, "/readyz") => match why_not {
+                None => (StatusCode::OK, "ready\n".to_owned()),
+                Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+            },
             (&Method::GET, "/metrics") => (StatusCode::OK, self.metrics.render()),
             _ => (StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".to_owned()),
         };

@@ -17,7 +17,7 @@ mod tests;
 pub use options::RocksConfig;
 pub use snapshot::RocksSnapshot;
 
-use super::{Batch, Change, CommitError, Found, OpenError, Order, ReadError, Row, Rows, Store, Table, Tier};
+use super::{Batch, Change, CommitError, Found, OpenError, Order, ReadError, Row, Rows, Store, Table, Tier, Trouble};
 use parking_lot::Mutex;
 use rocksdb::{
     Cache, ColumnFamily, DB, ErrorKind, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions, properties,
@@ -91,7 +91,29 @@ impl RocksStore {
         if let Some(damage) = log::check(path).map_err(|error| refused(path, &error))? {
             return Err(refused(path, &damage));
         }
-        Self::open_with(path, config, Creation::Never)
+        let store = Self::open_with(path, config, Creation::Never).map_err(|error| log::name_damage(path, error))?;
+        match store.table_file_amiss(path).map_err(|error| refused(path, &error))? {
+            Some((file, what)) => Err(OpenError::Table { path: path.to_owned(), file, what }),
+            None => Ok(store),
+        }
+    }
+
+    /// A table file that is listed and not there, or not as long as it was written. RocksDB looks at sixteen of them when it
+    /// opens, and at the others when they are first asked for.
+    fn table_file_amiss(&self, path: &Path) -> Result<Option<(String, &'static str)>, rocksdb::Error> {
+        for file in self.db.live_files()? {
+            let name = file.name.trim_start_matches('/').to_owned();
+            let what = match fs::metadata(path.join(&name)) {
+                Ok(found) if found.len() == file.size as u64 => continue,
+                Ok(_) => "has not the length that it was written with",
+                Err(_) => "is missing",
+            };
+            // One that was merged into another meanwhile may go.
+            if self.db.live_files()?.iter().any(|still| still.name == file.name) {
+                return Ok(Some((name, what)));
+            }
+        }
+        Ok(None)
     }
 
     /// What the engine says of itself. `None` if it does not answer, which is no good sign either.
@@ -109,6 +131,12 @@ impl RocksStore {
             pending_compaction_bytes: sum(properties::ESTIMATE_PENDING_COMPACTION_BYTES)?,
             estimated_tokens: of(Table::Tokens, properties::ESTIMATE_NUM_KEYS)?,
         })
+    }
+
+    /// How many times a flush or compaction has failed. Commits may go on for a while after that; the store is finished all
+    /// the same. 0 if the engine does not answer.
+    pub fn background_errors(&self) -> u64 {
+        self.db.property_int_value(properties::BACKGROUND_ERRORS).ok().flatten().unwrap_or(0)
     }
 
     fn open_with(path: &Path, config: &RocksConfig, creation: Creation) -> Result<Self, OpenError> {
@@ -259,11 +287,16 @@ fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
     if detail.contains("While lock file") || detail.contains("lock hold by current process") {
         return OpenError::Locked { path: path.to_owned(), detail };
     }
-    OpenError::Refused { path: path.to_owned(), detail }
+    refused(path, &detail)
 }
 
+/// By its text: RocksDB hands on what the system says in no other way.
 fn refused(path: &Path, detail: &dyn std::fmt::Display) -> OpenError {
-    OpenError::Refused { path: path.to_owned(), detail: detail.to_string() }
+    let (path, detail) = (path.to_owned(), detail.to_string());
+    match Trouble::ALL.into_iter().find(|trouble| trouble.texts().iter().any(|text| detail.contains(text))) {
+        Some(trouble) => OpenError::System { path, detail, trouble },
+        None => OpenError::Refused { path, detail },
+    }
 }
 
 /// RocksDB finds out too, but only after it has changed files.
@@ -271,11 +304,10 @@ fn has_all_families(path: &Path) -> Result<(), OpenError> {
     let families = DB::list_cf(&Options::default(), path).map_err(|error| open_error(path, &error))?;
     match Table::ALL.iter().find(|table| !families.iter().any(|family| family == table.name())) {
         Some(missing) => {
-            let name = missing.name();
-            Err(refused(
-                path,
-                &format_args!("it has no table `{name}`: a version of Cloakroom without it made the data"),
-            ))
+            let (name, list) = (missing.name(), fs::read_to_string(path.join(CURRENT)).unwrap_or_default());
+            let list = list.trim_end();
+            let why = "a version of Cloakroom without it made the data, or the list of files is damaged";
+            Err(refused(path, &format_args!("it has no table `{name}` in its list of files, {list}: {why}")))
         }
         None => Ok(()),
     }

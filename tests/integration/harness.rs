@@ -253,6 +253,11 @@ impl Server {
         i32::try_from(self.child.id()).unwrap()
     }
 
+    /// Where it writes what it says.
+    pub fn log_file(&self) -> PathBuf {
+        self.log.clone()
+    }
+
     /// What it has written to standard error so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
@@ -659,6 +664,13 @@ pub fn revoke_time(result: v1::RevokeResult) -> Result<prost_types::Timestamp, I
         v1::revoke_result::Outcome::RevokeTime(time) => Ok(time),
         v1::revoke_result::Outcome::Error(status) => Err(ItemError::of(&status)),
     }
+}
+
+/// What the vault says of its health.
+pub async fn health(server: &Server, home: &Home) -> i32 {
+    let gateway = server.client(&home.identity("gateway")).await;
+    let mut health = tonic_health::pb::health_client::HealthClient::new(gateway.channel);
+    health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner().status
 }
 
 /// Asks again and again until the answer is there. Each time is a call to the vault, so nothing here waits for a while.

@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{bytes_in_words, in_words};
 use crate::config::Config;
-use crate::server::Finding;
+use crate::server::{Finding, Room};
 
 const PROBE_BYTES: [u8; 4096] = [0x5a; 4096];
 const PROBES: usize = 100;
@@ -21,18 +21,10 @@ const IMPLAUSIBLE: Duration = Duration::from_micros(20);
 const SLOW_MEDIAN: Duration = Duration::from_millis(10);
 const SLOW_P99: Duration = Duration::from_millis(50);
 
-/// Free room, in bytes: below the first the vault is about to stop, below the second somebody should make room.
+/// Free room, in bytes: below the first the vault will soon answer no more, below the second somebody should make room.
 const LITTLE_BYTES: (u64, u64) = (512 << 20, 4 << 30);
 /// And in inodes: RocksDB makes some files, not many.
 const LITTLE_INODES: (u64, u64) = (1_000, 10_000);
-
-/// What a file system has left.
-#[derive(Clone, Copy)]
-struct Room {
-    bytes: u64,
-    /// `None` where the file system makes inodes as it needs them.
-    inodes: Option<u64>,
-}
 
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     let sync = match probe(&config.storage.path) {
@@ -45,11 +37,8 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
     };
     let room = [("disk: data", &config.storage.path), ("disk: checkpoints", &config.audit.checkpoints)];
     let copy = config.audit.checkpoints_copy.as_ref().map(|path| ("disk: checkpoint copy", path));
-    let room = room.into_iter().chain(copy).map(|(subject, path)| match rustix::fs::statvfs(path) {
-        Ok(found) => {
-            let bytes = found.f_bavail.saturating_mul(found.f_frsize);
-            judge_room(subject, path, Room { bytes, inodes: (found.f_files > 0).then_some(found.f_favail) })
-        }
+    let room = room.into_iter().chain(copy).map(|(subject, path)| match Room::of(path) {
+        Ok(room) => judge_room(subject, path, room),
         Err(error) => Finding::bad(subject, format!("{}: {error}", path.display()), "correct the path, or mount it"),
     });
     std::iter::once(sync).chain(room).collect()
@@ -97,9 +86,9 @@ fn judge_room(subject: &str, path: &Path, room: Room) -> Finding {
     let seen = format!("{} free{inodes} at {}", bytes_in_words(room.bytes), path.display());
     let below = |bytes, inodes| room.bytes < bytes || room.inodes.is_some_and(|left| left < inodes);
     if below(LITTLE_BYTES.0, LITTLE_INODES.0) {
-        Finding::bad(subject, seen, "make room now: the vault stops when a write fails")
+        Finding::bad(subject, seen, "make room now: below storage.min_free_bytes no call is answered")
     } else if below(LITTLE_BYTES.1, LITTLE_INODES.1) {
-        Finding::warn(subject, seen, "make room: the vault stops when a write fails")
+        Finding::warn(subject, seen, "make room: below storage.min_free_bytes no call is answered")
     } else {
         Finding::ok(subject, seen)
     }

@@ -54,6 +54,7 @@ path = "root.key"
 engine = "rocksdb"
 path = "data"
 # cache_bytes = "256MiB"
+# min_free_bytes = "128MiB"      # with less room than this, no call is answered
 
 [audit]
 checkpoints = "checkpoints"     # signed checkpoints, kept outside the database; put it on another disk in production
@@ -63,6 +64,7 @@ checkpoints = "checkpoints"     # signed checkpoints, kept outside the database;
 # max_queued_calls = 8192
 # max_queued_records = 200000
 # max_queued_bytes = "64MiB"
+# stall_after = "2s"            # a commit that takes longer means that the disk stands still
 
 # [purge]                       # how what has expired is deleted
 # rows_per_second = 5000

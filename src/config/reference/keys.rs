@@ -4,7 +4,7 @@ use super::Fallback::{Absent, Required, Value};
 use super::{Key, Kind, key};
 
 /// All keys, by table and in the order in which they are read.
-pub const KEYS: [Key; 54] = [
+pub const KEYS: [Key; 56] = [
     key(
         "server.listen",
         Kind::Address,
@@ -130,6 +130,15 @@ pub const KEYS: [Key; 54] = [
         "bytes",
         "\"2GiB\"",
         "The block cache, memtables included.",
+    ),
+    key(
+        "storage.min_free_bytes",
+        Kind::Bytes,
+        Value("\"128MiB\""),
+        "bytes",
+        "\"1GiB\"",
+        "With less room than this where data or checkpoints are, no call is answered until there is more: what is left is for an \
+         orderly stop, and for RocksDB to write out what is in memory. 0 lets the disk fill up.",
     ),
     key(
         "audit.checkpoints",
@@ -284,6 +293,14 @@ pub const KEYS: [Key; 54] = [
         "bytes",
         "\"128MiB\"",
         "Bytes that may wait, over all calls.",
+    ),
+    key(
+        "ledger.stall_after",
+        Kind::Duration,
+        Value("\"2s\""),
+        "time",
+        "\"500ms\"",
+        "When a commit takes longer than this, the disk stands still: the vault says that it is not ready until it goes on.",
     ),
     key(
         "purge.rows_per_second",

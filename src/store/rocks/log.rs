@@ -17,6 +17,8 @@
 //! CRC-32C (4 bytes), a length (2), a type (1) and the content; less than 7 bytes at a block's end are zeros. The content
 //! is a batch: sequence number (8), count (4), rows. All numbers are little endian.
 
+use super::CURRENT;
+use crate::store::OpenError;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -30,7 +32,7 @@ const SECTOR: usize = 512;
 
 /// The log can't be opened without losing what was acknowledged.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the log {file} is damaged at byte {offset}: {kind}")]
+#[error("the log {file} is damaged at byte {offset}: {kind}{}", self.way_on())]
 pub(super) struct Damage {
     file: String,
     offset: u64,
@@ -45,8 +47,23 @@ enum Kind {
     Sequence,
     #[error("a record is of a kind that is never written")]
     Alien,
-    #[error("the last record is unreadable, and not as a power cut leaves it")]
+    #[error("what stands at its end is unreadable, and not as a power cut leaves it")]
     End,
+}
+
+impl Damage {
+    /// Nothing sound stands behind it, so cutting it off keeps all that can be kept. Whether it had been acknowledged nobody
+    /// can see from the log: the start then holds what is left against the checkpoints outside.
+    fn way_on(&self) -> String {
+        let Self { file, offset, kind } = self;
+        match kind {
+            Kind::End => format!(
+                ". All before that is whole. To go on with it, copy the directory, then run `truncate --size={offset} {file}` \
+                 in it, and start again: that checks the log against the checkpoints outside"
+            ),
+            Kind::Middle | Kind::Sequence | Kind::Alien => String::new(),
+        }
+    }
 }
 
 /// What may stand in a header's type. The others are of features that are off.
@@ -131,6 +148,35 @@ fn look(path: &Path) -> io::Result<Look> {
     Ok(end)
 }
 
+/// RocksDB does not always say in which of its logs a checksum is wrong: then that is looked for here.
+pub(super) fn name_damage(path: &Path, error: OpenError) -> OpenError {
+    let OpenError::Refused { path: place, detail } = error else { return error };
+    let is_named = [".log", ".sst", "MANIFEST", CURRENT].iter().any(|part| detail.contains(part));
+    match first_wrong_sum(path) {
+        Ok(Some((file, offset))) if !is_named => {
+            OpenError::Refused { path: place, detail: format!("{detail}, in the log {file} at byte {offset}") }
+        }
+        _ => OpenError::Refused { path: place, detail },
+    }
+}
+
+fn first_wrong_sum(path: &Path) -> io::Result<Option<(String, usize)>> {
+    for path in logs(path)? {
+        let log = fs::read(&path)?;
+        for (number, block) in log.chunks(BLOCK).enumerate() {
+            let mut at = 0;
+            while let Ok(header) = header(&block[at..]) {
+                if !header.sums(&block[at..]) {
+                    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    return Ok(Some((file, number * BLOCK + at)));
+                }
+                at += HEADER + header.length;
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// The store's logs, oldest first: their names are numbers.
 fn logs(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut logs = Vec::new();
@@ -184,11 +230,12 @@ impl Walk {
             return Ok(match () {
                 () if self.begins_again_after(self.batch_at)? => Found::Damaged(self.batch_at, Kind::Middle),
                 () if is_torn(&last, self.batch_at) => Found::Torn(self.batch_at),
-                () => Found::Damaged(self.batch_at, kind.unwrap_or(Kind::End)),
+                () => Found::Damaged(self.batch_at, Kind::End),
             });
         }
         let torn_from = if self.batch_ended { at } else { self.batch_at };
         Ok(match kind {
+            Some(Kind::Alien) if !self.begins_again_after(at)? => Found::Damaged(at, Kind::End),
             Some(kind) => Found::Damaged(at, kind),
             None if torn_from == self.size => Found::Sound,
             None if self.begins_again_after(at)? => Found::Damaged(at, Kind::Middle),

@@ -1,0 +1,121 @@
+//! Whether the vault can serve, and if not, why: what `/readyz` and `grpc.health.v1` tell, and a metric.
+
+use super::SERVICES;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+/// Told by those who watch, followed by those who are asked.
+pub(super) struct Readiness(watch::Sender<Reasons>);
+
+/// What keeps the vault from serving.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Reasons {
+    failed: bool,
+    stalled: bool,
+    full: bool,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// A write failed: the process ends.
+    Failed,
+    /// A commit has been on its way to the disk for too long.
+    Stalled,
+    /// There is too little room on a disk.
+    Full,
+}
+
+impl Readiness {
+    /// Ready.
+    pub fn new() -> Self {
+        Self(watch::Sender::new(Reasons::default()))
+    }
+
+    /// Says that `reason` holds from now on, or no longer. Whether that is news.
+    pub fn set(&self, reason: Reason, holds: bool) -> bool {
+        let news = self.0.send_if_modified(|reasons| std::mem::replace(reasons.of(reason), holds) != holds);
+        if news {
+            let value = if holds { 1.0 } else { 0.0 };
+            metrics::gauge!("cloakroom_not_ready", "reason" => reason.word()).set(value);
+        }
+        news
+    }
+
+    /// Why the vault can't serve now; `None` if it can.
+    pub fn why_not(&self) -> Option<&'static str> {
+        self.0.borrow().why()
+    }
+
+    async fn tell(&self, health: HealthReporter) {
+        let mut reasons = self.0.subscribe();
+        loop {
+            let status = if reasons.borrow_and_update().why().is_some() {
+                ServingStatus::NotServing
+            } else {
+                ServingStatus::Serving
+            };
+            for service in SERVICES {
+                health.set_service_status(service, status).await;
+            }
+            if reasons.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Tells `health` each time that it changes, until the task is ended.
+pub(super) fn tell(readiness: &Arc<Readiness>, health: &HealthReporter) -> JoinHandle<()> {
+    let (readiness, health) = (Arc::clone(readiness), health.clone());
+    tokio::spawn(async move { readiness.tell(health).await })
+}
+
+impl Reasons {
+    fn of(&mut self, reason: Reason) -> &mut bool {
+        match reason {
+            Reason::Failed => &mut self.failed,
+            Reason::Stalled => &mut self.stalled,
+            Reason::Full => &mut self.full,
+        }
+    }
+
+    fn why(self) -> Option<&'static str> {
+        match self {
+            Self { failed: true, .. } => Some("the log can't be written: the process ends"),
+            Self { full: true, .. } => Some("too little room on the disk"),
+            Self { stalled: true, .. } => Some("a commit waits for the disk"),
+            Self { failed: false, stalled: false, full: false } => None,
+        }
+    }
+}
+
+impl Reason {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Stalled => "stalled",
+            Self::Full => "full",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_ready_when_no_reason_is_left() {
+        let readiness = Readiness::new();
+        assert_eq!(readiness.why_not(), None);
+        assert!(readiness.set(Reason::Stalled, true) && !readiness.set(Reason::Stalled, true), "news once");
+        assert!(readiness.set(Reason::Full, true));
+        assert!(readiness.set(Reason::Stalled, false));
+        assert_eq!(readiness.why_not(), Some("too little room on the disk"));
+        assert!(readiness.set(Reason::Full, false) && !readiness.set(Reason::Full, false));
+        assert_eq!(readiness.why_not(), None);
+    }
+}

@@ -1,0 +1,213 @@
+//! Room on the disks that the vault writes to.
+//!
+//! A disk that is full fails a write, and after a failed write the process must end: it can't even record that it stopped. So
+//! the vault stops taking calls while there still is room: for the last event and checkpoint of an orderly stop, for what
+//! RocksDB has in memory and writes out, and for the files of the next start. A file that is kept to be deleted in need would
+//! promise less: on file systems that copy on write, and on thin volumes, it gives nothing back, and it would be in each copy
+//! of the data.
+
+use crate::config::Config;
+use parking_lot::Mutex;
+use std::fmt;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The file that RocksDB starts from.
+const CURRENT: &str = "CURRENT";
+/// RocksDB begins a file now and then, and each checkpoint is one for a moment.
+const INODES_AT_LEAST: u64 = 100;
+
+/// What a file system has left for this user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// In bytes.
+    pub bytes: u64,
+    /// `None` where the file system makes inodes as it needs them.
+    pub inodes: Option<u64>,
+}
+
+/// So many threads RocksDB, the ledger and the network may begin at a start.
+const THREADS: usize = 24;
+/// Where they can't be had.
+pub(super) const NO_THREADS: &str =
+    "can't start the threads that the vault needs: raise the user's and the service's limit (LimitNPROC, TasksMax)";
+
+/// Begins as many threads as a start may need, all at once, and ends them. RocksDB is not built to be refused one: where it
+/// is, the process aborts without a word of why.
+///
+/// # Errors
+/// If one can't be had.
+pub(super) fn spare_threads() -> io::Result<()> {
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let ended = Arc::new(Mutex::new(ended));
+    let threads = (0..THREADS).map(|_| {
+        let ended = Arc::clone(&ended);
+        // Whoever holds the lock waits for the end of the channel, the others for the lock.
+        std::thread::Builder::new().name("spare".to_owned()).spawn(move || {
+            let _ended = ended.lock().recv();
+        })
+    });
+    let threads: Vec<_> = threads.collect();
+    drop(end);
+    threads.into_iter().try_for_each(|thread| thread.map(|thread| drop(thread.join())))
+}
+
+/// The directories that a vault can't do without.
+#[derive(Clone)]
+pub(super) struct Disks {
+    directories: [(&'static str, PathBuf); 2],
+    bytes_at_least: u64,
+    /// Device and inode of the data directory when it was opened.
+    identity: Option<(u64, u64)>,
+}
+
+/// A disk without room.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Full {
+    directory: PathBuf,
+    room: Room,
+    bytes_at_least: u64,
+}
+
+impl Room {
+    /// Of the file system that `path` is on.
+    ///
+    /// # Errors
+    /// If it can't be asked.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let found = rustix::fs::statvfs(path)?;
+        let bytes = found.f_bavail.saturating_mul(found.f_frsize);
+        Ok(Self { bytes, inodes: (found.f_files > 0).then_some(found.f_favail) })
+    }
+
+    fn is_enough(self, bytes: u64, inodes: u64) -> bool {
+        self.bytes >= bytes && self.inodes.is_none_or(|left| left >= inodes)
+    }
+}
+
+impl Disks {
+    pub fn of(config: &Config) -> Self {
+        let directories = [("data", config.storage.path.clone()), ("checkpoints", config.audit.checkpoints.clone())];
+        Self { directories, bytes_at_least: config.storage.min_free_bytes as u64, identity: None }
+    }
+
+    /// Remembers which directory the data is in.
+    ///
+    /// # Errors
+    /// If it can't be looked at.
+    pub fn with_identity(mut self) -> io::Result<Self> {
+        self.identity = Some(identity(self.data())?);
+        Ok(self)
+    }
+
+    /// The data directory, if it is not the one any more whose identity was remembered, or the database is not in it.
+    pub fn replaced(&self) -> Option<PathBuf> {
+        let was = self.identity?;
+        let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let replaced = match identity(self.data()) {
+            Ok(is) => is != was || std::fs::metadata(self.data().join(CURRENT)).is_err_and(|error| gone(&error)),
+            // Of a file system that fails nothing is known; the next write will tell.
+            Err(error) => gone(&error),
+        };
+        replaced.then(|| self.data().to_owned())
+    }
+
+    fn data(&self) -> &Path {
+        &self.directories[0].1
+    }
+
+    /// The first of them without room. One that was found full must have an eighth more than it needs, or it would be full
+    /// again at once. What can't be asked is left to whoever writes there.
+    pub fn full(&self, was_full: bool) -> Option<Full> {
+        let more = |least: u64| if was_full { least.saturating_add(least / 8) } else { least };
+        let (bytes, inodes) = (more(self.bytes_at_least), more(self.inodes_at_least()));
+        let mut found = None;
+        for (name, directory) in &self.directories {
+            let Ok(room) = Room::of(directory) else { continue };
+            #[expect(clippy::cast_precision_loss, reason = "a gauge is a float, and this one is looked at")]
+            metrics::gauge!("cloakroom_disk_free_bytes", "directory" => *name).set(room.bytes as f64);
+            if !room.is_enough(bytes, inodes) && found.is_none() {
+                found = Some(Full { directory: directory.clone(), room, bytes_at_least: self.bytes_at_least });
+            }
+        }
+        found
+    }
+
+    fn inodes_at_least(&self) -> u64 {
+        if self.bytes_at_least == 0 { 0 } else { INODES_AT_LEAST }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (directory, bytes, least) = (self.directory.display(), self.room.bytes, self.bytes_at_least);
+        write!(formatter, "too little room on the disk of {directory}: {bytes} bytes")?;
+        if let Some(inodes) = self.room.inodes {
+            write!(formatter, " and {inodes} inodes")?;
+        }
+        write!(
+            formatter,
+            " are free, and storage.min_free_bytes wants {least} and {INODES_AT_LEAST}. Make room; nothing is lost"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_enough_in_bytes_and_in_inodes_s_05() {
+        let room = |bytes, inodes| Room { bytes, inodes };
+        assert!(room(100, None).is_enough(100, 10) && room(100, Some(10)).is_enough(100, 10));
+        assert!(!room(99, None).is_enough(100, 10) && !room(100, Some(9)).is_enough(100, 10));
+    }
+
+    #[test]
+    fn a_disk_that_was_full_must_have_an_eighth_more_s_05() {
+        let place = tempfile::tempdir().unwrap();
+        let there = Room::of(place.path()).unwrap().bytes;
+        let disks = |bytes_at_least| Disks {
+            directories: [("data", place.path().to_owned()), ("checkpoints", place.path().join("is not there"))],
+            bytes_at_least,
+            identity: None,
+        };
+        assert_eq!(disks(0).full(true), None, "it may be switched off");
+        assert_eq!(disks(1).full(true), None);
+        let full = disks(u64::MAX).full(false).unwrap();
+        assert!(full.to_string().contains(&place.path().display().to_string()), "{full}");
+        // Others write there, too: what is free moves a little.
+        let almost = there - there / 16;
+        assert_eq!(disks(almost).full(false), None);
+        assert!(disks(almost).full(true).is_some());
+    }
+
+    #[test]
+    fn data_that_is_not_where_it_was_is_noticed_s_06() {
+        let place = tempfile::tempdir().unwrap();
+        let data = place.path().join("data");
+        let make = || {
+            std::fs::create_dir(&data).unwrap();
+            std::fs::write(data.join(CURRENT), "MANIFEST-000005\n").unwrap();
+        };
+        make();
+        let directories = [("data", data.clone()), ("checkpoints", place.path().to_owned())];
+        let disks = Disks { directories, bytes_at_least: 0, identity: None }.with_identity().unwrap();
+        assert_eq!(disks.replaced(), None);
+        std::fs::rename(data.join(CURRENT), data.join("was")).unwrap();
+        assert_eq!(disks.replaced(), Some(data.clone()), "emptied");
+        std::fs::rename(data.join("was"), data.join(CURRENT)).unwrap();
+        assert_eq!(disks.replaced(), None);
+        std::fs::rename(&data, place.path().join("moved")).unwrap();
+        assert_eq!(disks.replaced(), Some(data.clone()), "moved away");
+        make();
+        assert_eq!(disks.replaced(), Some(data.clone()), "another in its place");
+    }
+}
