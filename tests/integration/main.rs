@@ -10,14 +10,18 @@
 
 mod audit;
 mod clocks;
+mod corruption;
 mod coverage;
 mod crash;
 mod deputy;
+mod disks;
 mod door;
 mod durability;
 mod endpoints;
 mod entropy;
+mod exhaustion;
 mod exports;
+mod faults;
 // Certificates as wrong as they have to be: the ones that the vault's own tests use.
 #[path = "../../src/caller/forge.rs"]
 #[allow(dead_code, reason = "the vault's own tests use the rest")]
@@ -46,6 +50,7 @@ mod rotation;
 mod rulebooks;
 mod sinks;
 mod soak;
+mod stall;
 mod strace;
 mod strangers;
 mod streams;

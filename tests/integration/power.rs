@@ -453,8 +453,8 @@ struct Disk {
 }
 
 /// A mounted file system. It is unmounted when this is dropped.
-struct Mounted {
-    path: PathBuf,
+pub struct Mounted {
+    pub path: PathBuf,
 }
 
 impl Folder {
@@ -526,7 +526,7 @@ impl Drop for Disk {
 }
 
 impl Mounted {
-    fn new(device: &str, options: &[&str], path: &Path) -> Self {
+    pub fn new(device: &str, options: &[&str], path: &Path) -> Self {
         std::fs::create_dir_all(path).unwrap();
         let at = path.display().to_string();
         tool("mount", &[options, &[device, &at]].concat());
@@ -540,7 +540,7 @@ impl Drop for Mounted {
     }
 }
 
-fn unmount(path: &Path) {
+pub fn unmount(path: &Path) {
     let path = path.display().to_string();
     if !quietly("umount", &[&path]) {
         // Busy: it goes as soon as it is not.
@@ -548,12 +548,12 @@ fn unmount(path: &Path) {
     }
 }
 
-fn quietly(program: &str, arguments: &[&str]) -> bool {
+pub fn quietly(program: &str, arguments: &[&str]) -> bool {
     Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
 }
 
 /// Runs a program that has to succeed.
-fn tool(program: &str, arguments: &[&str]) -> String {
+pub fn tool(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
