@@ -165,9 +165,9 @@ def come_out(checks, client, vault, process, messages, records, asked):
     checks.check("hostile text: one line of JSON for each event", len(events) >= asked / 2 and all(map(is_plain, printed)))
     lines = report.run(vault, process, "query", "--limit", "0", "--output", "text").split("\n")
     good = [line for line in lines if is_plain(line)]
-    # A heading and the end of the last line; and the log grows meanwhile.
+    # Behind the last line feed is nothing; and the log grows meanwhile, by each question too.
     later = report.run(vault, process, "query", "--limit", "0", "--output", "json").splitlines()
-    right = len(events) < len(lines) - 2 <= len(later)
+    right = len(events) < len(lines) - 1 <= len(later)
     checks.check("hostile text: one line of text for each event", right, f"{len(events)}, {len(lines)}, {len(later)}")
     checks.check("hostile text: of plain characters", len(good) == len(lines))
     found, token = [], ""
