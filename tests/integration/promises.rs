@@ -636,6 +636,6 @@ async fn a_broken_promise_of_each_kind_is_found_s_01() {
     let server = home.serve();
     let payments = server.client(&home.identity("payments")).await;
     let good = promises.issued.iter().rev().find(|issued| issued.is_plain()).unwrap();
-    assert!(payments.detokenize(SCOPE, &[good.token.clone()]).await.unwrap()[0] == Ok(good.value.clone()));
+    assert!(payments.detokenize(SCOPE, std::slice::from_ref(&good.token)).await.unwrap()[0] == Ok(good.value.clone()));
     server.stop();
 }
