@@ -1051,7 +1051,9 @@ class Client:
         }
         self.until("failed handshakes are in the log, with reason and fingerprint", lambda: wanted <= seen())
         self.is_("failed handshakes: none is missing", wanted - seen(), set())
-        SEEN_HANDSHAKES.update(reason for reason, _ in seen())
+        # A method that is none is counted under CONNECT, too. Its reason is one of a call, and was answered.
+        of_calls = {reason for reason, _ in SEEN}
+        SEEN_HANDSHAKES.update(reason for reason, _ in seen() if reason not in of_calls)
 
     def expires_on_a_connection(self):
         """T-11: a certificate that expires ends what a connection made with it may do."""
