@@ -152,9 +152,9 @@ fn a_vault_leaves_no_core_a_11() {
     let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>(), ["0", "0", "bytes"]);
     let pid = rustix::process::Pid::from_raw(server.pid()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::QUIT).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::ABORT).unwrap();
     let status = server.wait();
-    assert_eq!((status.signal(), status.core_dumped()), (Some(3), false), "{status}");
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false), "{status}");
     let left = std::fs::read_dir(home.path()).unwrap().flatten().map(|entry| entry.file_name());
     assert!(!left.into_iter().any(|name| name.to_string_lossy().starts_with("core")));
     home.serve().stop();
