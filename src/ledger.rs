@@ -311,6 +311,16 @@ impl Ledger {
         self.shared.is_paused.store(false, Ordering::Release);
     }
 
+    /// Whether submissions are taken now: the log goes on, and is not paused.
+    pub fn takes_submissions(&self) -> bool {
+        self.is_alive() && !self.shared.is_paused.load(Ordering::Acquire)
+    }
+
+    /// For how many events no checkpoint vouches yet.
+    pub fn unvouched(&self) -> u64 {
+        (*self.shared.durable.borrow()).saturating_sub(self.shared.vouched().size())
+    }
+
     /// What the writer is at, for [`Stall`].
     pub fn under_way(&self) -> Option<u64> {
         self.shared.queue.under_way()

@@ -5,6 +5,7 @@
 //! last event and checkpoint are written. A failed write ends the process within a second, without acknowledging anything.
 
 mod check;
+mod create;
 mod descriptors;
 mod operations;
 mod readiness;
@@ -22,20 +23,20 @@ mod workers;
 use crate::caller::SpiffeId;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
-use crate::crypto::{RootKey, VaultId};
+use crate::crypto::RootKey;
 use crate::event::Action;
 use crate::export;
 use crate::grpc::{AuditDoor, Guard, TokenDoor};
 use crate::keys::provider::{File, Provider, ProviderError};
-use crate::keys::{Keyring, KeyringError, entropy};
-use crate::ledger::{self, Genesis, Limits, Running, Signing, Standing, Submission};
+use crate::keys::{Keyring, KeyringError};
+use crate::ledger::{self, Limits, Running, Signing, Standing};
 use crate::merkle::note::{KeyError, LogKey};
 use crate::policy::{Policy, RulebookErrors};
 use crate::proto::v1::audit_service_server::AuditServiceServer;
 use crate::proto::v1::token_service_server::TokenServiceServer;
 use crate::scope;
 use crate::secret::SecretBytes;
-use crate::store::{self, Batch, RocksConfig, RocksStore, Store};
+use crate::store::{self, Batch, RocksConfig, RocksStore};
 use crate::telemetry::{self, TelemetryError};
 use crate::tls::{self, HandshakeFailure, SetupError};
 use crate::vault::{Failure, Handshakes, Parts, Vault, VaultEvent};
@@ -55,6 +56,7 @@ use tower::Service;
 use workers::Doors;
 
 pub use check::{Finding, InUse, Verdict, check, config_mistakes, in_use};
+pub use create::create;
 use readiness::{Readiness, Reason};
 use room::Disks;
 pub use room::{Full, Room};
@@ -178,42 +180,6 @@ pub struct Opened {
     running: Running,
     readiness: Arc<Readiness>,
     store: Arc<RocksStore>,
-}
-
-// === create ===
-
-/// Makes the data of a new vault, with its first event and checkpoint.
-///
-/// # Errors
-/// If there is some already, or it can't be written.
-pub fn create(config: &Config) -> Result<(), Error> {
-    let clock = SystemClock::shared();
-    let root = root_key(config)?;
-    let log_key = log_key(config)?;
-    let genesis =
-        Genesis { vault: VaultId(entropy::bytes().map_err(KeyringError::from)?), log_id: log_key.name().to_string() };
-    for directory in std::iter::once(&config.audit.checkpoints).chain(&config.audit.checkpoints_copy) {
-        std::fs::create_dir_all(directory)
-            .map_err(|error| Error::Io { what: "can't make the directory for checkpoints", error })?;
-    }
-    let store: Arc<dyn Store> = Arc::new(RocksStore::create(&config.storage.path, &rocks_config(config))?);
-    ledger::create(&*store, &root, &genesis, log_key.verifier())?;
-    let (genesis, meta) = ledger::identify(&*store, &root)?;
-    let (keys, state) = Keyring::create(&root, &genesis.vault, &meta, clock.wall())?;
-    let settings = ledger_settings(config, Signing::by(log_key), &clock, RulebookView::none(), Box::new(|_| {}));
-    let (ledger, running) = ledger::open(store, &genesis, meta, state, settings)?;
-    let event = crate::vault::own_event(
-        &identity(config)?,
-        &config.server.node,
-        Action::CreateKey,
-        format!("vault {}, keys index, request and state, version 1", genesis.vault),
-    )
-    .map_err(Error::Log)?;
-    let submission = Submission::new(ledger.basis(), event).with_changes(keys);
-    let runtime = runtime("can't start a runtime")?;
-    runtime.block_on(ledger.record(submission)).map_err(|refused| Error::Log(refused.into()))?;
-    running.close();
-    Ok(())
 }
 
 // === open ===

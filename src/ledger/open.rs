@@ -439,7 +439,12 @@ pub fn stored_head(rows: &dyn Rows, meta: &MetaKey, state: &StateKey) -> Result<
 /// The time that the vault's clock never goes back behind. A log without events has none: nothing has expired yet.
 fn time_mark(rows: &dyn Rows, meta: &MetaKey, format: u32, head: Option<&StoredHead>) -> Result<Timestamp, OpenError> {
     if format != FORMAT {
-        return upgrade::time_mark(rows, meta);
+        // Data is taken up in one commit, so a head of the current format never stands in data of an older one: then somebody
+        // has put `format` and an older mark back.
+        return match head {
+            Some(StoredHead { mark: Some(_), .. }) => Err(OpenError::Head),
+            _ => upgrade::time_mark(rows, meta),
+        };
     }
     // A head of the older format in data of this one was put there.
     head.map_or(Ok(Timestamp::default()), |head| head.mark.ok_or(OpenError::Head))

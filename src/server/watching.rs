@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// Checkpoints come each second. If events have waited ten times as long for one, it is time to say so.
+const UNVOUCHED_AT_MOST: Duration = Duration::from_secs(10);
 const STALL_PERIOD: Duration = Duration::from_millis(100);
 /// What fits into a disk in this time is far below what is kept free.
 const DISK_PERIOD: Duration = Duration::from_millis(500);
@@ -58,13 +60,49 @@ impl Watch {
     }
 }
 
+/// For how long events have waited for a checkpoint. A disk of checkpoints that stands still holds up nobody, and so nobody
+/// would see that what is acknowledged meanwhile could be cut off without a trace.
+#[derive(Default)]
+struct Unvouched {
+    /// Since when, and how far the checkpoints had come then.
+    since: Option<(u64, Duration)>,
+    is_told: bool,
+}
+
+impl Unvouched {
+    fn look(&mut self, ledger: &Ledger, now: Duration) {
+        let waited = self.waited(ledger.unvouched(), ledger.vouched().size(), now);
+        metrics::gauge!("cloakroom_checkpoint_wait_seconds").set(waited.as_secs_f64());
+        let is_long = waited > UNVOUCHED_AT_MOST;
+        match (is_long, std::mem::replace(&mut self.is_told, is_long)) {
+            (true, false) => tracing::error!(
+                ?waited,
+                "no checkpoint vouches for the newest events: calls go on, but until one does, those could be cut off \
+                 unseen. Look at the disks of audit.checkpoints and audit.checkpoints_copy"
+            ),
+            (false, true) => tracing::info!("checkpoints vouch for the newest events again"),
+            _ => {}
+        }
+    }
+
+    fn waited(&mut self, events: u64, vouched: u64, now: Duration) -> Duration {
+        self.since = match self.since {
+            _ if events == 0 => None,
+            Some((size, since)) if size == vouched => Some((size, since)),
+            _ => Some((vouched, now)),
+        };
+        self.since.map_or(Duration::ZERO, |(_, since)| now.saturating_sub(since))
+    }
+}
+
 /// For how long the writer has been at the same work.
 async fn commits(subject: Arc<Subject>, stopped: watch::Receiver<bool>) {
     let mut stop = std::pin::pin!(until(stopped));
-    let mut stall = Stall::default();
+    let (mut stall, mut unvouched) = (Stall::default(), Unvouched::default());
     loop {
         let waited = stall.look(subject.ledger.under_way(), subject.clock.monotonic());
         metrics::gauge!("cloakroom_commit_wait_seconds").set(waited.as_secs_f64());
+        unvouched.look(&subject.ledger, subject.clock.monotonic());
         let stalled = waited > subject.stall_after;
         match (subject.readiness.set(Reason::Stalled, stalled), stalled) {
             (true, true) => tracing::error!(
@@ -117,4 +155,21 @@ fn look_at_disk(subject: &Subject, was_full: bool) -> bool {
         (false, _) => {}
     }
     is_full
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_wait_for_a_checkpoint_from_the_last_one_on_s_11() {
+        let second = Duration::from_secs;
+        let mut unvouched = Unvouched::default();
+        assert_eq!(unvouched.waited(0, 5, second(1)), Duration::ZERO);
+        assert_eq!(unvouched.waited(3, 5, second(2)), Duration::ZERO);
+        assert_eq!(unvouched.waited(9, 5, second(14)), second(12), "none came since");
+        assert_eq!(unvouched.waited(1, 14, second(15)), Duration::ZERO, "one came; there are newer events");
+        assert_eq!(unvouched.waited(2, 14, second(16)), second(1));
+        assert_eq!(unvouched.waited(0, 16, second(17)), Duration::ZERO);
+    }
 }

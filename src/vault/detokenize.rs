@@ -146,8 +146,7 @@ impl Vault {
         }
         let opened = opening.open_all(&parsed, &handles, &rows);
         if opened.reply_bytes() > REPLY_BYTES_AT_MOST {
-            let violation = Violation { field: "tokens", reason: Reason::ReplyTooLarge };
-            return Err(self.invalid(attempt.event, violation).await);
+            return Err(self.reply_too_large(attempt.event, &opened, &handles).await);
         }
         opened.describe(&mut attempt.event, &handles);
         let mut effects = opening.spend(&opened)?;
@@ -164,6 +163,23 @@ impl Vault {
         let held = Held::new(opened.results, opened.names);
         let done = self.conclude(wanted, attempt, effects, held).await?;
         Ok(done.map_or(Attempted::Stale, |(results, receipt)| Attempted::Done(Detokenized { results, receipt })))
+    }
+
+    /// Refuses a reply that would be too large. How large it would be depends on what became of each token, so who is told of it
+    /// leaves an event with all of them each time, as one who gets the reply does: nobody is to probe unseen.
+    async fn reply_too_large(&self, mut event: Event, opened: &Opened, handles: &[Option<Handle>]) -> Failure {
+        let reason = Reason::ReplyTooLarge;
+        opened.describe(&mut event, handles);
+        (event.outcome, event.reason, event.succeeded) = (Outcome::Failed.into(), reason.as_str().into(), 0);
+        let withheld = |outcome: &ItemOutcome| match outcome {
+            ItemOutcome::Released | ItemOutcome::Masked => ItemOutcome::Refused,
+            dead => *dead,
+        };
+        event.item_outcomes = opened.outcomes.iter().map(|outcome| withheld(outcome).into()).collect();
+        match self.record_event(event).await {
+            Ok(receipt) => Failure::Invalid(Violation { field: "tokens", reason }, Some(receipt)),
+            Err(failure) => failure,
+        }
     }
 
     fn check_detokenize(
@@ -293,8 +309,9 @@ impl Opening<'_> {
             return Err(ItemOutcome::Unknown);
         };
         let record = Record::parse(row).map_err(|_| ItemOutcome::Corrupt)?;
-        self.vault.lengths.note(self.scope_id, handle, record.padded_bytes());
+        let padded = record.padded_bytes();
         let unlocked = record.unlock_outer(vault, handle, self.data_key).map_err(|_| ItemOutcome::Corrupt)?;
+        self.vault.lengths.note(self.scope_id, handle, padded);
         let value = unlocked.open(vault, handle, parsed.canonical.expose()).map_err(|_| ItemOutcome::Corrupt)?;
         let header = opened.spent.get(handle).map_or(*unlocked.header(), |(_, header)| *header);
         if header.scope != self.scope_id {

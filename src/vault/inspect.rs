@@ -140,8 +140,11 @@ impl Vault {
             if record.claimed_header().scope != keys.id && !named.is_token(place) {
                 return Err(unknown());
             }
-            self.lengths.note(keys.id, handle, record.padded_bytes());
-            record.unlock_outer(self.keyring.vault(), handle, data_key).map_err(|_| ItemOutcome::Corrupt)
+            let padded = record.padded_bytes();
+            let unlocked = record.unlock_outer(self.keyring.vault(), handle, data_key);
+            let unlocked = unlocked.map_err(|_| ItemOutcome::Corrupt)?;
+            self.lengths.note(keys.id, handle, padded);
+            Ok(unlocked)
         };
         Ok(handles.iter().zip(rows).enumerate().map(|(place, (handle, row))| look(place, handle, row)).collect())
     }

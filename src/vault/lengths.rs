@@ -11,6 +11,9 @@ use std::sync::Arc;
 
 /// Records in the sample of a scope.
 const SAMPLE: usize = 32;
+/// More is never worked on for a token that has no record: a thousand of them in one call are not to cost a second. It is what
+/// a scope's values may have unless its configuration says more.
+const WORK_AT_MOST: usize = 64 << 10;
 
 /// A sample of each scope whose records were met since the start.
 #[derive(Default)]
@@ -30,7 +33,7 @@ pub(super) struct StandIns(Option<Arc<[usize]>>);
 impl Lengths {
     /// Notes a record that was issued or met.
     pub fn note(&self, scope: ScopeId, handle: &Handle, padded: usize) {
-        let tail = part(handle, 4);
+        let (tail, padded) = (part(handle, 4), padded.min(WORK_AT_MOST));
         let mut samples = self.0.lock();
         let sample = samples.entry(scope).or_default();
         if sample.records.len() == SAMPLE && sample.records.last().is_some_and(|(largest, _)| tail >= *largest) {
@@ -82,6 +85,9 @@ mod tests {
         let stand_ins = lengths.stand_ins(scope);
         let long = (20_000..30_000).filter(|number| stand_ins.of(&handle(*number)) == 49_152).count();
         assert!((1_000..5_000).contains(&long), "{long} of 10,000");
+        // A few bytes or a million: the work has a bound.
+        lengths.note(ScopeId(4), &handle(1), 1 << 20);
+        assert_eq!(lengths.stand_ins(ScopeId(4)).of(&handle(2)), WORK_AT_MOST);
         // The same again, in another order, and records of other scopes change nothing.
         let other = Lengths::default();
         for number in (0..10_000).rev().chain(0..10_000) {

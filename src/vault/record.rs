@@ -216,6 +216,10 @@ impl Vault {
         reason: Reason,
         complete: impl FnOnce(&mut Event),
     ) -> Result<Option<Receipt>, Failure> {
+        // Where the log takes nothing, a count of refusals is no substitute for events: it is lost with the process.
+        if !self.ledger.takes_submissions() {
+            return Err(Failure::Unavailable);
+        }
         event.outcome = outcome.into();
         event.reason = reason.as_str().into();
         let kind = RefusalKind { action: event.action(), outcome, reason };
