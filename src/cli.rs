@@ -121,7 +121,7 @@ struct Connection {
 /// What the output looks like.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For people; of tokens and values a line for each line that was read.
+    /// For people.
     Text,
     /// JSON: one object, or one a line.
     Json,

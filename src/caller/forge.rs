@@ -298,15 +298,15 @@ fn common_name(name: &str) -> Vec<u8> {
     sequence(&[&tagged(0x31, &attribute)])
 }
 
-/// Chance from a seed that is printed: `CLOAKROOM_TEST_SEED=N` draws the same again. It is xorshift64*.
+/// Chance from a seed that is printed: `SEED=N` draws the same again. It is xorshift64*.
 pub(crate) struct Dice(u64);
 
 impl Dice {
     pub(crate) fn seeded() -> Self {
         let drawn = || getrandom::u64().expect("the system has randomness");
-        let given = std::env::var("CLOAKROOM_TEST_SEED").ok();
-        let seed = given.map_or_else(drawn, |seed| seed.parse().expect("CLOAKROOM_TEST_SEED is a number"));
-        println!("CLOAKROOM_TEST_SEED={seed}");
+        let given = std::env::var("SEED").ok();
+        let seed = given.map_or_else(drawn, |seed| seed.parse().expect("SEED is a number"));
+        println!("SEED={seed}");
         Self(seed | 1)
     }
 

@@ -24,12 +24,6 @@ use std::process::Command;
 const BLOCK: usize = 32 * 1024;
 const HEADER: usize = 7;
 
-fn seed() -> u64 {
-    let seed = std::env::var("CORRUPTION_SEED").map_or_else(|_| Dice::seed(), |seed| seed.parse().expect("a number"));
-    println!("CORRUPTION_SEED={seed}");
-    seed
-}
-
 fn small(home: &Home) -> Command {
     let mut serve = home.serve_command();
     serve.env("CLOAKROOM_STORAGE__CACHE_BYTES", "8MiB");
@@ -37,7 +31,7 @@ fn small(home: &Home) -> Command {
 }
 
 async fn work(home: &Home, server: &Server, calls: u64) -> Promises {
-    let ended = run(home, server, Plan { seed: seed(), callers: 12, calls, stamp: Box::new(|| 0) }, || {}).await;
+    let ended = run(home, server, Plan { seed: Dice::seed(), callers: 12, calls, stamp: Box::new(|| 0) }, || {}).await;
     assert!(ended.failures.is_empty(), "{:?}", ended.failures);
     ended.promises
 }
@@ -123,7 +117,7 @@ async fn torn() -> (Home, Promises) {
     let home = Home::init();
     let inject = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:signal=SIGKILL:when=40"];
     let vault = Traced::launch(&home, &home.serve_command(), &inject);
-    let plan = Plan { seed: seed(), callers: 6, calls: u64::MAX, stamp: Box::new(|| 0) };
+    let plan = Plan { seed: Dice::seed(), callers: 6, calls: u64::MAX, stamp: Box::new(|| 0) };
     let ended = run(&home, vault.server(), plan, || {}).await;
     vault.end();
     assert!(!ended.failures.is_empty());
@@ -178,7 +172,7 @@ async fn cut_the_log(step_at_most: usize) {
         assert_kept(&home, &promises, &format!("cut at {cut}")).await;
     }
     // Behind it: opens with all, or refuses and says which file.
-    let mut dice = Dice(seed());
+    let mut dice = Dice(Dice::seed());
     let (mut opens, mut refuses) = (0, 0);
     for (kind, length) in
         [("zeros", 3), ("zeros", 4096), ("zeros", 70_000), ("noise", 5), ("noise", 64), ("noise", 40_000), ("ones", 64)]
@@ -224,7 +218,7 @@ async fn damage_the_log(positions: usize) {
     let begins = records(&bytes);
     let end = *begins.last().unwrap();
     let settings = config(&home);
-    let mut dice = Dice(seed());
+    let mut dice = Dice(Dice::seed());
     let mut place = |bound: usize| usize::try_from(dice.below(bound as u64)).unwrap();
     let mut damages: Vec<(String, Range<usize>, u8)> = Vec::new();
     for _ in 0..positions {

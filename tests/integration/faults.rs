@@ -26,14 +26,8 @@ const CALLS_MEANWHILE: usize = 30;
 /// So little memory for tables that they are written to files all the time.
 const SMALL_CACHE: (&str, &str) = ("CLOAKROOM_STORAGE__CACHE_BYTES", "8MiB");
 
-fn seed() -> u64 {
-    let seed = std::env::var("FAULTS_SEED").map_or_else(|_| Dice::seed(), |seed| seed.parse().expect("a number"));
-    println!("FAULTS_SEED={seed}");
-    seed
-}
-
 fn plan(callers: usize, calls: u64) -> Plan {
-    Plan { seed: seed(), callers, calls, stamp: Box::new(|| 0) }
+    Plan { seed: Dice::seed(), callers, calls, stamp: Box::new(|| 0) }
 }
 
 fn small(home: &Home) -> Command {

@@ -126,9 +126,7 @@ async fn whoever_goes_right_after_asking_is_in_the_log_a_09_a_10() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_use_is_spent_if_and_only_if_the_log_says_so_a_10() {
     const ROUNDS: usize = 200;
-    let seed = Dice::seed_in("CLOAKROOM_TEST_SEED");
-    println!("A-10: seed {seed} (CLOAKROOM_TEST_SEED)");
-    let mut dice = Dice(seed);
+    let mut dice = Dice(Dice::seed());
     let home = Home::init();
     let server = home.serve();
     let gateway = server.client(&home.identity("gateway")).await;

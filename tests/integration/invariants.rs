@@ -194,7 +194,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 // === what the checks can see ===
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_invariant_is_missed_where_it_does_not_hold() {
+async fn a_broken_invariant_of_each_kind_is_found() {
     use crate::promises::{Dice, Plan, run};
     let home = Home::init();
     let server = home.serve();

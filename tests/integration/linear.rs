@@ -110,9 +110,7 @@ struct Histories {
 }
 
 async fn race(rounds: usize) {
-    let seed = Dice::seed_in("CLOAKROOM_TEST_SEED");
-    println!("L-04: seed {seed} (CLOAKROOM_TEST_SEED)");
-    let mut dice = Dice(seed);
+    let mut dice = Dice(Dice::seed());
     let home = Home::init();
     let server = home.serve();
     let gateway = server.client(&home.identity("gateway")).await;

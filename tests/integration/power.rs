@@ -63,7 +63,7 @@ async fn fifty_power_cuts_lose_nothing_that_was_acknowledged_s_03_a_07() {
         return;
     }
     let cuts = std::env::var("POWER_CUTS").map_or(CUTS, |cuts| cuts.parse().expect("POWER_CUTS is a number"));
-    let done = campaign(cuts, Dice::seed_in("SEED"), None).await;
+    let done = campaign(cuts, Dice::seed(), None).await;
     assert_eq!(done, cuts);
 }
 
@@ -73,7 +73,7 @@ async fn power_cuts_find_out_an_fdatasync_that_does_nothing_s_03() {
     if !needs::met(&NEEDED) {
         return;
     }
-    let work = Work::with(FileSystem::Ext4, Dice::seed_in("SEED"), Fault::Syncs).await;
+    let work = Work::with(FileSystem::Ext4, Dice::seed(), Fault::Syncs).await;
     let cuts = Work::cuts_at(&work.promises.answers());
     let (mut lost, mut missing, mut refused) = (0, 0, 0);
     work.each(cuts, |cut, outcome| match outcome {
@@ -103,7 +103,7 @@ async fn power_cuts_find_out_checkpoints_that_are_not_synced_s_03() {
     if !needs::met(&NEEDED) {
         return;
     }
-    let work = Work::with(FileSystem::Ext4, Dice::seed_in("SEED"), Fault::Checkpoints).await;
+    let work = Work::with(FileSystem::Ext4, Dice::seed(), Fault::Checkpoints).await;
     let cuts = Work::cuts_at(&work.promises.times_of_notes());
     let (mut older, mut other) = (0, 0);
     work.each(cuts, |cut, outcome| {

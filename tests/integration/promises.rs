@@ -567,14 +567,12 @@ impl Dice {
         format!("{time:08x}-{middle:04x}-4{version:03x}-{variant:04x}-{node:012x}")
     }
 
-    /// The seed in the environment variable `name`, so that a run can be done again, or one that no run has had.
-    pub fn seed_in(name: &str) -> u64 {
-        std::env::var(name).map_or_else(|_| Self::seed(), |seed| seed.parse().expect("a seed is a number"))
-    }
-
-    /// A seed that no run has had.
+    /// The seed in the environment variable `SEED`, so that a run can be done again, or one that no run has had. It is printed.
     pub fn seed() -> u64 {
-        getrandom::u64().unwrap()
+        let drawn = || getrandom::u64().unwrap();
+        let seed = std::env::var("SEED").map_or_else(|_| drawn(), |seed| seed.parse().expect("SEED is a number"));
+        println!("SEED={seed}");
+        seed
     }
 }
 
@@ -614,7 +612,7 @@ fn spoil(promises: &mut Promises) -> [&'static str; 8] {
 async fn a_broken_promise_of_each_kind_is_found_s_01() {
     let home = Home::init();
     let server = home.serve();
-    let plan = Plan { seed: Dice::seed_in("SEED"), callers: 16, calls: 600, stamp: Box::new(|| 0) };
+    let plan = Plan { seed: Dice::seed(), callers: 16, calls: 600, stamp: Box::new(|| 0) };
     let mut promises = run(&home, &server, plan, || {}).await.promises;
     let findings = promises.check(&home, &server, Stamp::MAX).await;
     assert!(findings.broken.is_empty(), "{:#?}", findings.broken);

@@ -1,7 +1,7 @@
 //! T-05 to T-08: what may come over a socket before anybody has shown a certificate, and chains that cost more to look at
 //! than to send. All of it against the real vault, which must close each connection, stay small, and serve who may come in.
 //!
-//! What is random is drawn from a seed that is printed: `CLOAKROOM_TEST_SEED=N` draws the same again.
+//! What is random is drawn from a seed that is printed: `SEED=N` draws the same again.
 
 use crate::forge::Dice;
 use crate::harness::{Client, Home, Server};

@@ -168,16 +168,29 @@ impl Place {
         v1::TailEventsRequest { filter: Some(filter.clone()), from_sequence: self.next }
     }
 
-    /// Goes on in the same log. A restored vault has a new one, in which this place means nothing.
+    /// Goes on in the same log. In another one, or one that has gone back, this place means nothing.
     async fn resume(&self, client: &Client, filter: &v1::AuditFilter) -> anyhow::Result<Events> {
         if let Some(log_id) = &self.log_id {
             let newest =
                 v1::QueryEventsRequest { page_size: 1, newest_first: true, ..v1::QueryEventsRequest::default() };
             for event in client.query_events(newest).await?.events {
                 check_log(log_id, &event.log_id)?;
+                self.check_length(&event)?;
             }
         }
         Ok(client.tail_events(self.request(filter)).await?)
+    }
+
+    /// A vault that was put back to a backup goes on under the same name, with other events behind that.
+    fn check_length(&self, newest: &v1::AuditEvent) -> anyhow::Result<()> {
+        let (seen, there) = (self.next, newest.sequence + 1);
+        if there < seen {
+            bail!(
+                "the log has {there} events, but {seen} were there already: the vault was restored from a backup. Follow it \
+                 from there with --from-sequence {there}, and keep what was printed"
+            );
+        }
+        Ok(())
     }
 
     /// Whether the event was not seen yet.
@@ -199,8 +212,8 @@ impl Place {
 fn check_log(followed: &str, found: &str) -> anyhow::Result<()> {
     if followed != found {
         bail!(
-            "the vault has another log now, {found}, not {followed}: it was restored or replaced. Follow the new one from \
-             its beginning with --from-sequence 0"
+            "the vault has another log now, {found}, not {followed}: another vault answers there. Follow its log from \
+             the beginning with --from-sequence 0"
         );
     }
     Ok(())
@@ -224,5 +237,14 @@ mod tests {
         assert_eq!(place.request(&v1::AuditFilter::default()).from_sequence, 10);
         let error = place.is_new(&event("other", 10)).unwrap_err().to_string();
         assert!(error.contains("other") && error.contains("--from-sequence 0"), "{error}");
+    }
+
+    #[test]
+    fn a_log_that_has_gone_back_is_noticed() {
+        let mut place = Place { next: 0, log_id: None };
+        place.go_behind(&event("log", 9));
+        assert!(place.check_length(&event("log", 9)).is_ok() && place.check_length(&event("log", 12)).is_ok());
+        let error = place.check_length(&event("log", 8)).unwrap_err().to_string();
+        assert!(error.contains("has 9 events, but 10 were there"), "{error}");
     }
 }

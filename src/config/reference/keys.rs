@@ -137,8 +137,9 @@ pub const KEYS: [Key; 56] = [
         Value("\"128MiB\""),
         "bytes",
         "\"1GiB\"",
-        "With less room than this where data or checkpoints are, no call is answered until there is more: what is left is for an \
-         orderly stop, and for RocksDB to write out what is in memory. 0 lets the disk fill up.",
+        "With less room than this, or fewer than 100 inodes, where data or checkpoints are, no call is answered until there is \
+         more, and an eighth above this: what is left is for an orderly stop, and for RocksDB to write out what is in memory. A \
+         start on such a disk ends with status 74. 0 lets the disk fill up.",
     ),
     key(
         "audit.checkpoints",

@@ -224,7 +224,7 @@ fn leaf_as_issuer(a: &Authority) -> Credentials {
 }
 
 /// Mutations of good chains, through all that looks at a chain before its owner is known: none panics, and none is let in
-/// but the one that was not changed. `CLOAKROOM_TEST_SEED=N` draws the same again.
+/// but the one that was not changed. `SEED=N` draws the same again.
 #[test]
 fn mutated_chains_neither_panic_nor_pass_t_01_t_07() {
     const MUTATIONS: usize = 100_000;

@@ -157,7 +157,7 @@ async fn a_row_that_the_disk_can_not_read_fails_alone_s_09() {
     f.close();
 }
 
-/// As design.md says: an authentic older copy is for `cloakroom verify` and the checkpoints to find, not for opening.
+/// As docs/threat-model.md says: an authentic older copy is for `cloakroom verify` and the checkpoints to find, not for opening.
 #[tokio::test]
 async fn known_gap_an_older_row_put_back_opens() {
     let f = Fixture::new();
