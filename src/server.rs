@@ -7,6 +7,7 @@
 mod check;
 mod create;
 mod descriptors;
+mod figures;
 mod operations;
 mod readiness;
 mod room;
@@ -317,6 +318,7 @@ pub fn run(config: Config) -> Result<(), Error> {
     telemetry::log_to_stderr(&std::env::var(telemetry::LOG_VARIABLE).unwrap_or_else(|_| "info".to_owned()))?;
     telemetry::silence_panics();
     let metrics = telemetry::count()?;
+    figures::begin();
     runtime("can't start the runtime")?.block_on(serve(config, metrics))
 }
 

@@ -47,6 +47,9 @@ pub(super) enum Failed {
 }
 
 impl Failed {
+    /// What [`Failed::reason`] can say.
+    pub const REASONS: [&str; 7] = ["unreachable", "handshake", "broken", "timeout", "unwilling", "content", "log"];
+
     /// One word for the metric.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -42,6 +42,10 @@ impl Progress {
         metrics::counter!("cloakroom_sink_refused_events_total", &labels).increment(0);
         metrics::counter!("cloakroom_sink_dropped_events_total", &labels).increment(0);
         metrics::gauge!("cloakroom_sink_stuck", &labels).set(0.0);
+        for reason in Failed::REASONS {
+            let name = name.to_owned();
+            metrics::counter!("cloakroom_sink_failures_total", "sink" => name, "reason" => reason).increment(0);
+        }
         Self { name: name.to_owned(), settled, sent: settled, waiting: VecDeque::new(), unsent: None, outage: None }
     }
 

@@ -94,7 +94,11 @@ impl Reasons {
 }
 
 impl Reason {
-    fn word(self) -> &'static str {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Failed, Self::Stalled, Self::Full];
+
+    /// As the metric has it.
+    pub fn word(self) -> &'static str {
         match self {
             Self::Failed => "failed",
             Self::Stalled => "stalled",

@@ -80,6 +80,15 @@ impl Circle {
     /// If no thread can be started.
     pub fn new(members: Vec<Member>, required: usize, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("witnesses").enable_all().build()?;
+        for member in &members {
+            let name = member.key.name().to_string();
+            // So that they are there before anything happens: a rule that waits for a rise never sees the first one else.
+            metrics::counter!("cloakroom_witness_cosignatures_total", "witness" => name.clone()).increment(0);
+            for reason in ["failed", "refused", "ahead", "fork"] {
+                metrics::counter!("cloakroom_witness_failures_total", "witness" => name.clone(), "reason" => reason)
+                    .increment(0);
+            }
+        }
         Ok(Self { members, required, clock, runtime: Some(runtime), note: String::new(), lines: BTreeMap::new() })
     }
 
