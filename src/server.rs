@@ -60,7 +60,7 @@ pub use check::{Finding, InUse, Verdict, check, config_mistakes, in_use};
 pub use create::create;
 use readiness::{Readiness, Reason};
 use room::Disks;
-pub use room::{Full, Room};
+pub use room::{Full, Room, bytes_in_words};
 pub use rotation::{Rotated, rotate_log_key};
 use rulebook::RulebookView;
 pub use rulebook::{load as load_rulebook, locate};
@@ -160,6 +160,7 @@ impl Error {
     /// Whether starting again helps as soon as somebody has made room on a disk.
     pub fn is_lack_of_room(&self) -> bool {
         matches!(self, Self::Full(_) | Self::Store(store::OpenError::System { trouble: store::Trouble::Full, .. }))
+            || matches!(self, Self::Ledger(ledger::OpenError::Checkpoint(error)) if error.is_lack_of_room())
     }
 }
 
@@ -288,14 +289,14 @@ impl Opened {
 }
 
 /// Moves the time mark of a vault that does not run to the clock, with an event that says so. By how much it moved, if
-/// there was a leap to accept.
+/// there was a leap to accept; and by how much the clock is behind the mark, which nothing moves.
 ///
 /// # Errors
 /// If the vault runs, can't be opened, or the log can't be written.
-pub fn accept_clock(config: &Config) -> Result<Option<Duration>, Error> {
+pub fn accept_clock(config: &Config) -> Result<(Option<Duration>, Duration), Error> {
     let opened = open(config, &SystemClock::shared())?;
     runtime("can't start the runtime")?.block_on(async {
-        let leap = opened.vault.ledger().clock().leap();
+        let (leap, behind) = (opened.vault.ledger().clock().leap(), opened.vault.ledger().clock().behind());
         let accepted = match leap {
             Some(ahead) => {
                 let why = format!("an operator accepts the clock, {} s ahead of the time mark", ahead.as_secs());
@@ -304,7 +305,7 @@ pub fn accept_clock(config: &Config) -> Result<Option<Duration>, Error> {
             None => Ok(()),
         };
         opened.close().await?;
-        accepted.map(|()| leap).map_err(Error::Log)
+        accepted.map(|()| (leap, behind)).map_err(Error::Log)
     })
 }
 

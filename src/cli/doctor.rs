@@ -64,16 +64,6 @@ fn in_words(duration: Duration) -> String {
     }
 }
 
-/// A number of bytes, as exact as people want it.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a figure for people, never negative")]
-fn bytes_in_words(bytes: u64) -> String {
-    match bytes {
-        0..1_048_576 => format!("{} KiB", bytes / 1024),
-        1_048_576..10_737_418_240 => format!("{} MiB", bytes >> 20),
-        _ => format!("{} GiB", (bytes as f64 / f64::from(1 << 30)).round() as u64),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,8 +73,5 @@ mod tests {
         assert_eq!(in_words(Duration::from_hours(24 * 89 + 5)), "89 days");
         assert_eq!(in_words(Duration::from_secs(3_725)), "1h 2m");
         assert_eq!(in_words(Duration::from_nanos(1_234_567)), "1ms 234us");
-        assert_eq!(bytes_in_words(256 << 20), "256 MiB");
-        assert_eq!(bytes_in_words(20 << 30), "20 GiB");
-        assert_eq!(bytes_in_words(4_096), "4 KiB");
     }
 }

@@ -5,6 +5,8 @@
 
 use super::LogKeys;
 use crate::merkle::note::{Checkpoint, NoteError};
+use crate::store::Trouble;
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -38,10 +40,7 @@ pub struct Checkpoints {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The file system refuses.
-    #[error(
-        "checkpoint {path}: {error}. See that the directory, which `audit.checkpoints` or `audit.checkpoints_copy` names, \
-         exists and is writable"
-    )]
+    #[error("checkpoint {path}: {error}. {}", advice(error))]
     Io {
         /// The file.
         path: PathBuf,
@@ -58,6 +57,35 @@ pub enum CheckpointError {
         /// Why.
         error: NoteError,
     },
+}
+
+impl CheckpointError {
+    /// Whether it is over as soon as somebody has made room on a disk.
+    pub fn is_lack_of_room(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if trouble(error) == Some(Trouble::Full))
+    }
+}
+
+/// What the operating system's refusal is about, where that is not the directory.
+fn trouble(error: &io::Error) -> Option<Trouble> {
+    match Errno::from_io_error(error)? {
+        Errno::NOSPC | Errno::DQUOT => Some(Trouble::Full),
+        Errno::ROFS => Some(Trouble::ReadOnly),
+        Errno::MFILE | Errno::NFILE => Some(Trouble::Files),
+        Errno::NOMEM => Some(Trouble::Memory),
+        Errno::IO => Some(Trouble::Disk),
+        _ => None,
+    }
+}
+
+fn advice(error: &io::Error) -> String {
+    trouble(error).map_or_else(
+        || {
+            "See that the directory, which `audit.checkpoints` or `audit.checkpoints_copy` names, exists and is writable"
+                .to_owned()
+        },
+        |trouble| trouble.to_string(),
+    )
 }
 
 impl CheckpointDirectory {
@@ -164,4 +192,30 @@ fn replace(path: &Path, note: &str) -> io::Result<()> {
     fs::rename(&new, path)?;
     // The rename itself is durable only once the directory is.
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_fits_what_the_system_refused_s_05() {
+        let said = |errno: Errno| CheckpointError::Io {
+            path: "checkpoint".into(),
+            error: io::Error::from_raw_os_error(errno.raw_os_error()),
+        };
+        for (errno, advice) in [
+            (Errno::NOSPC, "The disk is full"),
+            (Errno::DQUOT, "The disk is full"),
+            (Errno::MFILE, "Raise the limit of open files"),
+            (Errno::ROFS, "mounted read-only"),
+            (Errno::IO, "The disk fails"),
+            (Errno::ACCESS, "exists and is writable"),
+            (Errno::NOENT, "exists and is writable"),
+        ] {
+            let error = said(errno);
+            assert!(error.to_string().contains(advice), "{error}");
+            assert_eq!(error.is_lack_of_room(), advice == "The disk is full", "{error}");
+        }
+    }
 }

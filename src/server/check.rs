@@ -1,10 +1,12 @@
 //! Everything that the start looks at before it opens anything, looked at without opening anything.
 
+use super::room::Disks;
 use super::{Error, identity, log_key, root_key, rulebook, sinks, tls_config, witness};
 use crate::config::{self, Config};
 use crate::ledger::{CheckpointDirectory, LogKeys};
 use crate::tls::{self, ServerIdentity};
 use rustix::fs::Access;
+use rustix::io::Errno;
 use rustix::process::{Flock, FlockType};
 use std::fs::File;
 use std::path::Path;
@@ -61,6 +63,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     findings.extend(config.audit.checkpoints_copy.as_deref().map(|path| check_copy(path, key.as_ref())));
     findings.extend(check_sinks(config, key.as_ref()));
     findings.extend(check_witnesses(config));
+    findings.push(check_room(config));
     findings.push(check_data(&config.storage.path));
     findings
 }
@@ -138,7 +141,11 @@ fn check_checkpoints(config: &Config, key: Option<&crate::merkle::note::LogKey>)
     let path = &config.audit.checkpoints;
     if let Err(error) = rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK) {
         let seen = format!("{}: {error}", path.display());
-        return Finding::bad(SUBJECT, seen, "see that the directory audit.checkpoints exists and is writable");
+        return Finding::bad(
+            SUBJECT,
+            seen,
+            advice(error, "see that the directory audit.checkpoints exists and is writable"),
+        );
     }
     let directory = CheckpointDirectory::new(path);
     let file = directory.file();
@@ -161,11 +168,8 @@ fn check_copy(path: &Path, key: Option<&crate::merkle::note::LogKey>) -> Finding
     const SUBJECT: &str = "checkpoint copy";
     if let Err(error) = rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK) {
         let seen = format!("{}: {error}", path.display());
-        return Finding::bad(
-            SUBJECT,
-            seen,
-            "make or mount the directory audit.checkpoints_copy, and let this user write there",
-        );
+        let otherwise = "make or mount the directory audit.checkpoints_copy, and let this user write there";
+        return Finding::bad(SUBJECT, seen, advice(error, otherwise));
     }
     let directory = CheckpointDirectory::new(path);
     let file = directory.file();
@@ -204,6 +208,24 @@ fn check_sinks(config: &Config, key: Option<&crate::merkle::note::LogKey>) -> Ve
     findings
 }
 
+/// The start's own question.
+fn check_room(config: &Config) -> Finding {
+    const SUBJECT: &str = "room";
+    let disks = Disks::of(config);
+    match disks.full(false) {
+        Some(full) => Finding::bad(SUBJECT, full.to_string(), ""),
+        None => Finding::ok(SUBJECT, disks.wanted()),
+    }
+}
+
+/// What to do about a directory that can't be written to.
+fn advice(error: Errno, otherwise: &'static str) -> &'static str {
+    match error {
+        Errno::ROFS => "the file system is mounted read-only: look for the reason (dmesg), and mount it for writing",
+        _ => otherwise,
+    }
+}
+
 fn check_data(path: &Path) -> Finding {
     const SUBJECT: &str = "data";
     let shown = path.display();
@@ -213,7 +235,8 @@ fn check_data(path: &Path) -> Finding {
         return Finding::bad(SUBJECT, seen, "run `cloakroom init` for a new vault, or correct storage.path");
     }
     if let Err(error) = rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
-        return Finding::bad(SUBJECT, format!("{shown}: {error}"), "let the vault's user own the directory");
+        let advice = advice(error, "let the vault's user own the directory");
+        return Finding::bad(SUBJECT, format!("{shown}: {error}"), advice);
     }
     match in_use(path) {
         Some(InUse::Free) => Finding::ok(SUBJECT, format!("{shown}, not in use")),

@@ -114,7 +114,8 @@ impl Disks {
         replaced.then(|| self.data().to_owned())
     }
 
-    fn data(&self) -> &Path {
+    /// Where the data is.
+    pub fn data(&self) -> &Path {
         &self.directories[0].1
     }
 
@@ -135,6 +136,14 @@ impl Disks {
         found
     }
 
+    /// What is wanted of each.
+    pub fn wanted(&self) -> String {
+        let [(_, data), (_, checkpoints)] = &self.directories;
+        let wanted = bytes_in_words(self.bytes_at_least);
+        let inodes = self.inodes_at_least();
+        format!("at least {wanted} and {inodes} inodes are free at {} and {}", data.display(), checkpoints.display())
+    }
+
     fn inodes_at_least(&self) -> u64 {
         if self.bytes_at_least == 0 { 0 } else { INODES_AT_LEAST }
     }
@@ -147,15 +156,37 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 impl fmt::Display for Full {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (directory, bytes, least) = (self.directory.display(), self.room.bytes, self.bytes_at_least);
-        write!(formatter, "too little room on the disk of {directory}: {bytes} bytes")?;
-        if let Some(inodes) = self.room.inodes {
-            write!(formatter, " and {inodes} inodes")?;
+        write!(formatter, "too little room on the disk of {}: ", self.directory.display())?;
+        let (bytes, least) = (self.room.bytes, self.bytes_at_least);
+        match self.room.inodes {
+            // There are bytes enough.
+            Some(inodes) if bytes >= least => {
+                write!(formatter, "{inodes} inodes are free, {INODES_AT_LEAST} are needed")?
+            }
+            _ => {
+                let (mut there, mut wanted) = (bytes_in_words(bytes), bytes_in_words(least));
+                if there == wanted {
+                    (there, wanted) = (format!("{bytes} bytes"), format!("{least}"));
+                }
+                write!(formatter, "{there} are free, storage.min_free_bytes wants {wanted}")?;
+            }
         }
-        write!(
-            formatter,
-            " are free, and storage.min_free_bytes wants {least} and {INODES_AT_LEAST}. Make room; nothing is lost"
-        )
+        formatter.write_str(". Make room; nothing is lost")
+    }
+}
+
+/// A number of bytes, as exact as people want it.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a figure for people, never negative"
+)]
+pub fn bytes_in_words(bytes: u64) -> String {
+    match bytes {
+        0..1_048_576 => format!("{} KiB", bytes / 1024),
+        1_048_576..10_737_418_240 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} GiB", (bytes as f64 / f64::from(1 << 30)).round() as u64),
     }
 }
 
@@ -187,6 +218,35 @@ mod tests {
         let almost = there - there / 16;
         assert_eq!(disks(almost).full(false), None);
         assert!(disks(almost).full(true).is_some());
+    }
+
+    #[test]
+    fn what_lacks_is_said_in_words_s_05() {
+        let full = |bytes, inodes| {
+            let directory = PathBuf::from("/data");
+            Full { directory, room: Room { bytes, inodes }, bytes_at_least: 128 << 20 }.to_string()
+        };
+        let said = "too little room on the disk of /data: ";
+        let nothing_lost = "Make room; nothing is lost";
+        for inodes in [None, Some(3_085_459), Some(80)] {
+            let words = "45 MiB are free, storage.min_free_bytes wants 128 MiB";
+            assert_eq!(full(47_235_072, inodes), format!("{said}{words}. {nothing_lost}"));
+        }
+        let words = "80 inodes are free, 100 are needed";
+        assert_eq!(full(1 << 40, Some(80)), format!("{said}{words}. {nothing_lost}"));
+        let close = Full { bytes_at_least: 20 << 30, ..disk((20 << 30) - 1) }.to_string();
+        assert!(close.contains("21474836479 bytes are free, storage.min_free_bytes wants 21474836480."), "{close}");
+    }
+
+    fn disk(bytes: u64) -> Full {
+        Full { directory: PathBuf::from("/data"), room: Room { bytes, inodes: None }, bytes_at_least: 0 }
+    }
+
+    #[test]
+    fn figures_of_bytes_are_for_people() {
+        assert_eq!(bytes_in_words(256 << 20), "256 MiB");
+        assert_eq!(bytes_in_words(20 << 30), "20 GiB");
+        assert_eq!(bytes_in_words(4_096), "4 KiB");
     }
 
     #[test]

@@ -107,6 +107,7 @@ async fn commits(subject: Arc<Subject>, stopped: watch::Receiver<bool>) {
         match (subject.readiness.set(Reason::Stalled, stalled), stalled) {
             (true, true) => tracing::error!(
                 ?waited,
+                path = %subject.disks.data().display(),
                 "the disk stands still: a commit has been on its way for longer than ledger.stall_after. The vault is not \
                  ready until it goes on. Look at the disk (dmesg, iostat -x 1)"
             ),

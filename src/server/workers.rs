@@ -123,6 +123,10 @@ impl Workers {
     }
 }
 
+/// Where one can't be had.
+const NO_THREAD: &str =
+    "could not start a thread of the network: look at the limits (LimitNOFILE, LimitNPROC, TasksMax)";
+
 /// One thread with its runtime, serving what arrives.
 pub(super) fn worker<F>(
     number: usize,
@@ -135,9 +139,17 @@ where
     let (sender, incoming) = mpsc::channel::<TlsIo>(WAITING_CONNECTIONS);
     let (tell, runtime) = std::sync::mpsc::sync_channel(1);
     let body = move || {
-        let Ok(runtime) = super::runtime("can't start a network thread's runtime") else { return };
         // The receiver is gone only if the server failed to start.
-        let _ = tell.send(runtime.handle().clone());
+        let runtime = match super::runtime(NO_THREAD) {
+            Ok(runtime) => {
+                let _ = tell.send(Ok(runtime.handle().clone()));
+                runtime
+            }
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                return;
+            }
+        };
         runtime.block_on(async move {
             tokio::spawn(ledger::Worker::register().run());
             let incoming: Incoming = Box::pin(ReceiverStream::new(incoming).map(Ok));
@@ -146,9 +158,9 @@ where
             }
         });
     };
-    let failed = |error| Error::Io { what: "can't start a network thread", error };
+    let failed = |error| Error::Io { what: NO_THREAD, error };
     let thread = std::thread::Builder::new().name(format!("network-{number}")).spawn(body).map_err(failed)?;
-    let runtime = runtime.recv().map_err(|error| failed(std::io::Error::other(error)))?;
+    let runtime = runtime.recv().map_err(|error| failed(std::io::Error::other(error)))??;
     Ok((thread, tls::Worker::new(runtime, sender)))
 }
 

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{bytes_in_words, in_words};
+use super::in_words;
 use crate::config::Config;
-use crate::server::{Finding, Room};
+use crate::server::{Finding, Room, bytes_in_words};
 
 const PROBE_BYTES: [u8; 4096] = [0x5a; 4096];
 const PROBES: usize = 100;
@@ -22,6 +22,7 @@ const SLOW_MEDIAN: Duration = Duration::from_millis(10);
 const SLOW_P99: Duration = Duration::from_millis(50);
 
 /// Free room, in bytes: below the first the vault will soon answer no more, below the second somebody should make room.
+/// `storage.min_free_bytes` can raise both.
 const LITTLE_BYTES: (u64, u64) = (512 << 20, 4 << 30);
 /// And in inodes: RocksDB makes some files, not many.
 const LITTLE_INODES: (u64, u64) = (1_000, 10_000);
@@ -35,10 +36,12 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
             "run doctor as the vault's user, on a file system that knows O_TMPFILE",
         ),
     };
-    let room = [("disk: data", &config.storage.path), ("disk: checkpoints", &config.audit.checkpoints)];
-    let copy = config.audit.checkpoints_copy.as_ref().map(|path| ("disk: checkpoint copy", path));
-    let room = room.into_iter().chain(copy).map(|(subject, path)| match Room::of(path) {
-        Ok(room) => judge_room(subject, path, room),
+    let wanted = config.storage.min_free_bytes as u64;
+    let room = [("disk: data", &config.storage.path, wanted), ("disk: checkpoints", &config.audit.checkpoints, wanted)];
+    // The vault goes on without what is written there.
+    let copy = config.audit.checkpoints_copy.as_ref().map(|path| ("disk: checkpoint copy", path, 0));
+    let room = room.into_iter().chain(copy).map(|(subject, path, wanted)| match Room::of(path) {
+        Ok(room) => judge_room(subject, path, room, wanted),
         Err(error) => Finding::bad(subject, format!("{}: {error}", path.display()), "correct the path, or mount it"),
     });
     std::iter::once(sync).chain(room).collect()
@@ -81,13 +84,16 @@ fn judge_sync(mut taken: Vec<Duration>) -> Finding {
     }
 }
 
-fn judge_room(subject: &str, path: &Path, room: Room) -> Finding {
+/// `wanted` is what the vault wants to be free, in bytes; once it was less, it must be an eighth more.
+fn judge_room(subject: &str, path: &Path, room: Room, wanted: u64) -> Finding {
     let inodes = room.inodes.map_or_else(String::new, |inodes| format!(" and {inodes} inodes"));
     let seen = format!("{} free{inodes} at {}", bytes_in_words(room.bytes), path.display());
     let below = |bytes, inodes| room.bytes < bytes || room.inodes.is_some_and(|left| left < inodes);
-    if below(LITTLE_BYTES.0, LITTLE_INODES.0) {
+    let bad = LITTLE_BYTES.0.max(wanted.saturating_add(wanted / 8));
+    let little = LITTLE_BYTES.1.max(bad.saturating_mul(2));
+    if below(bad, LITTLE_INODES.0) {
         Finding::bad(subject, seen, "make room now: below storage.min_free_bytes no call is answered")
-    } else if below(LITTLE_BYTES.1, LITTLE_INODES.1) {
+    } else if below(little, LITTLE_INODES.1) {
         Finding::warn(subject, seen, "make room: below storage.min_free_bytes no call is answered")
     } else {
         Finding::ok(subject, seen)
@@ -121,12 +127,23 @@ mod tests {
 
     #[test]
     fn room_is_counted_in_bytes_and_inodes() {
-        let verdict = |bytes, inodes| judge_room("disk", Path::new("/"), Room { bytes, inodes }).verdict;
+        let verdict = |bytes, inodes| judge_room("disk", Path::new("/"), Room { bytes, inodes }, 128 << 20).verdict;
         assert_eq!(verdict(1 << 40, None), Verdict::Ok);
         assert_eq!(verdict(1 << 40, Some(1 << 20)), Verdict::Ok);
         assert_eq!(verdict(1 << 30, None), Verdict::Warn);
         assert_eq!(verdict(1 << 40, Some(5_000)), Verdict::Warn);
         assert_eq!(verdict(1 << 20, None), Verdict::Bad);
         assert_eq!(verdict(1 << 40, Some(0)), Verdict::Bad);
+    }
+
+    #[test]
+    fn room_is_held_against_what_the_vault_wants() {
+        let verdict = |bytes, wanted| judge_room("disk", Path::new("/"), Room { bytes, inodes: None }, wanted).verdict;
+        let wanted = 800 << 30;
+        assert_eq!(verdict(800 << 30, wanted), Verdict::Bad, "once it was full it does not go on");
+        assert_eq!(verdict((900 << 30) - 1, wanted), Verdict::Bad);
+        assert_eq!(verdict(900 << 30, wanted), Verdict::Warn);
+        assert_eq!(verdict(1800 << 30, wanted), Verdict::Ok);
+        assert_eq!(verdict(u64::MAX - 1, u64::MAX), Verdict::Bad, "nothing overflows");
     }
 }

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use rustix::process::{DumpableBehavior, Resource};
 
-use super::bytes_in_words;
 use crate::config::Config;
-use crate::server::{Finding, descriptors_wanted};
+use crate::server::{Finding, bytes_in_words, descriptors_wanted};
 
 /// What a vault takes beside its cache and its queue.
 const OTHER_BYTES: u64 = 100 << 20;
