@@ -17,7 +17,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Each figure of the vault, with what it says.
-const FIGURES: [(Kind, &str, &str); 25] = [
+const FIGURES: [(Kind, &str, &str); 26] = [
     (
         Counter,
         "cloakroom_calls_total",
@@ -45,6 +45,11 @@ const FIGURES: [(Kind, &str, &str); 25] = [
         Counter,
         "cloakroom_checkpoint_failures_total",
         "Checkpoints that could not be signed or written, in either directory.",
+    ),
+    (
+        Gauge,
+        "cloakroom_checkpoint_wait_seconds",
+        "For how long the newest events have waited for a checkpoint. Usually below 2.",
     ),
     (Counter, "cloakroom_events_dropped_total", "Events whose bodies were dropped because of their age."),
     (Gauge, "cloakroom_clock_behind_seconds", "By how much the machine's clock is behind the vault's time."),

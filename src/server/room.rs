@@ -161,7 +161,7 @@ impl fmt::Display for Full {
         match self.room.inodes {
             // There are bytes enough.
             Some(inodes) if bytes >= least => {
-                write!(formatter, "{inodes} inodes are free, {INODES_AT_LEAST} are needed")?
+                write!(formatter, "{inodes} inodes are free, {INODES_AT_LEAST} are needed")?;
             }
             _ => {
                 let (mut there, mut wanted) = (bytes_in_words(bytes), bytes_in_words(least));
