@@ -320,7 +320,8 @@ pub fn run(config: Config) -> Result<(), Error> {
     telemetry::silence_panics();
     let metrics = telemetry::count()?;
     figures::begin();
-    runtime("can't start the runtime")?.block_on(serve(config, metrics))
+    runtime("can't start the runtime: look at the limits (LimitNOFILE, LimitNPROC, TasksMax)")?
+        .block_on(serve(config, metrics))
 }
 
 async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), Error> {

@@ -52,7 +52,8 @@ pub(super) fn start(config: &Config, log: &Log, stopped: &watch::Receiver<bool>)
     if followers.is_empty() {
         return Ok(Sinks { thread: None });
     }
-    let runtime = super::runtime("can't start the sinks' runtime")?;
+    let runtime =
+        super::runtime("can't start the sinks' runtime: look at the limits (LimitNOFILE, LimitNPROC, TasksMax)")?;
     let stopped = stopped.clone();
     let body = move || runtime.block_on(follow(followers, &stopped));
     let thread = std::thread::Builder::new().name("sinks".to_owned()).spawn(body);

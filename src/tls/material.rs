@@ -152,9 +152,7 @@ pub enum SetupError {
         name: &'static str,
     },
     /// The address cannot be listened on.
-    #[error(
-        "cannot listen on {listen}: {source}. Is another process using the port, or is the address not this host's?"
-    )]
+    #[error("cannot listen on {listen}: {source}. {}", listening_advice(source))]
     Listen {
         /// Which address.
         listen: SocketAddr,
@@ -164,6 +162,17 @@ pub enum SetupError {
     /// rustls refused the settings as a whole.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
+}
+
+fn listening_advice(error: &std::io::Error) -> &'static str {
+    use rustix::io::Errno;
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE) => "Raise the limit of open files (LimitNOFILE in the service's unit)",
+        Some(Errno::ACCESS) => {
+            "Ports below 1024 take a capability (CAP_NET_BIND_SERVICE): grant it, or use a higher one"
+        }
+        _ => "Is another process using the port, or is the address not this host's?",
+    }
 }
 
 impl ServerIdentity {
@@ -255,4 +264,24 @@ fn read(what: &'static str, path: &Path, file: &File) -> Result<Zeroizing<Vec<u8
     let mut text = Zeroizing::new(Vec::with_capacity(length + 1));
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(failed)?;
     if text.len() as u64 > MAX_FILE_BYTES { Err(failed(std::io::ErrorKind::FileTooLarge.into())) } else { Ok(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn an_address_that_cannot_be_had_is_refused_with_advice_that_fits() {
+        for (errno, advice) in [
+            (Errno::ADDRINUSE, "Is another process using the port"),
+            (Errno::ADDRNOTAVAIL, "is the address not this host's"),
+            (Errno::MFILE, "Raise the limit of open files"),
+            (Errno::ACCESS, "CAP_NET_BIND_SERVICE"),
+        ] {
+            let listen = ([127, 0, 0, 1], 443).into();
+            let said = SetupError::Listen { listen, source: errno.into() }.to_string();
+            assert!(said.contains(advice) && said.starts_with("cannot listen on 127.0.0.1:443: "), "{said}");
+        }
+    }
 }

@@ -91,15 +91,15 @@ async fn a_store_without_file_descriptors_ends_the_process_and_loses_nothing_s_1
         assert_eq!(server.wait().code(), Some(74));
     }
     println!("{}", kept(&home, home.serve_command(), &promises).await);
-    let said = Server::launch(&home, few_files(&home.serve_command())).err().expect("it does not start");
+    let said = Server::launch(&home, few_files(&home.serve_command(), 16)).err().expect("it does not start");
     assert!(said.contains("Too many open files"), "{said}");
     good_caller(&home, &home.serve()).await;
 }
 
-/// The same with as many descriptors as its sockets and runtimes take.
-fn few_files(serve: &Command) -> Command {
+/// The same with so many descriptors.
+fn few_files(serve: &Command, files: u64) -> Command {
     let mut command = Command::new("prlimit");
-    command.arg("--nofile=16").arg(serve.get_program()).args(serve.get_args());
+    command.arg(format!("--nofile={files}")).arg(serve.get_program()).args(serve.get_args());
     for (name, value) in serve.get_envs() {
         match value {
             Some(value) => command.env(name, value),
@@ -134,6 +134,25 @@ async fn an_accept_that_fails_does_not_end_the_accepting_s_15() {
     }
     good_caller(&home, &server).await;
     server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_without_file_descriptors_says_so_s_15() {
+    if !needs::met(&["prlimit"]) {
+        return;
+    }
+    let home = Home::init();
+    // For the listeners, the store's first files, those that it opens later, and the network's threads.
+    for files in [8, 10, 12, 14, 16, 18, 20, 22, 24] {
+        let log = Server::launch(&home, few_files(&home.serve_command(), files)).err().expect("it does not start");
+        let (_, said) = log.split_once("\ncloakroom: ").expect("it says why");
+        assert!(said.contains("Too many open files") && !said.contains("another vault"), "{files}: {log}");
+        assert!(log.contains("LimitNOFILE") && !log.contains("panicked"), "{files}: {log}");
+    }
+    let server = home.serve();
+    good_caller(&home, &server).await;
+    server.stop();
+    crate::verify::assert_clean(&home);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -175,6 +175,8 @@ async fn a_leap_purges_nothing_until_it_is_accepted_l_03() {
     // It was right after all.
     let said = accept(&home, leapt);
     assert!(said.starts_with("the time mark moved 10"), "{said}");
+    let said = accept(&home, |command| command);
+    assert!(said.contains("the clock is 1day 5h 59m") || said.contains("the clock is 1day 6h"), "{said}");
     let server = Server::launch(&home, leapt(eager(home.serve_command()))).unwrap();
     eventually("it is purged", || async { (server.metric(PURGED) == 1).then_some(()) }).await;
     let auditor = server.client(&home.identity("auditor")).await;
@@ -184,6 +186,10 @@ async fn a_leap_purges_nothing_until_it_is_accepted_l_03() {
     server.stop();
     let server = home.serve();
     assert_eq!(show(&home, &server, &tokens).await, Err(Code::NotFound), "and it does not come back");
+    let while_it_runs =
+        harness::program().args(["clock", "accept", "--config"]).arg(home.file("cloakroom.toml")).output();
+    let said = String::from_utf8(while_it_runs.unwrap().stderr).unwrap();
+    assert!(said.contains("stop the vault first"), "{said}");
     server.stop();
 }
 
