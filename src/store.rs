@@ -17,9 +17,9 @@ mod rocks;
 mod suite;
 
 pub use memory::{Fault, Faults, MemoryStore};
-pub use rocks::{Properties, RocksConfig, RocksSnapshot, RocksStore};
+pub use rocks::{Properties, RocksConfig, RocksSnapshot, RocksStore, TornEnd, torn_end};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The tables, by what they hold. RocksDB has a column family for each, PostgreSQL a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,7 +107,7 @@ pub enum Found {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The bytes on disk do not have the checksum that they were written with.
-    #[error("{table} has a damaged block: {detail}. Restore from a backup; other rows stay readable")]
+    #[error("{table} has a damaged block: {detail}. Restore from a backup")]
     Corrupt {
         /// The table's name.
         table: &'static str,
@@ -164,7 +164,23 @@ pub enum OpenError {
         /// The file's name.
         file: String,
         /// What is wrong with it.
-        what: &'static str,
+        what: String,
+    },
+    /// There is garbage behind the last whole record of the newest log. Whether it had been acknowledged nobody can see
+    /// from the log; cutting it off keeps all that can be kept.
+    #[error(
+        "{path} can't be opened without losing data: the log {file} is damaged at byte {offset}: what stands at its end is \
+         unreadable, and not as a power cut leaves it. All before that is whole. Keep a copy of {path}, then run `truncate \
+         --size={offset} {}` and start again: that holds the log against the checkpoints outside. Or restore from a backup. \
+         Nothing was changed", shell_word(&path.join(file))
+    )]
+    LogEnd {
+        /// The directory.
+        path: PathBuf,
+        /// The log's name.
+        file: String,
+        /// The first byte that is not whole.
+        offset: u64,
     },
     /// The engine refuses what it finds.
     #[error("{path} can't be opened without losing data: {detail}. Nothing was changed; restore from a backup")]
@@ -174,6 +190,13 @@ pub enum OpenError {
         /// What the engine said.
         detail: String,
     },
+}
+
+/// A path as a shell takes it.
+fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+@%".contains(letter);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// Why the operating system refuses, and what to do about it.

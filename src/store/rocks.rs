@@ -8,14 +8,16 @@
 //!
 //! It knows nothing of what the rows mean.
 
+mod list;
 mod log;
 mod options;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use log::TornEnd;
 pub use options::RocksConfig;
-pub use snapshot::RocksSnapshot;
+pub use snapshot::{RocksSnapshot, torn_end};
 
 use super::{Batch, Change, CommitError, Found, OpenError, Order, ReadError, Row, Rows, Store, Table, Tier, Trouble};
 use parking_lot::Mutex;
@@ -84,16 +86,12 @@ impl RocksStore {
         if is_empty(path).map_err(|error| refused(path, &error))? {
             return Err(OpenError::Missing(path.to_owned()));
         }
-        if !path.join(CURRENT).exists() {
-            return Err(refused(path, &format_args!("its file {CURRENT} is missing, though others are there")));
-        }
+        has_list(path)?;
         has_all_families(path)?;
-        if let Some(damage) = log::check(path).map_err(|error| refused(path, &error))? {
-            return Err(refused(path, &damage));
-        }
+        log::check(path)?;
         let store = Self::open_with(path, config, Creation::Never).map_err(|error| log::name_damage(path, error))?;
         match store.table_file_amiss(path).map_err(|error| refused(path, &error))? {
-            Some((file, what)) => Err(OpenError::Table { path: path.to_owned(), file, what }),
+            Some((file, what)) => Err(OpenError::Table { path: path.to_owned(), file, what: what.to_owned() }),
             None => Ok(store),
         }
     }
@@ -287,7 +285,23 @@ fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
     if detail.contains("While lock file") || detail.contains("lock hold by current process") {
         return OpenError::Locked { path: path.to_owned(), detail };
     }
-    refused(path, &detail)
+    match missing_table(path, &detail) {
+        Some(file) => {
+            let list = fs::read_to_string(path.join(CURRENT)).unwrap_or_default();
+            let what =
+                format!("is missing, though others are there, and its list of files, {}, names it", list.trim_end());
+            OpenError::Table { path: path.to_owned(), file, what }
+        }
+        None => refused(path, &detail),
+    }
+}
+
+/// A table file that the engine names and that is not there. It goes on to blame the list of files, which may be right, if
+/// that is an older one.
+fn missing_table(path: &Path, detail: &str) -> Option<String> {
+    let words = detail.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.');
+    let mut names = words.map(|word| word.trim_matches('.')).filter(|word| word.ends_with(".sst"));
+    names.find(|name| !path.join(name).exists()).map(ToOwned::to_owned)
 }
 
 /// By its text: RocksDB hands on what the system says in no other way.
@@ -297,6 +311,14 @@ fn refused(path: &Path, detail: &dyn std::fmt::Display) -> OpenError {
         Some(trouble) => OpenError::System { path, detail, trouble },
         None => OpenError::Refused { path, detail },
     }
+}
+
+/// By the words for a file that is missing: RocksDB has none but the system's.
+fn has_list(path: &Path) -> Result<(), OpenError> {
+    if path.join(CURRENT).exists() {
+        return Ok(());
+    }
+    Err(refused(path, &format_args!("its file {CURRENT} is missing, though others are there")))
 }
 
 /// RocksDB finds out too, but only after it has changed files.

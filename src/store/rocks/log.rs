@@ -9,35 +9,32 @@
 //! A power cut may leave a file longer than what was written to it: the file system commits the length with another file's
 //! sync, and the pages that were still to come read as zeros. RocksDB refuses to open such a last record, whose commit
 //! nobody was told of, for its checksum. So the last batch's checksums are verified here, and if they fail and zeros stand
-//! where a sector was to be, the log is cut off in front of it. The other checksums are RocksDB's to verify. Damage to the
-//! very last record that looks like a torn write can't be told from one, nor can a log that was cut off at a record's end
+//! where a sector was to be, the log is cut off in front of it. In a log whose end is sound the other checksums are RocksDB's
+//! to verify; before an end is cut off or passed over, they are verified here. What is cut off is kept in a file beside the
+//! log, for whoever wants to know what it was. Only the newest log can be torn: when one is begun, the one before is whole,
+//! and its last sequence number goes on in the next. Damage to the very last record that looks like a torn write can't be told from one, nor can a log that was cut off at a record's end
 //! be told from a whole one; only someone who remembers how much there was can see that.
 //!
 //! The format is that of RocksDB's `db/log_format.h`: blocks of 32 KiB; in them records, or pieces of records, of a masked
 //! CRC-32C (4 bytes), a length (2), a type (1) and the content; less than 7 bytes at a block's end are zeros. The content
 //! is a batch: sequence number (8), count (4), rows. All numbers are little endian.
 
-use super::CURRENT;
+use super::{CURRENT, list, refused};
 use crate::store::OpenError;
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-const BLOCK: usize = 32 * 1024;
-const HEADER: usize = 7;
+pub(super) const BLOCK: usize = 32 * 1024;
+pub(super) const HEADER: usize = 7;
 const BATCH_HEADER: usize = 12;
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
-
-/// The log can't be opened without losing what was acknowledged.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the log {file} is damaged at byte {offset}: {kind}{}", self.way_on())]
-pub(super) struct Damage {
-    file: String,
-    offset: u64,
-    kind: Kind,
-}
+/// What was cut off is kept in files with this in their names, which RocksDB takes no notice of.
+const KEPT: &str = ".log.torn-";
+/// So many of them. A disk that tears each time must not fill itself.
+const KEPT_AT_MOST: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Kind {
@@ -45,50 +42,46 @@ enum Kind {
     Middle,
     #[error("records are missing or stand twice")]
     Sequence,
+    #[error(
+        "the log {0:06}.log, which comes before it, does not lead up to it: records are missing in between, or stand twice"
+    )]
+    Between(u64),
+    #[error("the log {0:06}.log, which comes before it, is missing")]
+    Missing(u64),
     #[error("a record is of a kind that is never written")]
     Alien,
+    #[error("a record's checksum is wrong")]
+    Sum,
+    /// Nothing sound stands behind it, so cutting it off keeps all that can be kept. Whether it had been acknowledged
+    /// nobody can see from the log: the start then holds what is left against the checkpoints outside.
     #[error("what stands at its end is unreadable, and not as a power cut leaves it")]
     End,
 }
 
-impl Damage {
-    /// Nothing sound stands behind it, so cutting it off keeps all that can be kept. Whether it had been acknowledged nobody
-    /// can see from the log: the start then holds what is left against the checkpoints outside.
-    fn way_on(&self) -> String {
-        let Self { file, offset, kind } = self;
-        match kind {
-            Kind::End => format!(
-                ". All before that is whole. To go on with it, copy the directory, then run `truncate --size={offset} {file}` \
-                 in it, and start again: that checks the log against the checkpoints outside"
-            ),
-            Kind::Middle | Kind::Sequence | Kind::Alien => String::new(),
-        }
-    }
-}
-
 /// What may stand in a header's type. The others are of features that are off.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Piece {
+pub(super) enum Piece {
     Full,
     First,
     Middle,
     Last,
 }
 
-struct Header {
+pub(super) struct Header {
     crc: u32,
-    length: usize,
-    piece: Piece,
+    pub(super) length: usize,
+    pub(super) piece: Piece,
 }
 
 /// What is wrong with a header.
-enum Broken {
+pub(super) enum Broken {
     /// It could be the beginning of a torn write: zeros, or content that is not all there.
     Torn,
     Alien,
 }
 
 /// What a look through one log came to.
+#[derive(Clone, Copy)]
 enum Found {
     Sound,
     /// From this byte on it was torn: nobody was told of what stands there.
@@ -96,54 +89,142 @@ enum Found {
     Damaged(u64, Kind),
 }
 
-/// What the look through all of a store's logs came to.
-enum Look {
-    Sound,
-    /// From this byte of the newest log on.
-    Torn(PathBuf, u64),
-    Damaged(Damage),
+/// Where the newest log was torn. All before that is whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornEnd {
+    /// The log's name.
+    pub file: String,
+    /// Its first byte that is not whole.
+    pub offset: u64,
 }
 
 /// Looks through all logs of the store in `path` for damage that a torn write does not explain. If there is none, the torn
-/// end of the newest is cut off. An older one was whole when the next was begun; RocksDB knows how long it was.
-pub(super) fn check(path: &Path) -> io::Result<Option<Damage>> {
-    match look(path)? {
-        Look::Sound => Ok(None),
-        Look::Damaged(damage) => Ok(Some(damage)),
-        Look::Torn(path, offset) => {
-            tracing::warn!(
-                ?path,
+/// end of the newest is cut off, and what was there kept beside it. An older one was whole when the next was begun; RocksDB
+/// knows how long it was.
+pub(super) fn check(path: &Path) -> Result<(), OpenError> {
+    let Some(TornEnd { file, offset }) = torn_end(path)? else { return Ok(()) };
+    let cut = || {
+        let log = path.join(&file);
+        match keep(&log, offset)? {
+            Some(kept) => tracing::warn!(
+                ?log,
                 offset,
-                "a crash tore the log's last record, which nobody was told of: it is cut off"
-            );
-            let file = File::options().write(true).open(path)?;
-            file.set_len(offset)?;
-            file.sync_all()?;
-            Ok(None)
+                ?kept,
+                "a crash tore the log's last record: it is cut off, what was there is kept, and what is left is held against \
+                 the checkpoint outside"
+            ),
+            None => tracing::warn!(
+                ?log,
+                offset,
+                "a crash tore the log's last record: it is cut off and NOT kept, since there are {KEPT_AT_MOST} of them \
+                 already; what is left is held against the checkpoint outside. Move the files *{KEPT}* elsewhere"
+            ),
         }
+        let log = File::options().write(true).open(log)?;
+        log.set_len(offset)?;
+        log.sync_all()
+    };
+    cut().map_err(|error| refused(path, &error))
+}
+
+/// Where the newest log was torn, if it was and if that is all that can be wrong. Nothing is changed.
+pub(super) fn torn_end(path: &Path) -> Result<Option<TornEnd>, OpenError> {
+    let unreadable = |error: io::Error| refused(path, &error);
+    let Some((file, found)) = look(path).map_err(unreadable)? else { return Ok(None) };
+    let (offset, kind) = match found {
+        Found::Sound => return Ok(None),
+        Found::Torn(offset) => (offset, None),
+        Found::Damaged(offset, kind) => (offset, Some(kind)),
+    };
+    if matches!(kind, None | Some(Kind::End)) {
+        // Where the end is all that is wrong, what is in front of it is gone on with. RocksDB looks at that later, or never:
+        // to pass over a torn end it is told to stop at the first record that is not right.
+        match first_wrong_sum(path).map_err(unreadable)? {
+            Some((wrong, at)) if wrong != file || at < offset => {
+                return Err(damaged(path, &wrong, at, Kind::Sum));
+            }
+            _ => {}
+        }
+    }
+    match kind {
+        None => Ok(Some(TornEnd { file, offset })),
+        Some(kind) => Err(damaged(path, &file, offset, kind)),
     }
 }
 
-/// Whether all that is wrong with the logs is a torn end. It stays as it is.
-pub(super) fn is_only_torn(path: &Path) -> io::Result<bool> {
-    Ok(matches!(look(path)?, Look::Torn(..)))
+fn damaged(path: &Path, file: &str, offset: u64, kind: Kind) -> OpenError {
+    match kind {
+        Kind::End => OpenError::LogEnd { path: path.to_owned(), file: file.to_owned(), offset },
+        kind => refused(path, &format_args!("the log {file} is damaged at byte {offset}: {kind}")),
+    }
 }
 
-fn look(path: &Path) -> io::Result<Look> {
-    let mut end = Look::Sound;
-    for path in logs(path)? {
-        let file = File::open(&path)?;
+/// Copies what stands in `log` from `offset` on to a file of its own beside it. `None` if there are too many already.
+pub(super) fn keep(log: &Path, offset: u64) -> io::Result<Option<PathBuf>> {
+    let directory = log.parent().unwrap_or(Path::new("."));
+    let name = log.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let mut there = 0;
+    for entry in fs::read_dir(directory)? {
+        there += usize::from(entry?.file_name().to_string_lossy().contains(KEPT));
+    }
+    // One that is there may be of a start that was killed at this point, or of a backup that was put back since.
+    for attempt in there..KEPT_AT_MOST {
+        let again = if attempt == there { String::new() } else { format!("-{}", attempt - there + 1) };
+        let kept = directory.join(format!("{name}{KEPT}{offset}{again}"));
+        let mut copy = match File::options().write(true).create_new(true).mode(0o600).open(&kept) {
+            Ok(copy) => copy,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(error),
+        };
+        let mut log = File::open(log)?;
+        log.seek(SeekFrom::Start(offset))?;
+        io::copy(&mut log.take(u64::MAX), &mut copy)?;
+        copy.sync_all()?;
+        File::open(directory)?.sync_all()?;
+        return Ok(Some(kept));
+    }
+    Ok(None)
+}
+
+/// The first log that is not sound, and how. That its end is not is damage in the middle, if there is something in a later
+/// one: that was begun when this was whole.
+fn look(path: &Path) -> io::Result<Option<(String, Found)>> {
+    let mut end: Option<(String, Found)> = None;
+    // The log before, and the sequence number that the next batch must have.
+    let mut before: Option<(u64, Option<u64>)> = None;
+    let mut empty = None;
+    for (number, log) in logs(path)? {
+        let file = File::open(&log)?;
         if file.metadata()?.len() == 0 {
+            empty = Some(number);
             continue;
         }
-        end = match Walk::new(file)?.walk()? {
-            Found::Sound => Look::Sound,
-            Found::Torn(offset) => Look::Torn(path, offset),
-            Found::Damaged(offset, kind) => {
-                let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                return Ok(Look::Damaged(Damage { file, offset, kind }));
+        if let Some((file, Found::Torn(offset) | Found::Damaged(offset, _))) = end {
+            return Ok(Some((file, Found::Damaged(offset, Kind::Middle))));
+        }
+        let mut walk = Walk::new(file, before.and_then(|(_, next)| next))?;
+        let mut found = walk.walk()?;
+        if let (Found::Damaged(0, Kind::Sequence), Some((last, _))) = (found, before) {
+            match list::Logs::read(path)?.filter(|list| last >= list.needed_from) {
+                Some(list) => {
+                    let mut missing = list.tracked.range(last + 1..number).filter(|number| !is_there(path, **number));
+                    let kind = missing.next().map_or(Kind::Between(empty.unwrap_or(last)), |log| Kind::Missing(*log));
+                    found = Found::Damaged(0, kind);
+                }
+                // Nobody needs the one before any more, so what stood between them may have gone earlier.
+                None => {
+                    walk = Walk::new(File::open(&log)?, None)?;
+                    found = walk.walk()?;
+                }
             }
-        };
+        }
+        (before, empty) = (Some((number, walk.next)), None);
+        let name = log.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match found {
+            Found::Sound => {}
+            Found::Torn(_) | Found::Damaged(_, Kind::End) => end = Some((name, found)),
+            Found::Damaged(..) => return Ok(Some((name, found))),
+        }
     }
     Ok(end)
 }
@@ -160,15 +241,15 @@ pub(super) fn name_damage(path: &Path, error: OpenError) -> OpenError {
     }
 }
 
-fn first_wrong_sum(path: &Path) -> io::Result<Option<(String, usize)>> {
-    for path in logs(path)? {
+fn first_wrong_sum(path: &Path) -> io::Result<Option<(String, u64)>> {
+    for (_, path) in logs(path)? {
         let log = fs::read(&path)?;
         for (number, block) in log.chunks(BLOCK).enumerate() {
             let mut at = 0;
             while let Ok(header) = header(&block[at..]) {
                 if !header.sums(&block[at..]) {
                     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    return Ok(Some((file, number * BLOCK + at)));
+                    return Ok(Some((file, (number * BLOCK + at) as u64)));
                 }
                 at += HEADER + header.length;
             }
@@ -177,18 +258,23 @@ fn first_wrong_sum(path: &Path) -> io::Result<Option<(String, usize)>> {
     Ok(None)
 }
 
+fn is_there(path: &Path, log: u64) -> bool {
+    path.join(format!("{log:06}.log")).exists()
+}
+
 /// The store's logs, oldest first: their names are numbers.
-fn logs(path: &Path) -> io::Result<Vec<PathBuf>> {
+fn logs(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut logs = Vec::new();
     for entry in fs::read_dir(path)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "log") {
+            // What has another name is none of RocksDB's.
             let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
-            logs.push((number, path));
+            logs.extend(number.map(|number| (number, path)));
         }
     }
     logs.sort_unstable();
-    Ok(logs.into_iter().map(|(_, path)| path).collect())
+    Ok(logs)
 }
 
 /// One pass over one file, a block in memory at a time.
@@ -205,9 +291,9 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(file: File) -> io::Result<Self> {
+    fn new(file: File, next: Option<u64>) -> io::Result<Self> {
         let size = file.metadata()?.len();
-        Ok(Self { file, size, batch: Vec::with_capacity(BATCH_HEADER), batch_at: 0, batch_ended: true, next: None })
+        Ok(Self { file, size, batch: Vec::with_capacity(BATCH_HEADER), batch_at: 0, batch_ended: true, next })
     }
 
     fn walk(&mut self) -> io::Result<Found> {
@@ -333,7 +419,7 @@ fn is_torn(rest: &[u8], at: u64) -> bool {
 }
 
 /// The header at the start of `rest`, which ends with the block or the file.
-fn header(rest: &[u8]) -> Result<Header, Broken> {
+pub(super) fn header(rest: &[u8]) -> Result<Header, Broken> {
     let Some((&[c0, c1, c2, c3, l0, l1, kind], content)) = rest.split_first_chunk::<HEADER>() else {
         return Err(Broken::Torn);
     };
@@ -353,7 +439,7 @@ fn header(rest: &[u8]) -> Result<Header, Broken> {
 }
 
 /// Whether a sound record begins here. Only one whose batch header is in its first piece counts: that is all but a few.
-fn begins(rest: &[u8]) -> bool {
+pub(super) fn begins(rest: &[u8]) -> bool {
     let Ok(header) = header(rest) else { return false };
     matches!(header.piece, Piece::Full | Piece::First) && header.length >= BATCH_HEADER && header.sums(rest)
 }

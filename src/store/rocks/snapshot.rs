@@ -10,8 +10,9 @@
 //! nobody was told of is passed over.
 
 use super::super::{Found, OpenError, Order, ReadError, Row, Rows, Table, Tier};
+use super::log::TornEnd;
 use super::{
-    CURRENT, Creation, RocksConfig, RocksStore, has_all_families, is_empty, log, open_error, options, refused,
+    CURRENT, Creation, RocksConfig, RocksStore, has_all_families, has_list, is_empty, log, open_error, options, refused,
 };
 use rocksdb::{Cache, DB, DBRecoveryMode};
 use std::collections::BTreeSet;
@@ -35,11 +36,9 @@ impl RocksSnapshot {
             return Err(OpenError::Missing(path.to_owned()));
         }
         for _ in 0..ATTEMPTS {
+            has_list(path)?;
             let before = files(path).map_err(|error| refused(path, &error))?;
-            let opened = open_once(path, config, LogEnd::Whole).or_else(|error| match log::is_only_torn(path) {
-                Ok(true) => open_once(path, config, LogEnd::Torn),
-                _ => Err(error),
-            });
+            let opened = open_sound(path, config);
             let after = files(path).map_err(|error| refused(path, &error))?;
             match opened {
                 // All table files were open before any log was read, and stay readable.
@@ -54,6 +53,35 @@ impl RocksSnapshot {
     }
 }
 
+/// Where the newest log of the store in `path` ends with something that is not whole and that a snapshot passes over: a
+/// crash tore it, or it is being written at this moment.
+///
+/// # Errors
+/// If there is other damage, or it can't be read.
+pub fn torn_end(path: &Path) -> Result<Option<TornEnd>, OpenError> {
+    let unreadable = |error: io::Error| refused(path, &error);
+    let mut attempt = 1;
+    loop {
+        let before = files(path).map_err(unreadable)?;
+        match log::torn_end(path) {
+            // The vault may have deleted a log under the look.
+            Err(_) if attempt < ATTEMPTS && files(path).map_err(unreadable)? != before => attempt += 1,
+            found => return found,
+        }
+    }
+}
+
+/// Only if nothing is wrong with the logs but a torn end, by the same look as at a start.
+fn open_sound(path: &Path, config: &RocksConfig) -> Result<RocksSnapshot, OpenError> {
+    has_all_families(path)?;
+    let torn = log::torn_end(path)?;
+    let opened = open_once(path, config, LogEnd::Whole).or_else(|error| match torn {
+        Some(_) => open_once(path, config, LogEnd::Torn),
+        None => Err(error),
+    });
+    opened.map_err(|error| log::name_damage(path, error))
+}
+
 /// How the newest log ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LogEnd {
@@ -63,7 +91,6 @@ enum LogEnd {
 }
 
 fn open_once(path: &Path, config: &RocksConfig, end: LogEnd) -> Result<RocksSnapshot, OpenError> {
-    has_all_families(path)?;
     let cache = Cache::new_lru_cache(config.cache_bytes);
     let mut options = options::database(config, &cache, Creation::Never);
     // All at once, and kept: the vault may delete a file that it has compacted, but not take it from who has it open.
@@ -225,11 +252,25 @@ mod tests {
         assert_eq!(check(&RocksSnapshot::open(&path, &config()).unwrap(), 0), 0);
         assert!(fs::read(log()).unwrap() == torn, "and nothing is changed");
 
+        assert_eq!(torn_end(&path).unwrap().map(|end| end.offset), Some(whole as u64));
+
+        // In front of a torn end RocksDB would stop at the first record that is not right, and say nothing.
+        torn[whole / 2] ^= 1;
+        fs::write(log(), &torn).unwrap();
+        let why = RocksSnapshot::open(&path, &config()).err().expect("a record is missing").to_string();
+        assert!(why.contains(".log is damaged at byte ") && why.contains("checksum"), "{why}");
+        assert!(torn_end(&path).is_err());
+        let started = RocksStore::open(&path, &config()).err().expect("nor does it start").to_string();
+        assert_eq!(why, started);
+        assert!(fs::read(log()).unwrap() == torn, "and nothing is cut off");
+
         let mut damaged = sound.clone();
         damaged[whole / 2] ^= 1;
         fs::write(log(), &damaged).unwrap();
-        assert!(RocksSnapshot::open(&path, &config()).is_err());
+        let why = RocksSnapshot::open(&path, &config()).err().expect("its sum is wrong").to_string();
+        assert!(why.contains(&*log().file_name().unwrap().to_string_lossy()) && why.contains("at byte"), "{why}");
         fs::write(log(), &sound).unwrap();
+        assert_eq!(torn_end(&path).unwrap(), None);
         assert_eq!(check(&RocksSnapshot::open(&path, &config()).unwrap(), 1), 1);
     }
 
@@ -256,6 +297,7 @@ mod tests {
         assert_eq!(check(&RocksSnapshot::open(&path, &config()).unwrap(), 1), 1);
         drop(store);
         fs::remove_file(path.join(CURRENT)).unwrap();
-        assert!(RocksSnapshot::open(&path, &config()).is_err());
+        let why = RocksSnapshot::open(&path, &config()).err().expect("the list is missing").to_string();
+        assert!(why.contains("its file CURRENT is missing, though others are there"), "{why}");
     }
 }

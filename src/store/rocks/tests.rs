@@ -362,7 +362,7 @@ fn opened(place: &Place) -> Opened {
     let before = place.data();
     let store = match place.open() {
         Ok(store) => store,
-        Err(OpenError::Refused { .. }) => {
+        Err(OpenError::Refused { .. } | OpenError::LogEnd { .. } | OpenError::Table { .. }) => {
             assert!(place.data() == before, "a refused store must not be changed");
             return Opened::Refused;
         }
@@ -539,6 +539,148 @@ fn a_closed_log_that_is_missing_or_cut_is_refused_s_10() {
         let copy = place.copy();
         copy.edit(log, |bytes| bytes.truncate(bytes.len() - 1));
         assert_eq!(opened(&copy), Opened::Refused, "with {log} cut");
+    }
+}
+
+/// RocksDB looks at the lengths of closed logs. A crash tears only the newest: the others were whole when it was begun.
+#[test]
+fn a_closed_log_whose_end_is_damaged_is_refused_s_10() {
+    let (place, _commits) = with_several_logs();
+    let logs = place.named(".log");
+    for log in &logs[..logs.len() - 1] {
+        for damage in ["zeros", "noise", "a bit"] {
+            let copy = place.copy();
+            copy.edit(log, |bytes| {
+                let from = bytes.len() - 1024;
+                match damage {
+                    "zeros" => bytes[from..].fill(0),
+                    "noise" => bytes[from..].copy_from_slice(&noise(1024, 7)),
+                    _ => bytes[from] ^= 1,
+                }
+            });
+            let (before, why) = (copy.data(), copy.refusal().to_string());
+            assert!(why.contains(&format!("the log {log} is damaged at byte ")), "{damage} in {log}: {why}");
+            assert!(why.contains("later ones are there") && !why.contains("truncate"), "{damage} in {log}: {why}");
+            assert!(copy.data() == before);
+            let seen = RocksSnapshot::open(&copy.path(), &config()).err().map(|error| error.to_string());
+            assert_eq!(seen, Some(why), "it is verified as it is started");
+        }
+    }
+}
+
+#[test]
+fn a_piece_that_is_missing_between_two_logs_is_found_s_10() {
+    let (place, _commits) = with_several_logs();
+    let logs = place.named(".log");
+    for (log, next) in logs.iter().zip(&logs[1..]) {
+        let copy = place.copy();
+        let last = copy.files()[log].len() - 2000;
+        copy.edit(log, |bytes| {
+            // The last record, to its first byte: what is left is sound.
+            let header = (0..64).map(|back| last - back).find(|at| log::begins(&bytes[*at..]));
+            bytes.truncate(header.expect("a record of one row of 2000 bytes"));
+        });
+        let why = copy.refusal().to_string();
+        let missing =
+            format!("the log {next} is damaged at byte 0: the log {log}, which comes before it, does not lead up");
+        assert!(why.contains(&missing), "{log}: {why}");
+        copy.edit(log, Vec::clear);
+        let (why, number) = (copy.refusal().to_string(), log_number(log));
+        assert!(why.contains(&format!("{number}.log")) || why.contains(&format!(" {number}")), "emptied: {why}");
+    }
+    let without = place.copy();
+    fs::remove_file(without.path().join(&logs[1])).unwrap();
+    let missing = format!("the log {}, which comes before it, is missing", logs[1]);
+    assert!(without.refusal().to_string().contains(&missing), "{}", without.refusal());
+}
+
+/// A crash may leave some of the logs that are needed no more, in any order.
+#[test]
+fn an_old_log_that_is_needed_no_more_is_no_damage_s_10() {
+    let (place, commits) = with_several_logs();
+    let logs = place.named(".log");
+    let oldest = fs::read(place.path().join(&logs[0])).unwrap();
+    assert!(list::Logs::read(&place.path()).unwrap().unwrap().needed_from <= log_number(&logs[0]));
+    let store = place.open().unwrap();
+    assert!(list::Logs::read(&place.path()).unwrap().unwrap().needed_from > log_number(&logs[1]), "all is in tables");
+    let commits = u32::try_from(commits).unwrap();
+    commit(&store, Table::Events, commits, &noise(2000, commits.into())).unwrap();
+    drop(store);
+    assert!(!place.named(".log").contains(&logs[0]));
+    fs::write(place.path().join(&logs[0]), oldest).unwrap();
+    assert_eq!(opened(&place), Opened::WithFirst(commits as usize + 1));
+}
+
+fn log_number(name: &str) -> u64 {
+    name.trim_end_matches(".log").parse().unwrap()
+}
+
+#[test]
+fn what_was_cut_off_a_log_is_kept_beside_it_and_there_is_a_bound_s_03_s_07() {
+    let place = Place::new();
+    let mut kept = BTreeMap::new();
+    drop(place.create());
+    for round in 0..18_u32 {
+        let store = place.open().unwrap();
+        let log = place.named(".log").pop().unwrap();
+        commit(&store, Table::Events, round, &noise(300, round.into())).unwrap();
+        let whole = fs::metadata(place.path().join(&log)).unwrap().len();
+        commit(&store, Table::Meta, 0, &noise(3000, round.into())).unwrap();
+        drop(store);
+        place.edit(&log, |bytes| bytes[whole as usize + 1024..].fill(0));
+        let torn = place.files()[&log][whole as usize..].to_vec();
+        assert_eq!(opened(&place), Opened::WithFirst(round as usize + 1), "round {round}");
+        if round < 16 {
+            kept.insert(format!("{log}.torn-{whole}"), torn);
+        }
+        let mut there = place.files();
+        there.retain(|name, _| name.contains("torn"));
+        assert!(there == kept, "round {round}: {:?}", there.keys());
+    }
+    // None is written over: one of the same name may be of a start that was killed, or of a backup put back.
+    let names: Vec<_> = kept.keys().cloned().collect();
+    for name in &names[1..] {
+        fs::remove_file(place.path().join(name)).unwrap();
+    }
+    let (log, offset) = names[0].split_once(".torn-").unwrap();
+    fs::write(place.path().join(log), [&vec![1; offset.parse().unwrap()][..], b"torn"].concat()).unwrap();
+    let again = log::keep(&place.path().join(log), offset.parse().unwrap()).unwrap().unwrap();
+    assert_eq!(fs::read(again).unwrap(), b"torn");
+    assert!(place.files()[&names[0]] == kept[&names[0]]);
+}
+
+/// The way on that the message names is one that works.
+#[test]
+fn garbage_behind_the_end_of_the_log_is_refused_with_a_way_on_s_07() {
+    let log = Log::of([40; 5]);
+    let end = log.ends[4];
+    let copy = log.place.copy();
+    copy.edit(&log.file, |bytes| bytes.extend(noise(64, 1)));
+    let (before, why) = (copy.data(), copy.refusal().to_string());
+    let (path, file) = (copy.path(), &log.file);
+    let command = format!("truncate --size={end} {}", path.join(file).display());
+    let way = format!("Keep a copy of {}, then run `{command}` and start again", path.display());
+    assert!(why.contains(&format!("the log {file} is damaged at byte {end}")) && why.contains(&way), "{why}");
+    assert!(copy.data() == before);
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+    assert_eq!(opened(&copy), Opened::WithFirst(5));
+    // With a record in front of it that is not whole either there is no such way.
+    let copy = log.place.copy();
+    copy.edit(&log.file, |bytes| bytes.extend(noise(64, 1)));
+    copy.edit(&log.file, |bytes| bytes[log.ends[1] + 30] ^= 1);
+    let why = copy.refusal().to_string();
+    assert!(why.contains(&format!("at byte {}: a record's checksum is wrong", log.ends[1])), "{why}");
+}
+
+#[test]
+fn a_missing_table_is_named_and_nothing_else_is_blamed_s_10() {
+    let place = in_table_files();
+    let name = place.named(".sst").pop().unwrap();
+    fs::remove_file(place.path().join(&name)).unwrap();
+    let seen = RocksSnapshot::open(&place.path(), &config()).err().map(|error| error.to_string()).unwrap();
+    for why in [place.refusal().to_string(), seen] {
+        assert!(why.contains(&format!("its table file {name} is missing, though others are there")), "{why}");
+        assert!(!why.contains("Corruption") && !why.contains("may be corrupted"), "{why}");
     }
 }
 
