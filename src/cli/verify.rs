@@ -13,6 +13,7 @@ use super::{ConfigFile, Exit, Format, variables};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::server::verify_data;
+use crate::store::{self, TornEnd};
 use crate::vault::verify::{Against, Finding, IndexFinding, IndexReport, Report, WrongGroup};
 
 /// Check that no record is missing, added, older than its last change, or damaged.
@@ -48,12 +49,28 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
         crate::server::VerifyError::Open(error) => anyhow::Error::from(error),
         read @ crate::server::VerifyError::Read(_) => read.into(),
     })?;
+    let torn = store::torn_end(&config.storage.path).map_err(crate::server::Error::from)?;
     let text = match options.output {
-        Format::Text => in_text(&report, Terminal::of_output()),
-        Format::Json => format!("{}\n", in_json(&report)),
+        Format::Text => in_text(&report, Terminal::of_output()) + &torn.as_ref().map_or_else(String::new, torn_in_text),
+        Format::Json => {
+            let mut json = in_json(&report);
+            json["log_passed_over"] = torn.as_ref().map(torn_in_json).into();
+            format!("{json}\n")
+        }
     };
     output.write_all(text.as_bytes()).context("cannot write to standard output")?;
     Ok(if report.is_clean() { Exit::Done } else { Exit::SomeFailed })
+}
+
+/// Nobody was told of a record that was torn. Who wonders why a record is not there should see it all the same.
+fn torn_in_text(TornEnd { file, offset }: &TornEnd) -> String {
+    format!(
+        "passed over: what stands in the log {file} from byte {offset} on, which a crash tore or the vault is writing just now\n"
+    )
+}
+
+fn torn_in_json(TornEnd { file, offset }: &TornEnd) -> Value {
+    json!({ "file": file, "offset": offset })
 }
 
 fn in_text(report: &Report, terminal: Terminal) -> String {
@@ -303,6 +320,15 @@ mod tests {
         let json = in_json(&report);
         assert_eq!((&json["clean"], &json["index"]["clean"]), (&false.into(), &false.into()));
         assert_eq!(json["index"]["findings"][1], json!({ "kind": "missing", "event": 7, "by": "its caller" }));
+    }
+
+    #[test]
+    fn what_was_passed_over_is_said() {
+        let torn = TornEnd { file: "000013.log".to_owned(), offset: 5870 };
+        let expected = "passed over: what stands in the log 000013.log from byte 5870 on, which a crash tore or the vault is \
+                        writing just now\n";
+        assert_eq!(torn_in_text(&torn), expected);
+        assert_eq!(torn_in_json(&torn), json!({ "file": "000013.log", "offset": 5870 }));
     }
 
     #[test]
