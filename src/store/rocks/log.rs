@@ -21,6 +21,8 @@
 
 use super::{CURRENT, list, refused};
 use crate::store::OpenError;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -102,6 +104,11 @@ pub struct TornEnd {
 /// end of the newest is cut off, and what was there kept beside it. An older one was whole when the next was begun; RocksDB
 /// knows how long it was.
 pub(super) fn check(path: &Path) -> Result<(), OpenError> {
+    if torn_end(path)?.is_none() {
+        return Ok(());
+    }
+    // A vault that runs may be in the midst of writing what looks torn. Once it can't be, it is looked at again.
+    let _lock = lock(path)?;
     let Some(TornEnd { file, offset }) = torn_end(path)? else { return Ok(()) };
     let cut = || {
         let log = path.join(&file);
@@ -125,6 +132,19 @@ pub(super) fn check(path: &Path) -> Result<(), OpenError> {
         log.sync_all()
     };
     cut().map_err(|error| refused(path, &error))
+}
+
+/// RocksDB's own lock, until the file is closed. RocksDB takes it again when it opens.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path.join("LOCK"));
+    let file = file.map_err(|error| refused(path, &error))?;
+    match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::AGAIN | Errno::ACCESS) => {
+            Err(OpenError::Locked { path: path.to_owned(), detail: "it holds the lock on the file LOCK".to_owned() })
+        }
+        Err(error) => Err(refused(path, &error)),
+    }
 }
 
 /// Where the newest log was torn, if it was and if that is all that can be wrong. Nothing is changed.

@@ -165,6 +165,31 @@ fn a_second_process_is_refused_s_06() {
     commit(&store, Table::Meta, 1, b"the first goes on").unwrap();
 }
 
+/// What a vault is writing at this moment looks torn to a second one.
+#[test]
+fn a_second_process_does_not_cut_the_log_of_one_that_runs_s_06() {
+    const PATH: &str = "CLOAKROOM_TEST_CUTS_THE_LOG";
+    if let Some(path) = std::env::var_os(PATH) {
+        let path: &Path = path.as_ref();
+        assert!(log::torn_end(path).unwrap().is_some());
+        assert!(matches!(RocksStore::open(path, &config()), Err(OpenError::Locked { .. })));
+        return;
+    }
+    let place = Place::new();
+    let store = place.create();
+    commit(&store, Table::Events, 0, &noise(40, 0)).unwrap();
+    let log = place.named(".log").remove(0);
+    place.edit(&log, |bytes| bytes.extend([0; 3]));
+    // That file alone: whoever reads LOCK in this process and closes it gives up RocksDB's lock.
+    let content = || fs::read(place.path().join(&log)).unwrap();
+    let before = content();
+    let test = "a_second_process_does_not_cut_the_log_of_one_that_runs_s_06";
+    assert!(itself(test).env(PATH, place.path()).status().unwrap().success());
+    assert!(content() == before);
+    drop(store);
+    assert_eq!(opened(&place), Opened::WithFirst(1), "and when it has ended, it is cut");
+}
+
 fn itself(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let module = module_path!().split_once("::").unwrap().1;
