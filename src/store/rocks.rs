@@ -300,7 +300,7 @@ fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
 /// that is an older one.
 fn missing_table(path: &Path, detail: &str) -> Option<String> {
     let words = detail.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.');
-    let mut names = words.map(|word| word.trim_matches('.')).filter(|word| word.ends_with(".sst"));
+    let mut names = words.map(|word| word.trim_matches('.')).filter(|word| word.strip_suffix(".sst").is_some());
     names.find(|name| !path.join(name).exists()).map(ToOwned::to_owned)
 }
 

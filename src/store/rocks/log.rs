@@ -112,20 +112,21 @@ pub(super) fn check(path: &Path) -> Result<(), OpenError> {
     let Some(TornEnd { file, offset }) = torn_end(path)? else { return Ok(()) };
     let cut = || {
         let log = path.join(&file);
-        match keep(&log, offset)? {
-            Some(kept) => tracing::warn!(
+        if let Some(kept) = keep(&log, offset)? {
+            tracing::warn!(
                 ?log,
                 offset,
                 ?kept,
                 "a crash tore the log's last record: it is cut off, what was there is kept, and what is left is held against \
                  the checkpoint outside"
-            ),
-            None => tracing::warn!(
+            );
+        } else {
+            tracing::warn!(
                 ?log,
                 offset,
                 "a crash tore the log's last record: it is cut off and NOT kept, since there are {KEPT_AT_MOST} of them \
                  already; what is left is held against the checkpoint outside. Move the files *{KEPT}* elsewhere"
-            ),
+            );
         }
         let log = File::options().write(true).open(log)?;
         log.set_len(offset)?;
@@ -225,17 +226,14 @@ fn look(path: &Path) -> io::Result<Option<(String, Found)>> {
         let mut walk = Walk::new(file, before.and_then(|(_, next)| next))?;
         let mut found = walk.walk()?;
         if let (Found::Damaged(0, Kind::Sequence), Some((last, _))) = (found, before) {
-            match list::Logs::read(path)?.filter(|list| last >= list.needed_from) {
-                Some(list) => {
-                    let mut missing = list.tracked.range(last + 1..number).filter(|number| !is_there(path, **number));
-                    let kind = missing.next().map_or(Kind::Between(empty.unwrap_or(last)), |log| Kind::Missing(*log));
-                    found = Found::Damaged(0, kind);
-                }
+            if let Some(list) = list::Logs::read(path)?.filter(|list| last >= list.needed_from) {
+                let mut missing = list.tracked.range(last + 1..number).filter(|number| !is_there(path, **number));
+                let kind = missing.next().map_or(Kind::Between(empty.unwrap_or(last)), |log| Kind::Missing(*log));
+                found = Found::Damaged(0, kind);
+            } else {
                 // Nobody needs the one before any more, so what stood between them may have gone earlier.
-                None => {
-                    walk = Walk::new(File::open(&log)?, None)?;
-                    found = walk.walk()?;
-                }
+                walk = Walk::new(File::open(&log)?, None)?;
+                found = walk.walk()?;
             }
         }
         (before, empty) = (Some((number, walk.next)), None);
