@@ -23,6 +23,11 @@ const STEADY_FOR: Duration = Duration::from_hours(24);
 /// parts in a million, is 43 seconds a day.
 const TOLERANCE: Duration = Duration::from_mins(1);
 
+/// Two clocks that go together are read one after the other and cut to milliseconds, so one may seem ahead by a moment. The
+/// mark keeps to the wall clock within so much of its pace: else what has just expired by the one would not have by the other,
+/// and could live again if the clock went back right then.
+const JITTER: Duration = Duration::from_millis(50);
+
 /// `now`, as everything in the vault uses it.
 pub struct VaultClock {
     clock: Arc<dyn Clock>,
@@ -70,7 +75,8 @@ impl VaultClock {
     /// The vault's time.
     pub fn now(&self) -> Timestamp {
         let wall = self.clock.wall();
-        let target = wall.millis().min(self.pace());
+        let pace = self.pace();
+        let target = if wall.millis() <= pace.saturating_add(millis(JITTER)) { wall.millis() } else { pace };
         let mark = self.mark.fetch_max(target, Ordering::AcqRel).max(target);
         wall.max(Timestamp::from_millis(mark))
     }
@@ -194,6 +200,22 @@ mod tests {
         let short_gap = VaultClock::resume(FakeClock::at(at(10 * YEAR + 3_600_000)), at(10 * YEAR));
         assert!(short_gap.leap().is_none());
         assert_eq!(short_gap.mark(), at(10 * YEAR + 3_600_000));
+    }
+
+    #[test]
+    fn clocks_that_are_a_moment_apart_revive_nothing_l_03() {
+        let (clock, vault) = running();
+        for round in 1..=1_000_u64 {
+            // Each time the wall clock is ahead by some milliseconds, and never by more.
+            let ahead = round % (millis(JITTER) + 1);
+            clock.set_wall(at(10 * YEAR + 1_000 * (round - 1)));
+            clock.advance(Duration::from_secs(1));
+            let wall = at(10 * YEAR + 1_000 * round + ahead);
+            clock.set_wall(wall);
+            assert_eq!((vault.now(), vault.mark()), (wall, wall));
+            clock.set_wall(at(9 * YEAR));
+            assert_eq!(vault.now(), wall, "what had expired has still expired");
+        }
     }
 
     const DAY: Duration = Duration::from_hours(24);
