@@ -296,9 +296,12 @@ fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
     }
 }
 
-/// A table file that the engine names and that is not there. It goes on to blame the list of files, which may be right, if
-/// that is an older one.
+/// A table file that the engine looked for and that is not there. It goes on to blame the list of files, which may be right,
+/// if that is an older one. A table that it could not write is named and not there either, with another word of the system.
 fn missing_table(path: &Path, detail: &str) -> Option<String> {
+    if !detail.contains("No such file or directory") {
+        return None;
+    }
     let words = detail.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.');
     let mut names = words.map(|word| word.trim_matches('.')).filter(|word| word.strip_suffix(".sst").is_some());
     names.find(|name| !path.join(name).exists()).map(ToOwned::to_owned)

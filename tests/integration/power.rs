@@ -74,7 +74,7 @@ async fn power_cuts_find_out_an_fdatasync_that_does_nothing_s_03() {
         return;
     }
     let work = Work::with(FileSystem::Ext4, Dice::seed(), Fault::Syncs).await;
-    let cuts = Work::cuts_at(&work.promises.answers());
+    let cuts = work.cuts_at(&work.promises.answers());
     let (mut lost, mut missing, mut refused) = (0, 0, 0);
     work.each(cuts, |cut, outcome| match outcome {
         Ok(findings) if findings.broken.is_empty() => println!("{cut}: {findings}"),
@@ -104,7 +104,7 @@ async fn power_cuts_find_out_checkpoints_that_are_not_synced_s_03() {
         return;
     }
     let work = Work::with(FileSystem::Ext4, Dice::seed(), Fault::Checkpoints).await;
-    let cuts = Work::cuts_at(&work.promises.times_of_notes());
+    let cuts = work.cuts_at(&work.promises.times_of_notes());
     let (mut older, mut other) = (0, 0);
     work.each(cuts, |cut, outcome| {
         let broken = outcome.map_or_else(|log| vec![log], |findings| findings.broken);
@@ -185,11 +185,11 @@ struct Work {
     folder: Folder,
     log: Log,
     promises: Promises,
-    /// The log's length when `init` was done, when the vault was first started, and when the last answer came.
+    /// How far the log reached when `init` was done, when the vault was first started, and when the last answer came.
     made: u64,
     begin: u64,
     end: u64,
-    /// The log's lengths between which no client calls: starts, a stop, the rotation of the log's key.
+    /// How far it reached when no client called, from and to no client calls: starts, a stop, the rotation of the log's key.
     pauses: Vec<(u64, u64)>,
     seed: u64,
     /// The log's public key at the beginning.
@@ -222,18 +222,18 @@ impl Work {
         let disk = Disk::create(&folder.path, file_system);
         let mounted = Mounted::new(&disk.device, &[], &folder.path.join("mounted"));
         let home = Home::init_at(&mounted.path.join("vault"));
-        let made = replay::count(&disk.log);
+        let made = replay::reach(&disk.log);
         hasten(&home);
         // What this test has written besides the vault.
         rustix::fs::syncfs(File::open(&mounted.path).unwrap()).unwrap();
         let key = home.read("log.vkey");
-        let begin = replay::count(&disk.log);
+        let begin = replay::reach(&disk.log);
         let mut pauses = Vec::new();
         let ended = match fault {
             Fault::None => worked(&home, &disk.log, seed, &mut pauses).await,
             Fault::Syncs | Fault::Checkpoints => worked_badly(&home, &disk.log, seed, fault).await,
         };
-        let end = replay::count(&disk.log);
+        let end = replay::reach(&disk.log);
         assert!(ended.failures.is_empty(), "{:?}", ended.failures);
         let tables = std::fs::read_dir(home.file("data")).unwrap().flatten();
         let tables = tables.filter(|file| file.path().extension().is_some_and(|extension| extension == "sst")).count();
@@ -244,8 +244,8 @@ impl Work {
             "{} calls answered, {} tokens, {tables} tables; {} writes to the disk meanwhile and {} flushes",
             ended.promises.calls,
             ended.promises.values(),
-            end - begin,
-            log.flushes().iter().filter(|flush| (begin..=end).contains(flush)).count()
+            log.length_at(end) - log.length_at(begin),
+            log.flushes().iter().filter(|flush| (begin..=end).contains(&log.reach_of(**flush))).count()
         );
         Self { folder, log, promises: ended.promises, made, begin, end, pauses, seed, key }
     }
@@ -256,22 +256,23 @@ impl Work {
     fn cuts(&self, cuts: u64) -> Vec<Cut> {
         let mut dice = Dice(self.seed);
         let flushes = self.log.flushes();
+        let flushes: Vec<u64> = flushes.into_iter().map(|flush| self.log.reach_of(flush)).collect();
         let flushes: Vec<u64> = flushes.into_iter().filter(|flush| (self.begin..=self.end).contains(flush)).collect();
         let answers = self.promises.answers();
         let cut = |number| {
             if number == 0 {
-                return Cut { length: self.made, loses: Loses::All, seed: dice.next() };
+                return Cut { length: self.log.length_at(self.made), loses: Loses::All, seed: dice.next() };
             }
             let (from, to) = (self.at(number, cuts), self.at(number + 1, cuts));
-            let length = from + dice.below(to - from + 1);
+            let reach = from + dice.below(to - from + 1);
             // All flushes are among them, if there are cuts enough.
             let of = |moments: &[u64]| moments[usize::try_from(number * moments.len() as u64 / cuts).unwrap()];
-            let (length, loses) = match number % 7 {
+            let (reach, loses) = match number % 7 {
                 0 => (of(&flushes), Loses::Nothing),
-                1 => (length, Loses::Nothing),
-                2 => (length, Loses::Half),
-                3 => (length, Loses::Ends),
-                4 => (length, Loses::All),
+                1 => (reach, Loses::Nothing),
+                2 => (reach, Loses::Half),
+                3 => (reach, Loses::Ends),
+                4 => (reach, Loses::All),
                 5 => (of(&answers), Loses::All),
                 _ => {
                     let (from, to) = self.pauses[usize::try_from(dice.below(self.pauses.len() as u64)).unwrap()];
@@ -279,7 +280,7 @@ impl Work {
                     (from + dice.below(to - from + 1), loses[usize::try_from(dice.below(4)).unwrap()])
                 }
             };
-            Cut { length, loses, seed: dice.next() }
+            Cut { length: self.log.length_at(reach), loses, seed: dice.next() }
         };
         let mut cuts: Vec<Cut> = (0..cuts).map(cut).collect();
         cuts.sort_by_key(|cut| cut.length);
@@ -287,13 +288,15 @@ impl Work {
     }
 
     /// At some of these moments, with all lost that was not flushed.
-    fn cuts_at(moments: &[Stamp]) -> Vec<Cut> {
+    fn cuts_at(&self, moments: &[Stamp]) -> Vec<Cut> {
         assert!(moments.len() >= CONTROL_CUTS, "{} moments", moments.len());
         let moment = |number| moments[number * moments.len() / CONTROL_CUTS];
-        (0..CONTROL_CUTS).map(|number| Cut { length: moment(number), loses: Loses::All, seed: 0 }).collect()
+        (0..CONTROL_CUTS)
+            .map(|number| Cut { length: self.log.length_at(moment(number)), loses: Loses::All, seed: 0 })
+            .collect()
     }
 
-    /// The log's length after so many parts of the work.
+    /// How far the log reached after so many parts of the work.
     fn at(&self, part: u64, parts: u64) -> u64 {
         self.begin + (self.end - self.begin) * part / parts
     }
@@ -318,12 +321,13 @@ impl Work {
         let mounted = Mounted::new(&image.display().to_string(), &["-o", "loop"], &at);
         let home = Home::at(&mounted.path.join("vault"));
         let mut invariants = Invariants::trusting(&self.key);
-        let checked = invariants.check(&home, home.serve_command(), &self.promises, cut.length).await;
+        let checked =
+            invariants.check(&home, home.serve_command(), &self.promises, self.log.reach_of(cut.length)).await;
         let checked = match checked {
             Err(log) if log.contains("keys rotate-log-key") => {
                 // The one thing that somebody has to do, and the vault says what.
                 succeed(&home);
-                invariants.check(&home, home.serve_command(), &self.promises, cut.length).await
+                invariants.check(&home, home.serve_command(), &self.promises, self.log.reach_of(cut.length)).await
             }
             checked => checked,
         };
@@ -345,12 +349,12 @@ impl Work {
 async fn worked(home: &Home, log: &Path, seed: u64, pauses: &mut Vec<(u64, u64)>) -> Run {
     let work = async |server: &Server, seed| {
         let log = log.to_owned();
-        let plan = Plan { seed, callers: CALLERS, calls: CALLS, stamp: Box::new(move || replay::count(&log)) };
+        let plan = Plan { seed, callers: CALLERS, calls: CALLS, stamp: Box::new(move || replay::reach(&log)) };
         run(home, server, plan, || {}).await
     };
-    let mut paused_at = replay::count(log);
+    let mut paused_at = replay::reach(log);
     let mut pause = |ends: bool| {
-        let now = replay::count(log);
+        let now = replay::reach(log);
         if ends {
             pauses.push((paused_at, now));
         }
@@ -387,7 +391,7 @@ async fn worked_badly(home: &Home, log: &Path, seed: u64, fault: Fault) -> Run {
         (Attached::to_thread(&server, "checkpoints", &["-e", "trace=fsync", "-e", "inject=fsync:retval=0"]), 1)
     };
     let log = log.to_owned();
-    let plan = Plan { seed, callers, calls: CALLS, stamp: Box::new(move || replay::count(&log)) };
+    let plan = Plan { seed, callers, calls: CALLS, stamp: Box::new(move || replay::reach(&log)) };
     let ended = run(home, &server, plan, || {}).await;
     server.kill();
     ended

@@ -651,7 +651,10 @@ async fn a_reply_that_is_too_large_is_refused_before_anything_is_used_up() {
     let found = (refusal.code, refusal.reason.as_str(), &*refusal.fields);
     assert_eq!(found, (Code::InvalidArgument, "REPLY_TOO_LARGE", &["tokens".to_owned()][..]));
     let event = bench.tester.event(&refusal.receipt.unwrap()).await;
-    assert_eq!((event.outcome(), event.succeeded, event.item_outcomes.len()), (Outcome::Failed, 0, 0));
+    assert_eq!((event.outcome(), event.succeeded), (Outcome::Failed, 0));
+    // Who asked is in the log with every token, and none was released.
+    assert_eq!((event.handles.len(), event.item_outcomes.len()), (tokens.len(), tokens.len()));
+    assert_eq!(outcomes(&event), [ItemOutcome::Refused; 4]);
     for info in bench.inspect("big", &tokens, &[]).await {
         assert_eq!(info.unwrap().uses_left, Some(1));
     }

@@ -781,3 +781,22 @@ fn commit_until_it_fails(store: &RocksStore) -> usize {
     assert!(first == [found_row(&content)], "reads go on");
     acknowledged
 }
+
+#[test]
+fn a_table_that_could_not_be_written_is_not_taken_for_a_missing_one_s_04_s_05() {
+    let path = tempfile::tempdir().unwrap();
+    let named =
+        |text: &str| super::missing_table(path.path(), &text.replace("DIR", &path.path().display().to_string()));
+    for text in [
+        "IO error: No space left on device: While appending to file: DIR/000022.sst: No space left on device",
+        "IO error: While fsync: DIR/000184.sst: Input/output error",
+        "IO error: While open a file for appending: DIR/000010.sst: Too many open files",
+    ] {
+        assert_eq!(named(text), None, "{text}");
+    }
+    let missing = "Corruption: IO error: No such file or directory: While open a file for random read: DIR/000012.sst: No \
+                   such file or directory  The file DIR/MANIFEST-000014 may be corrupted.";
+    assert_eq!(named(missing).as_deref(), Some("000012.sst"));
+    std::fs::write(path.path().join("000012.sst"), "").unwrap();
+    assert_eq!(named(missing), None, "it is there");
+}

@@ -14,8 +14,6 @@ use std::path::Path;
 
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const VERSION: u64 = 1;
-/// Where the number of entries stands.
-const COUNT_AT: u64 = 16;
 
 const FLUSH: u64 = 1;
 /// Force unit access: on the disk for good by itself.
@@ -34,16 +32,27 @@ struct Entry {
     sector: u64,
     sectors: u64,
     flags: u64,
+    mark_bytes: u64,
     /// Where its bytes stand in the log.
     bytes_at: u64,
 }
 
-/// How many entries the log at `path` has by its own word. It is brought up to date before a flush is reported as done, so
-/// whoever has seen one done reads at least that.
-pub fn count(path: &Path) -> u64 {
-    let mut bytes = [0; 8];
-    File::open(path).and_then(|file| file.read_exact_at(&mut bytes, COUNT_AT)).expect("the log of writes can be read");
-    u64::from_le_bytes(bytes)
+/// How far the log at `path` reaches, in bytes. A flush's entry is written before it is reported as done, so whoever has seen
+/// one done reads at least that. The number of entries that stands in the log's first sector would not do: versions of QEMU
+/// before 9.0 may write an older one over a newer one.
+pub fn reach(path: &Path) -> u64 {
+    std::fs::metadata(path).expect("the log of writes is there").len()
+}
+
+impl Entry {
+    /// How many bytes stand behind its head.
+    fn content_bytes(&self, sector_bytes: u64) -> u64 {
+        match self.flags {
+            flags if flags & MARK != 0 => self.mark_bytes,
+            flags if flags & DISCARD != 0 => 0,
+            _ => self.sectors * sector_bytes,
+        }
+    }
 }
 
 impl Log {
@@ -61,12 +70,9 @@ impl Log {
         for _ in 0..count {
             let [sector, sectors, flags, mark_bytes] = numbers(&file, at)?;
             let bytes_at = at + sector_bytes;
-            entries.push(Entry { sector, sectors, flags, bytes_at });
-            let content = match flags {
-                flags if flags & MARK != 0 => mark_bytes,
-                flags if flags & DISCARD != 0 => 0,
-                _ => sectors * sector_bytes,
-            };
+            let entry = Entry { sector, sectors, flags, mark_bytes, bytes_at };
+            let content = entry.content_bytes(sector_bytes);
+            entries.push(entry);
             at = bytes_at + content;
         }
         Ok(Self { file, sector_bytes, entries })
@@ -74,6 +80,18 @@ impl Log {
 
     pub fn len(&self) -> u64 {
         self.entries.len() as u64
+    }
+
+    /// How far the log reached after the first `length` entries.
+    pub fn reach_of(&self, length: u64) -> u64 {
+        let last = length.checked_sub(1).map(|last| &self.entries[usize::try_from(last).expect("an entry in memory")]);
+        last.map_or(self.sector_bytes, |entry| entry.bytes_at + entry.content_bytes(self.sector_bytes))
+    }
+
+    /// How many entries there were when the log reached so far: those that were whole.
+    pub fn length_at(&self, reach: u64) -> u64 {
+        let whole = |entry: &Entry| entry.bytes_at + entry.content_bytes(self.sector_bytes) <= reach;
+        self.entries.partition_point(whole) as u64
     }
 
     /// Lengths of prefixes that end with a flush: what was written before it is on the disk for good.
@@ -222,7 +240,15 @@ mod tests {
     #[test]
     fn a_prefix_is_the_disk_at_that_moment() {
         let (file, log) = sample();
-        assert_eq!((log.len(), count(file.path())), (7, 7));
+        assert_eq!((log.len(), log.length_at(reach(file.path()))), (7, 7));
+        for length in 0..=7 {
+            assert_eq!(log.length_at(log.reach_of(length)), length);
+            assert_eq!(
+                log.length_at(log.reach_of(length) - 1),
+                length.saturating_sub(1),
+                "an entry that is not whole yet"
+            );
+        }
         assert_eq!(log.flushes(), [3]);
         assert_eq!(disk(&log, 0, || false), [0, 0, 0]);
         assert_eq!(disk(&log, 1, || false), [b'a', 0, 0]);
