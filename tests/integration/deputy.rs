@@ -52,7 +52,7 @@ const FORGED: [(&str, &str); 33] = [
 static CALLS: AtomicU64 = AtomicU64::new(1);
 
 /// A good call of each method.
-fn message_of(path: &str, tokens: &[String]) -> Vec<u8> {
+pub fn message_of(path: &str, tokens: &[String]) -> Vec<u8> {
     let (scope, tokens) = ("pan".to_owned(), tokens.to_vec());
     let purpose = "refund".to_owned();
     let tokenize = v1::TokenizeRequest { scope: scope.clone(), items: vec![item(b"4111")], ..Default::default() };
@@ -80,7 +80,7 @@ fn message_of(path: &str, tokens: &[String]) -> Vec<u8> {
 }
 
 /// Who may call it, by the sample's policies.
-fn permitted(action: EventAction) -> &'static str {
+pub fn permitted(action: EventAction) -> &'static str {
     match action {
         EventAction::Tokenize => "gateway",
         EventAction::Detokenize => "payments",

@@ -1,13 +1,13 @@
 //! callers who go away right after asking, by giving up the call or by cutting the connection. What they asked for is
 //! in the log all the same, and what the log does not have was not done.
 
+use crate::deputy::{message_of, permitted};
 use crate::frames::{HEADERS, Line, framed};
 use crate::harness::{Client, Home, Server, item, texts};
 use crate::promises::Dice;
 use cloakroom::event::Action as EventAction;
 use cloakroom::grpc::methods::{self, Resource};
 use cloakroom::proto::v1::{self, ItemOutcome, Outcome};
-use prost::Message;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tonic::Code;
 
@@ -20,35 +20,6 @@ enum Way {
     Reset,
     /// It cuts the connection.
     Cut,
-}
-
-fn message_of(path: &str, token: &str) -> Vec<u8> {
-    let (scope, tokens) = ("pan".to_owned(), vec![token.to_owned()]);
-    let purpose = "refund".to_owned();
-    let tokenize = v1::TokenizeRequest { scope: scope.clone(), items: vec![item(b"4111")], ..Default::default() };
-    let detokenize =
-        v1::DetokenizeRequest { scope: scope.clone(), tokens: tokens.clone(), purpose, ..Default::default() };
-    match path.rsplit('/').next().unwrap() {
-        "Tokenize" => tokenize.encode_to_vec(),
-        "Detokenize" => detokenize.encode_to_vec(),
-        "InspectTokens" => v1::InspectTokensRequest { scope, tokens, handles: vec![] }.encode_to_vec(),
-        "RenewTokens" => v1::RenewTokensRequest { scope, tokens, ..Default::default() }.encode_to_vec(),
-        "RevokeTokens" => {
-            v1::RevokeTokensRequest { scope, handles: vec!["00".repeat(20)], ..Default::default() }.encode_to_vec()
-        }
-        "StreamTokenize" => v1::StreamTokenizeRequest { batch: Some(tokenize) }.encode_to_vec(),
-        "StreamDetokenize" => v1::StreamDetokenizeRequest { batch: Some(detokenize) }.encode_to_vec(),
-        _ => Vec::new(),
-    }
-}
-
-fn permitted(action: EventAction) -> &'static str {
-    match action {
-        EventAction::Tokenize => "gateway",
-        EventAction::Detokenize => "payments",
-        EventAction::QueryAudit => "auditor",
-        _ => "operator",
-    }
 }
 
 fn trace() -> (String, String) {
@@ -91,7 +62,7 @@ async fn whoever_goes_right_after_asking_is_in_the_log_a_09_a_10() {
             let (trace, parent) = trace();
             let mut line = Line::open(&server, &home.identity(permitted(method.action))).await;
             let peer = line.local.to_string();
-            let body = framed(&message_of(method.path, &token));
+            let body = framed(&message_of(method.path, std::slice::from_ref(&token)));
             line.call(1, method.path, &[("traceparent", &parent)], &body).await;
             answered_behind(&mut line).await;
             go(line, way).await;
@@ -135,7 +106,7 @@ async fn a_use_is_spent_if_and_only_if_the_log_says_so_a_10() {
     for issued in &issued {
         // At any moment: while it is sent, read, decided, written, answered.
         let mut line = Line::open(&server, &home.identity("payments")).await;
-        let body = framed(&message_of("/Detokenize", &issued.token));
+        let body = framed(&message_of("/Detokenize", std::slice::from_ref(&issued.token)));
         line.call(1, "/cloakroom.v1.TokenService/Detokenize", &[], &body).await;
         match dice.below(3) {
             0 => {}
