@@ -1,12 +1,11 @@
 //! Disks that a test can spoil: small ones, ones that fail at a moment, ones that stand still.
 
 use crate::harness::Home;
-use crate::power::{Mounted, quietly, tool, unmount};
+use crate::power::{Mounted, quietly, tool, unmount, wait_for_export};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// What a file system in a file needs.
 pub const LOOP: [&str; 6] = ["losetup", "mkfs.ext4", "mount", "umount", "/dev/loop-control", "/proc/self/mounts"];
@@ -21,9 +20,6 @@ pub const EXPORTED: [&str; 8] = [
     "/dev/loop-control",
     "/proc/self/mounts",
 ];
-
-/// A hundred times as long as it usually takes.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An ext4 in a file. It is unmounted and gone when this is dropped.
 pub struct Image {
@@ -129,7 +125,7 @@ impl Exported {
         command.args(["--export", &offer]);
         let daemon = command.stdin(Stdio::null()).spawn().unwrap();
         let mut disk = Self { mounted: None, device: String::new(), export, daemon };
-        disk.wait_for_export();
+        wait_for_export(&disk.export, &mut disk.daemon);
         disk.device = tool("losetup", &["--find", "--show", &disk.export.display().to_string()]).trim().into();
         if is_new {
             tool("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", &disk.device]);
@@ -150,17 +146,6 @@ impl Exported {
     pub fn stand_still(&self) -> Standstill {
         kill_process(self.daemon(), Signal::STOP).unwrap();
         Standstill(self.daemon())
-    }
-
-    /// The kernel's list of mounts says when it is there.
-    fn wait_for_export(&mut self) {
-        let export = self.export.display().to_string();
-        let begin = Instant::now();
-        while !std::fs::read_to_string("/proc/self/mounts").unwrap().contains(&export) {
-            assert!(self.daemon.try_wait().unwrap().is_none(), "qemu-storage-daemon ended");
-            assert!(begin.elapsed() < PATIENCE, "qemu-storage-daemon does not offer the disk");
-            std::thread::yield_now();
-        }
     }
 }
 

@@ -494,7 +494,7 @@ impl Disk {
         }
         let daemon = command.stdin(Stdio::null()).spawn().unwrap();
         let mut disk = Self { device: String::new(), log, export, daemon };
-        disk.wait_for_export();
+        wait_for_export(&disk.export, &mut disk.daemon);
         disk.device = tool("losetup", &["--find", "--show", &disk.export.display().to_string()]).trim().into();
         match file_system {
             FileSystem::Ext4 => {
@@ -503,17 +503,6 @@ impl Disk {
             FileSystem::Xfs => tool("mkfs.xfs", &["-q", "-K", &disk.device]),
         };
         disk
-    }
-
-    /// The kernel's list of mounts says when it is there.
-    fn wait_for_export(&mut self) {
-        let export = self.export.display().to_string();
-        let begin = Instant::now();
-        while !std::fs::read_to_string("/proc/self/mounts").unwrap().contains(&export) {
-            assert!(self.daemon.try_wait().unwrap().is_none(), "qemu-storage-daemon ended");
-            assert!(begin.elapsed() < PATIENCE, "qemu-storage-daemon does not offer the disk");
-            std::thread::yield_now();
-        }
     }
 }
 
@@ -541,6 +530,17 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         unmount(&self.path);
+    }
+}
+
+/// The kernel's list of mounts says when what `qemu-storage-daemon` offers is there.
+pub fn wait_for_export(export: &Path, daemon: &mut Child) {
+    let export = export.display().to_string();
+    let begin = Instant::now();
+    while !std::fs::read_to_string("/proc/self/mounts").unwrap().contains(&export) {
+        assert!(daemon.try_wait().unwrap().is_none(), "qemu-storage-daemon ended");
+        assert!(begin.elapsed() < PATIENCE, "qemu-storage-daemon does not offer the disk");
+        std::thread::yield_now();
     }
 }
 
