@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 const UNVOUCHED_AT_MOST: Duration = Duration::from_secs(10);
 const STALL_PERIOD: Duration = Duration::from_millis(100);
 /// What fits into a disk in this time is far below what is kept free.
-const DISK_PERIOD: Duration = Duration::from_millis(500);
+const DISK_PERIOD: Duration = Duration::from_millis(200);
 
 /// What is watched, and who is told.
 pub(super) struct Subject {
