@@ -78,6 +78,15 @@ fn in_text(report: &Report, terminal: Terminal) -> String {
     if let Some(index) = &report.index {
         text.push_str(&index_in_text(index, terminal));
     }
+    if report.damaged_filters > 0 {
+        let (wrong, files) = (terminal.colour(Colour::Red, "wrong"), counted(report.damaged_filters, "table file"));
+        // Writing to a text can't fail.
+        let _ = writeln!(
+            text,
+            "{wrong}: the filter of {files} can't be read. No record needs it and nothing is lost, but the disk has changed \
+             what was written"
+        );
+    }
     if !report.is_clean() {
         text.push_str("keep a copy of data and checkpoints as they are; docs/operations.md says how to go on\n");
     }
@@ -208,6 +217,7 @@ fn in_json(report: &Report) -> Value {
         "groups_wrong_in_all": report.groups_wrong_in_all,
         "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
         "more": report.more,
+        "damaged_filters": report.damaged_filters,
         "index": report.index.as_ref().map(index),
     })
 }

@@ -45,6 +45,7 @@ pub fn verify_data(
     let keyring = Keyring::open(root, genesis.vault, meta, &rows).map_err(Error::from)?;
     let subject = Subject { rows: &rows, keyring: &keyring, outside: &outside };
     let mut report = verify(&subject, &mut |records| progress("records", records))?;
+    report.damaged_filters = rows.damaged_filters();
     if index {
         report.index = Some(verify_index(&rows, &mut |events| progress("events", events))?);
     }

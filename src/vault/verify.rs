@@ -65,6 +65,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// How much more there is.
     pub more: u64,
+    /// Table files whose filter can't be read: no record needs it, but the disk has damaged it.
+    pub damaged_filters: u64,
     /// What was found where the index was asked about, too.
     pub index: Option<IndexReport>,
 }
@@ -150,7 +152,7 @@ impl Report {
     /// Whether nothing is wrong.
     pub fn is_clean(&self) -> bool {
         let index_is_clean = self.index.as_ref().is_none_or(IndexReport::is_clean);
-        self.records_are_clean() && index_is_clean
+        self.records_are_clean() && index_is_clean && self.damaged_filters == 0
     }
 
     /// Whether nothing is wrong with the records and their log.

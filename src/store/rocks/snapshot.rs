@@ -23,8 +23,14 @@ use std::{fs, io};
 /// A busy vault begins or deletes a file each few seconds; opening takes some hundredths of one.
 const ATTEMPTS: usize = 20;
 
+/// RocksDB's count of blocks whose checksum was wrong, as its statistics name it.
+const WRONG_CHECKSUMS: &str = "rocksdb.block.checksum.mismatch.count COUNT : ";
+
 /// Rows in RocksDB as they were at one moment.
-pub struct RocksSnapshot(RocksStore);
+pub struct RocksSnapshot {
+    rows: RocksStore,
+    damaged_filters: u64,
+}
 
 impl RocksSnapshot {
     /// The store in `path` as it is now.
@@ -50,6 +56,12 @@ impl RocksSnapshot {
         let busy =
             "the vault that runs on it changed its files each time; stop it, or try again when there is less to do";
         Err(OpenError::Refused { path: path.to_owned(), detail: busy.to_owned() })
+    }
+
+    /// How many table files have a filter that can't be read. A filter only spares reads of what is not in the file, and
+    /// RocksDB does without it and says nothing. Without the other parts that it reads when it opens a file, it opens none.
+    pub fn damaged_filters(&self) -> u64 {
+        self.damaged_filters
     }
 }
 
@@ -100,8 +112,13 @@ fn open_once(path: &Path, config: &RocksConfig, end: LogEnd) -> Result<RocksSnap
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     }
     let families = options::families(config, &cache);
+    // Statistics are the one place where it tells of a filter that it did without.
+    options.enable_statistics();
     let db = DB::open_cf_descriptors_read_only(&options, path, families, false);
-    Ok(RocksSnapshot(RocksStore::over(db.map_err(|error| open_error(path, &error))?, cache)))
+    let rows = RocksStore::over(db.map_err(|error| open_error(path, &error))?, cache);
+    let statistics = options.get_statistics().unwrap_or_default();
+    let wrong = statistics.lines().find_map(|line| line.strip_prefix(WRONG_CHECKSUMS)?.trim().parse().ok());
+    Ok(RocksSnapshot { rows, damaged_filters: wrong.unwrap_or(0) })
 }
 
 /// What the vault may make and delete.
@@ -128,11 +145,11 @@ fn files(path: &Path) -> io::Result<Files> {
 
 impl Rows for RocksSnapshot {
     fn get(&self, table: Table, keys: &[&[u8]], tier: Tier) -> Result<Vec<Found>, ReadError> {
-        self.0.get(table, keys, tier)
+        self.rows.get(table, keys, tier)
     }
 
     fn scan(&self, table: Table, start: &[u8], end: &[u8], order: Order, limit: usize) -> Result<Vec<Row>, ReadError> {
-        self.0.scan(table, start, end, order, limit)
+        self.rows.scan(table, start, end, order, limit)
     }
 }
 
