@@ -26,6 +26,19 @@ pub fn met(needed: &[&str]) -> bool {
     false
 }
 
+/// Whether all of `needed` is there, for a test that anybody may run; `wanted` is what else it lacks, in words.
+pub fn at_hand(needed: &[&str], wanted: Option<&str>) -> bool {
+    let missing = needed.iter().filter(|name| !is_there(name)).map(|name| format!("{name} (`deploy/setup test`)"));
+    let missing: Vec<String> = missing.chain(wanted.map(str::to_owned)).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let missing = format!("this test needs {}", missing.join(", and "));
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{missing}");
+    note(&missing);
+    false
+}
+
 /// Says that something was not run, and why.
 fn note(why: &str) {
     println!("LEFT OUT: {why}");

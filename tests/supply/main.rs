@@ -1,0 +1,14 @@
+//! What the program is made of, and whether what is handed out is made of that and nothing else: known faults of
+//! dependencies, code that the compiler can't vouch for, the bill of materials, and a release that is made twice.
+
+#![allow(missing_docs, reason = "tests say in their names what they show")]
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![allow(clippy::print_stdout, reason = "tests say what they left out and how much they did")]
+
+mod advisories;
+mod floors;
+#[path = "../integration/needs.rs"]
+#[allow(dead_code, reason = "nothing here needs root")]
+mod needs;
+mod tree;
+mod unsafe_code;
