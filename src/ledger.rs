@@ -20,6 +20,7 @@
 mod changes;
 mod checkpoint;
 mod checkpointer;
+mod inbox;
 mod index;
 mod open;
 mod queue;

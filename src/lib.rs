@@ -7,6 +7,8 @@
 pub mod secret;
 pub mod clock;
 #[cfg(feature = "vault")]
+pub mod sync;
+#[cfg(feature = "vault")]
 pub mod telemetry;
 pub mod merkle;
 pub mod crypto;

@@ -12,9 +12,10 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 /// The modules in reading order. A module imports only from modules that stand earlier.
-const ORDER: [&str; 31] = [
+const ORDER: [&str; 32] = [
     "secret",
     "clock",
+    "sync",
     "telemetry",
     "merkle",
     "crypto",

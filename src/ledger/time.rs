@@ -10,9 +10,9 @@
 //! with an event (see `Submission::accepting_the_clock`).
 
 use crate::clock::{Clock, Timestamp};
-use parking_lot::Mutex;
+use crate::sync::{AtomicI64, AtomicU64, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A gap below this is a machine that was off; above it, a clock that leapt.

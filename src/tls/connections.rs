@@ -5,13 +5,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 
-use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, watch};
-
 use super::io::Connection;
+use crate::sync::{AtomicBool, AtomicU64, Mutex, OwnedSemaphorePermit, watch};
 
 /// A handle on the register. Clones share it.
 #[derive(Clone)]

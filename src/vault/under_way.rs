@@ -2,10 +2,10 @@
 //! to stop: its threads wait for them.
 
 use super::Vault;
+use crate::sync::{AtomicUsize, Notify};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::Notify;
+use std::sync::atomic::Ordering;
 
 /// How many there are.
 #[derive(Default)]

@@ -2,13 +2,11 @@
 //! win as there are uses left, and the rest find the token used up instead of being told to try again.
 
 use crate::crypto::Handle;
-use parking_lot::Mutex;
+use crate::sync::{AsyncMutex, Mutex, OwnedMutexGuard};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// A queue for each token that somebody is using up right now.
-#[derive(Default)]
 pub(super) struct Queues {
     tokens: Mutex<Tokens>,
 }
@@ -17,6 +15,8 @@ struct Tokens {
     queues: HashMap<Handle, Weak<AsyncMutex<()>>>,
     /// Entries of queues that have emptied are swept when the map has grown to this.
     sweep_at: usize,
+    /// It is never swept below this size.
+    sweep_at_least: usize,
 }
 
 /// A caller's turn at some tokens. Dropping it lets the next ones in.
@@ -25,16 +25,20 @@ pub(super) struct Turn {
     _guards: Vec<OwnedMutexGuard<()>>,
 }
 
-/// The map is never swept below this size.
 const SWEEP_AT_LEAST: usize = 4096;
 
-impl Default for Tokens {
+impl Default for Queues {
     fn default() -> Self {
-        Self { queues: HashMap::new(), sweep_at: SWEEP_AT_LEAST }
+        Self::swept_at_least(SWEEP_AT_LEAST)
     }
 }
 
 impl Queues {
+    /// With a map that is not swept while it is smaller than this.
+    fn swept_at_least(sweep_at_least: usize) -> Self {
+        Self { tokens: Mutex::new(Tokens { queues: HashMap::new(), sweep_at: sweep_at_least, sweep_at_least }) }
+    }
+
     /// Waits for a turn at all of `handles`. Taken in their order, so two callers never wait for each other.
     pub async fn turn(&self, mut handles: Vec<Handle>) -> Turn {
         handles.sort_unstable();
@@ -54,7 +58,7 @@ impl Queues {
         if tokens.queues.len() >= tokens.sweep_at {
             tokens.queues.retain(|_, queue| queue.strong_count() > 0);
             // Twice what is left: sweeping costs each entry once or twice, however many queues there are.
-            tokens.sweep_at = (2 * tokens.queues.len()).max(SWEEP_AT_LEAST);
+            tokens.sweep_at = (2 * tokens.queues.len()).max(tokens.sweep_at_least);
         }
         let queue = Arc::default();
         tokens.queues.insert(handle, Arc::downgrade(&queue));

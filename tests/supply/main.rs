@@ -7,6 +7,7 @@
 
 mod advisories;
 mod floors;
+mod models;
 #[path = "../integration/needs.rs"]
 #[allow(dead_code, reason = "nothing here needs root")]
 mod needs;
