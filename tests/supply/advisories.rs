@@ -13,10 +13,15 @@ const FRESH_FOR_DAYS: i64 = 7;
 /// Where `cargo deny` looks for a copy of the database: it calls it after the address that it would fetch it from.
 const DENY_CALLS_IT: &str = "advisory-db-3157b0e258782691";
 
+/// Where the copy should be.
+pub fn place() -> PathBuf {
+    let beside = tree::root().join("../shared/advisory-db");
+    std::env::var_os("ADVISORY_DB").map_or(beside, PathBuf::from)
+}
+
 /// The folder with `crates/*/RUSTSEC-*.md`. `None` where there is none or a tool is missing; then it has been said.
 fn database() -> Option<PathBuf> {
-    let beside = tree::root().join("../shared/advisory-db");
-    let database = std::env::var_os("ADVISORY_DB").map_or(beside, PathBuf::from);
+    let database = place();
     let tools = ["cargo-audit", "cargo-deny"].map(tree::tool);
     let needed = [tools[0].to_str(), tools[1].to_str(), Some("git")];
     let needed: Vec<&str> = needed.into_iter().map(|name| name.expect("the checkout's path is text")).collect();

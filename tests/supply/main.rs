@@ -6,6 +6,8 @@
 #![allow(clippy::print_stdout, reason = "tests say what they left out and how much they did")]
 
 mod advisories;
+mod again;
+mod bill;
 mod floors;
 mod models;
 #[path = "../integration/needs.rs"]
