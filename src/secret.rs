@@ -69,4 +69,50 @@ mod tests {
         assert!(!secret.matches(b"4112"));
         assert!(!secret.matches(b"411"));
     }
+
+    /// `Probe::<T>::NAME` is true if and only if `T` has the trait: an inherent constant wins over a trait's.
+    struct Probe<T>(std::marker::PhantomData<T>);
+
+    macro_rules! probes {
+        ($($name:ident: $trait:path),+ $(,)?) => {
+            trait Without {
+                $(const $name: bool = false;)+
+            }
+            impl<T> Without for Probe<T> {}
+            $(impl<T: $trait> Probe<T> {
+                const $name: bool = true;
+            })+
+            /// Of all these traits, which a type has.
+            macro_rules! offers {
+                ($type:ty) => {
+                    [$((stringify!($trait), Probe::<$type>::$name)),+].into_iter().filter(|(_, is)| *is).collect::<Vec<_>>()
+                };
+            }
+        };
+    }
+
+    probes! {
+        DEBUG: std::fmt::Debug,
+        DISPLAY: std::fmt::Display,
+        LOWER_HEX: std::fmt::LowerHex,
+        SERIALIZE: serde::Serialize,
+        CLONE: Clone,
+        EQUAL: PartialEq,
+        ORDERED: PartialOrd,
+        HASHED: std::hash::Hash,
+        DEREF: std::ops::Deref,
+        BYTES: AsRef<[u8]>,
+        BORROWED: std::borrow::Borrow<[u8]>,
+        PLAIN: Into<Vec<u8>>,
+    }
+
+    /// So what holds one can't derive it either; what is written by hand is looked for by tests/secrets.rs.
+    #[test]
+    fn a_secret_offers_nothing_p_08() {
+        assert!(offers!(SecretBytes).is_empty(), "{:?}", offers!(SecretBytes));
+        assert!(offers!(SecretKey).is_empty(), "{:?}", offers!(SecretKey));
+        assert!(offers!(Secret<String>).is_empty(), "{:?}", offers!(Secret<String>));
+        // The probe sees what is there.
+        assert_eq!((offers!(String).len(), offers!(Vec<u8>).len(), offers!(u8).len()), (10, 10, 8));
+    }
 }
