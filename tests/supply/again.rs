@@ -155,7 +155,7 @@ fn a_release_is_the_same_whoever_builds_it_where_and_when_p_03_p_04() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let one = Builder::at(&place.path().join("one"), "cloakroom");
     one.build(Command::new("bash"), "one", &profile);
-    let other = Builder::at(&place.path().join("another/with/a/longer/name"), "source of it/checked out");
+    let other = Builder::at(&place.path().join("another/with/a/longer/name"), "source/checked-out");
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-user=12345", "--map-group=12345", "bash"]);
     command

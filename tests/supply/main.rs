@@ -11,7 +11,6 @@ mod bill;
 mod floors;
 mod models;
 #[path = "../integration/needs.rs"]
-#[allow(dead_code, reason = "nothing here needs root")]
 mod needs;
 mod tree;
 mod unsafe_code;
