@@ -24,6 +24,8 @@ use crate::vault::{ATTEMPTS, Asked, Call, Failure, Reason, Vault, Violation, dec
 use cursor::Cursor;
 use std::sync::Arc;
 
+#[cfg(test)]
+pub(crate) use cursor::check_page_token;
 pub use filter::{Filter, FilterRequest};
 pub use retention::Dropped;
 pub use tail::{Tail, TailRequest};

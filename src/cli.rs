@@ -301,6 +301,22 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     causes.any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// For `src/fuzz`: the first byte says which of the texts that a command reads the rest is.
+#[cfg(test)]
+pub(crate) fn check_input(data: &[u8]) {
+    let Some((which, rest)) = data.split_first() else { return };
+    match (which % 6, std::str::from_utf8(rest)) {
+        (which @ 0..=3, _) => tokens::check_input(which, rest),
+        (4, Ok(text)) => {
+            if let Ok(time) = moment::moment(text) {
+                let _ = moment::rfc3339(Some(&time));
+            }
+            let _ = moment::lifetime(text);
+        }
+        _ => policy::diff::check_line(rest),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

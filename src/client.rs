@@ -93,7 +93,15 @@ impl Profile {
     pub fn load(file: &Path) -> Result<Self, ProfileError> {
         let text = std::fs::read_to_string(file)
             .map_err(|source| ProfileError::Unreadable { file: file.to_owned(), source })?;
-        let mut profile: Self = toml::from_str(&text)
+        Self::parse(file, &text)
+    }
+
+    /// As [`Profile::load`], with the text of the file given.
+    ///
+    /// # Errors
+    /// If it has a mistake; unknown keys are mistakes.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ProfileError> {
+        let mut profile: Self = toml::from_str(text)
             .map_err(|error| ProfileError::Malformed { file: file.to_owned(), problem: error.to_string() })?;
         let folder = file.parent().unwrap_or(Path::new(""));
         for path in [&mut profile.ca, &mut profile.certificate, &mut profile.private_key] {

@@ -371,6 +371,12 @@ pub fn unknown_variables(variables: impl IntoIterator<Item = (String, String)>) 
     mistakes
 }
 
+/// For `src/fuzz`: as [`Config::show`], with the text of the file given.
+#[cfg(test)]
+pub(crate) fn check_shown(file: &Path, text: &str) -> Option<String> {
+    show::show(file, text, []).ok()
+}
+
 impl fmt::Display for Mistake {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {

@@ -24,6 +24,9 @@ mod syslog;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) mod fuzzed;
+
 use crate::clock::Clock;
 use crate::store::Rows;
 use rustls::ClientConfig;

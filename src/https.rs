@@ -222,6 +222,18 @@ impl Client {
     }
 }
 
+/// For `src/fuzz`: what becomes of a request whose answer comes over this stream.
+///
+/// # Errors
+/// [`Failed`]
+#[cfg(test)]
+pub(crate) async fn exchange_over(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<Answer, Failed> {
+    let client = Client::new("http://127.0.0.1".parse().expect("a base"), None).expect("nothing to read");
+    client.exchange(start(stream).await?, "/", "text/plain", Bytes::from_static(b"asked")).await
+}
+
 async fn start(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<SendRequest<Whole>, Failed> {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends when the sender is dropped or the server hangs up, which shows at the next request.

@@ -52,3 +52,5 @@ pub mod server;
 pub mod bench;
 #[cfg(feature = "vault")]
 pub mod cli;
+#[cfg(all(test, feature = "vault"))]
+mod fuzz;

@@ -56,6 +56,9 @@ use tonic_health::server::{HealthReporter, HealthService};
 use tower::Service;
 use workers::Doors;
 
+#[cfg(test)]
+pub(crate) use operations::converse_with_probes;
+
 pub use check::{Finding, InUse, Verdict, check, config_mistakes, in_use};
 pub use create::create;
 use readiness::{Readiness, Reason};

@@ -16,6 +16,9 @@ mod rocks;
 #[cfg(test)]
 mod suite;
 
+#[cfg(test)]
+pub(crate) use rocks::check_log;
+
 pub use memory::{Fault, Faults, MemoryStore};
 pub use rocks::{Properties, RocksConfig, RocksSnapshot, RocksStore, TornEnd, torn_end};
 

@@ -18,14 +18,14 @@
 //! hashes.
 
 #[cfg(feature = "vault")]
-mod circle;
+pub(crate) mod circle;
 mod request;
 #[cfg(feature = "vault")]
 pub mod server;
-mod state;
+pub(crate) mod state;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 

@@ -35,6 +35,15 @@ impl Cursor {
     }
 }
 
+/// For `src/fuzz`: what is read as a cursor is written the same way.
+#[cfg(test)]
+pub(crate) fn check_page_token(token: &str) {
+    let binding = [0; 32];
+    if let Ok(cursor) = Cursor::parse(token, &binding) {
+        assert_eq!(cursor.encode(&binding), token);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -75,7 +75,7 @@ pub(super) fn batches<T: Send + 'static>(
 }
 
 /// Cuts the input into batches, each of which goes to `give` until that says that it is enough.
-fn read<T>(
+pub(super) fn read<T>(
     input: impl Read,
     parse: impl Fn(SecretBytes) -> Result<T, String>,
     mut give: impl FnMut(Batch<T>) -> bool,

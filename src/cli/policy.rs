@@ -16,7 +16,7 @@ use crate::policy::{Place, Rulebook};
 use crate::server;
 
 mod check;
-mod diff;
+pub(super) mod diff;
 mod expect;
 mod explain;
 mod table;

@@ -402,6 +402,35 @@ fn json_item(line: &SecretBytes, ttl: Option<prost_types::Duration>, max_uses: u
     Ok(Item { value, ttl, max_uses: parsed.max_uses.unwrap_or(max_uses) })
 }
 
+/// For `src/fuzz`: lines of values in each form, and of tokens. What is said of a line does not repeat it.
+#[cfg(test)]
+pub(super) fn check_input(which: u8, lines: &[u8]) {
+    let mut seen = 0;
+    let mut look = |batch: input::Batch<SecretBytes>| {
+        for line in batch {
+            seen += 1;
+            assert_eq!(line.number, seen, "lines are counted");
+            if let Err(problem) = line.item {
+                assert!(problem.len() < 200, "a line is repeated");
+            }
+        }
+        true
+    };
+    let form = [Input::Lines, Input::Base64, Input::Ndjson][usize::from(which) % 3];
+    let value = |line| item(line, form, None, 0).map(|item| item.value);
+    input::read(lines, value, &mut look).expect("bytes in memory can be read");
+    seen_again(lines);
+}
+
+#[cfg(test)]
+fn seen_again(lines: &[u8]) {
+    let is_text = |batch: input::Batch<SecretBytes>| {
+        batch.iter().filter_map(|line| line.item.as_ref().ok()).for_each(|name| drop(text(name)));
+        true
+    };
+    input::read(lines, name, is_text).expect("bytes in memory can be read");
+}
+
 fn from_base64(text: &[u8]) -> Result<SecretBytes, String> {
     BASE64.decode(text).map(SecretBytes::new).map_err(|_| "not base64 (standard alphabet, with padding)".to_owned())
 }

@@ -141,6 +141,16 @@ fn read(path: &Path) -> Result<Option<Content>, CursorError> {
     serde_json::from_slice(&text).map(Some).map_err(|error| damaged(error.to_string()))
 }
 
+/// For `src/fuzz`: what is read is what [`Cursor::store`] could have written.
+#[cfg(test)]
+pub(super) fn check_content(bytes: &[u8]) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(path(directory.path(), "sink"), bytes).unwrap();
+    if let Ok(Some(next)) = check(directory.path(), "sink", None) {
+        assert!(serde_json::from_slice::<Content>(bytes).is_ok_and(|content| content.next == next));
+    }
+}
+
 impl Cursor {
     /// The cursor of the sink `name`, and the next sequence that it names, if there is one already.
     pub fn open(directory: &Path, name: &str, log_id: &str, durable: u64) -> Result<(Self, Option<u64>), CursorError> {

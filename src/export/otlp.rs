@@ -77,6 +77,29 @@ fn taken(answer: &Answer) -> Result<Delivered, Failed> {
     }
 }
 
+/// For `src/fuzz`: what is said in the log of an answer is one bounded line, whatever it is.
+#[cfg(test)]
+pub(super) fn check_answer(answer: Answer) {
+    let said = match delivered(answer) {
+        Ok(Delivered::Partly { refused, said }) => {
+            assert!(refused > 0);
+            said
+        }
+        Ok(_) => return,
+        Err(error) => error.to_string(),
+    };
+    assert!(said.len() < 4096 && !said.contains(char::is_control), "{said:?}");
+}
+
+/// For `src/fuzz`: a request can be made of any event.
+#[cfg(test)]
+pub(super) fn check_request(event: &crate::event::Event) {
+    let time = event.timestamp().expect("a decoded event has a time");
+    let prepared = Prepared { sequence: event.sequence, time, event: event.clone(), body: "{}".to_owned() };
+    let bytes = request(&[prepared]).encode_to_vec();
+    ExportLogsServiceRequest::decode(bytes.as_slice()).expect("what is written can be read");
+}
+
 /// The answer in JSON, from a collector that always answers so. Protobuf's JSON has numbers of 64 bits as texts.
 fn in_json(body: &[u8]) -> Option<PartialSuccess> {
     let answer: serde_json::Value = serde_json::from_slice(body).ok()?;

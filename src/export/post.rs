@@ -108,6 +108,15 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_AT_MOST))
 }
 
+/// For `src/fuzz`: nobody makes the vault wait for longer.
+#[cfg(test)]
+pub(super) fn check_retry_after(value: &[u8]) {
+    if let Ok(value) = http::HeaderValue::from_bytes(value) {
+        let said = retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value)]));
+        assert!(said.is_none_or(|said| said <= RETRY_AFTER_AT_MOST));
+    }
+}
+
 fn broken(error: hyper::Error) -> Failed {
     Failed::Broken(error.to_string())
 }

@@ -12,6 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -76,13 +77,25 @@ async fn serve(listener: TcpListener, probes: Probes) {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let probes = probes.clone();
         tokio::spawn(async move {
-            let answer = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(probes.answer(&request))));
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), answer);
-            // Who does not wait for the answer does not get it.
-            let _ = tokio::time::timeout(CONNECTION_AT_MOST, connection).await;
+            converse(tcp, probes).await;
             drop(place);
         });
     }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, probes: Probes) {
+    let answer = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(probes.answer(&request))));
+    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+    // Who does not wait for the answer does not get it.
+    let _ = tokio::time::timeout(CONNECTION_AT_MOST, connection).await;
+}
+
+/// For `src/fuzz`: a connection to a vault that runs.
+#[cfg(test)]
+pub(crate) async fn converse_with_probes(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
+    let (_stop, stopped) = watch::channel(false);
+    converse(stream, Probes { readiness: Arc::new(Readiness::new()), metrics, stopped }).await;
 }
 
 impl Probes {

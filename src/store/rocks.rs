@@ -16,6 +16,8 @@ mod snapshot;
 mod tests;
 
 pub use log::TornEnd;
+#[cfg(test)]
+pub(crate) use log::check_log;
 pub use options::RocksConfig;
 pub use snapshot::{RocksSnapshot, torn_end};
 

@@ -227,6 +227,14 @@ pub(super) fn roots(path: &Path) -> Result<RootCertStore, SetupError> {
     Ok(roots)
 }
 
+/// For `src/fuzz`: a file of any bytes as authorities.
+#[cfg(test)]
+pub(crate) fn check_roots(path: &Path) {
+    if let Ok(roots) = roots(path) {
+        assert!(!roots.is_empty(), "a bundle without an authority was taken");
+    }
+}
+
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
     let text = read(what, path, &open(what, path)?)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();

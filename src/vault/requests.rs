@@ -295,6 +295,23 @@ fn decode(mut bytes: &[u8]) -> Option<Vec<Remembered>> {
     Some(items)
 }
 
+/// For `src/fuzz`: what is read as outcomes is written the same way.
+#[cfg(test)]
+pub(crate) fn check_outcomes(bytes: &[u8]) {
+    let Some(items) = decode(bytes) else { return };
+    let mut written = Vec::new();
+    for item in &items {
+        let outcome = match item {
+            Remembered::Issued { token, handle, expires } => Outcome::Issued(token.expose(), handle, *expires),
+            Remembered::Time(time) => Outcome::Time(*time),
+            Remembered::Released => Outcome::Released,
+            Remembered::Failed(failure) => Outcome::Failed(*failure),
+        };
+        outcome.encode(&mut written);
+    }
+    assert!(written == bytes, "a second spelling of outcomes was taken");
+}
+
 /// See [`Request::place`].
 pub(super) fn place(name: &[u8; 32]) -> Handle {
     Handle::from_bytes(*name.first_chunk().expect("20 bytes are fewer than 32"))

@@ -290,6 +290,19 @@ fn read(heard: &crate::https::Answer, key: &WitnessVerifier, note: &str) -> Repl
     }
 }
 
+/// For `src/fuzz`: what counts as a cosignature verifies, and what is said of the rest is short.
+#[cfg(test)]
+pub(crate) fn check_reading(heard: &crate::https::Answer, key: &WitnessVerifier, note: &str) {
+    match read(heard, key, note) {
+        Reply::Cosigned(line) => {
+            let cosigned = Note::parse(&format!("{note}{line}")).expect("a note with one line more");
+            assert!(cosigned.signatures().iter().any(|line| key.accepts(cosigned.text(), line).is_some()));
+        }
+        Reply::Failed(said) => assert!(said.len() < 4096),
+        Reply::Size(_) | Reply::OtherHistory => {}
+    }
+}
+
 /// The line by `key` among those of an answer, if it verifies.
 fn cosignature(body: &[u8], key: &WitnessVerifier, note: &str) -> Option<String> {
     let lines = std::str::from_utf8(body).ok()?;

@@ -124,7 +124,7 @@ async fn admit(tcp: TcpStream, tls: Option<TlsAcceptor>, witness: Arc<Witness>, 
     }
 }
 
-async fn converse(
+pub(crate) async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     witness: Arc<Witness>,
     mut told: watch::Receiver<()>,

@@ -173,6 +173,25 @@ fn written(note: &Note) -> String {
     format!("{FORMAT}{}\n{note}", hex::encode(Sha256::digest(&note)))
 }
 
+/// For `src/fuzz`: a file of any bytes. Its checksum is made right first: no fuzzer guesses one.
+#[cfg(test)]
+pub(crate) fn check_reading(bytes: &[u8], origin: &Name) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let _ = read(text, origin);
+    let note = text.split_once('\n').map_or(text, |(_, note)| note);
+    let whole = format!("{FORMAT}{}\n{note}", hex::encode(Sha256::digest(note)));
+    if let Ok(seen) = read(&whole, origin) {
+        let checkpoint = Checkpoint::parse(Note::parse(note).unwrap().text()).unwrap();
+        assert_eq!((seen.size, &seen.root), (checkpoint.size(), checkpoint.root()));
+    }
+}
+
+/// For `src/fuzz`: the file after this note.
+#[cfg(test)]
+pub(crate) fn written_for(note: &str) -> Vec<u8> {
+    written(&Note::parse(note).unwrap()).into_bytes()
+}
+
 fn read(text: &str, origin: &Name) -> Result<Seen, &'static str> {
     let (first, note) = text.split_once('\n').ok_or("it has no second line")?;
     let hash = first.strip_prefix(FORMAT).ok_or("its first line is not that of a witness's state")?;

@@ -137,6 +137,15 @@ fn from_file(rulebook: &Rulebook, file: &Path, since: Option<prost_types::Timest
     Ok(replay)
 }
 
+/// For `src/fuzz`: a line of `audit query`, as it is read again.
+#[cfg(test)]
+pub(in crate::cli) fn check_line(line: &[u8]) {
+    let Ok(event) = serde_json::from_slice::<JsonEvent>(line) else { return };
+    if let Ok(event) = event.into_event() {
+        assert!(event.timestamp().is_some());
+    }
+}
+
 impl JsonEvent {
     fn into_event(self) -> Result<Event, String> {
         let unknown = |field: &str| format!("`{field}` has an unknown word");

@@ -37,7 +37,7 @@ impl Logs {
         Ok(Self::of(&fs::read(directory.join(name.trim_end()))?))
     }
 
-    fn of(list: &[u8]) -> Option<Self> {
+    pub(super) fn of(list: &[u8]) -> Option<Self> {
         let (mut logs, mut edit) = (Self::default(), Vec::new());
         for block in list.chunks(BLOCK) {
             let mut at = 0;

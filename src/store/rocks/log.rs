@@ -456,6 +456,36 @@ pub(super) fn header(rest: &[u8]) -> Result<Header, Broken> {
     Ok(Header { crc: u32::from_le_bytes([c0, c1, c2, c3]), length, piece })
 }
 
+/// For `src/fuzz`: looks through a store whose one log, or whose list of files, is `bytes`, for damage and for a torn end;
+/// what is cut off there leaves a store with neither. The log's checksums are made right first: no fuzzer guesses one.
+#[cfg(test)]
+pub(crate) fn check_log(bytes: &[u8], is_list: bool) {
+    if is_list {
+        let _ = list::Logs::of(bytes);
+        return;
+    }
+    // In memory, where there is such a place: each input is a few files.
+    let memory = Path::new("/dev/shm");
+    let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+    let (path, mut log) = (directory.path().join("000004.log"), bytes.to_vec());
+    let mut at = 0;
+    // The highest bit of a checksum says whether it stays as it is.
+    while let Some(Ok(found)) = log.get(at..).map(header) {
+        if found.crc >> 31 == 0 {
+            let crc = masked_crc(&log[at + HEADER - 1..at + HEADER + found.length]);
+            log[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+        }
+        at += HEADER + found.length;
+    }
+    fs::write(&path, &log).unwrap();
+    if let Ok(Some(torn)) = torn_end(directory.path()) {
+        check(directory.path()).expect("what is only torn can be cut off");
+        let left = fs::read(&path).unwrap();
+        assert_eq!((left.len() as u64, &left[..]), (torn.offset, &log[..left.len()]));
+        assert_eq!(torn_end(directory.path()).expect("what is left is sound"), None);
+    }
+}
+
 /// Whether a sound record begins here. Only one whose batch header is in its first piece counts: that is all but a few.
 pub(super) fn begins(rest: &[u8]) -> bool {
     let Ok(header) = header(rest) else { return false };
