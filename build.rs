@@ -35,6 +35,7 @@ mod proto {
         let files = compiler.include_source_info(true).file_descriptor_set();
         tonic_prost_build::configure()
             .emit_rerun_if_changed(false)
+            .codec_path("crate::proto::codec::Frugal")
             .extern_path(".google.rpc.Status", "::tonic_types::Status")
             .skip_debug(unprintable_messages(&files))
             .compile_fds(files)?;

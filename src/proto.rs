@@ -3,6 +3,8 @@
 //! They are the shape of the wire and nothing more: only the doors (`grpc`, `client`, `cli`) may use them, and turn them
 //! into the domain's own types at once. No message that can hold a value, a token or a request id implements `Debug`.
 
+pub mod codec;
+
 /// Package `cloakroom.v1`: messages, the two services' servers and their clients.
 pub mod v1 {
     // Generated code is not ours to style, and its enum variants' documentation follows the .proto files.
