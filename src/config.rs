@@ -72,6 +72,8 @@ pub struct Server {
     pub workers: usize,
     /// `max_connections`, those in a handshake included. By default 1,024.
     pub max_connections: usize,
+    /// `max_connections_per_caller`: open connections with one SPIFFE ID. 0, the default: half of `max_connections`.
+    pub max_connections_per_caller: usize,
     /// `max_concurrent_streams`: calls in flight on one connection. By default 256.
     pub max_concurrent_streams: u32,
     /// `handshake_timeout`: by default 5 s.
@@ -80,6 +82,8 @@ pub struct Server {
     pub keepalive_interval: Duration,
     /// `keepalive_timeout`: how long it has to answer. By default 10 s.
     pub keepalive_timeout: Duration,
+    /// `stall_timeout`: how long a peer may leave a reply lying, or take to send a message. By default 1 min.
+    pub stall_timeout: Duration,
     /// `max_connection_age`: after this a client is told to connect anew, so that it shows a fresh certificate. By
     /// default 1 h; `0s` means never, and is `None` here.
     pub max_connection_age: Option<Duration>,

@@ -7,6 +7,7 @@ mod audit;
 mod convert;
 mod guard;
 pub mod methods;
+mod pace;
 mod status;
 mod stream;
 mod token;

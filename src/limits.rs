@@ -66,7 +66,19 @@ pub struct Summary<C, A> {
 /// refusals are told apart and never whether they are counted.
 pub struct Strangers<O, D, A> {
     counts: Refusals<(O, Option<D>), A>,
-    names: Mutex<Names<O>>,
+    /// By gravity: what anybody can do as often as he likes hides nothing that is graver.
+    names: [Mutex<Names<O>>; 3],
+}
+
+/// How much a refusal says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gravity {
+    /// Anybody can be refused like that, as often as he connects.
+    Noise,
+    /// Something was shown that breaks a rule. Anybody can make up such a thing, though few do.
+    Broken,
+    /// Only somebody can be refused like that who has what was signed by an authority that is trusted.
+    Vouched,
 }
 
 /// How many summaries may still say exactly who it was.
@@ -187,17 +199,17 @@ impl<O: Clone + Eq + Hash, D: Eq + Hash, A: Eq> Strangers<O, D, A> {
     /// Nothing noted yet.
     pub fn new() -> Self {
         let of_all = Bucket::full(Rate::NAMES_IN_ALL, Timestamp::default());
-        let names = Names { of_all, by_origin: HashMap::new() };
-        Self { counts: Refusals::new(Rate::NONE), names: Mutex::new(names) }
+        let names = || Mutex::new(Names { of_all, by_origin: HashMap::new() });
+        Self { counts: Refusals::new(Rate::NONE), names: [names(), names(), names()] }
     }
 
     /// Notes one refusal of `peer`, as exactly as the bounds allow. `origin` is whose peers all of that place are.
-    pub fn count(&self, peer: O, origin: O, detail: Option<D>, about: A, now: Timestamp) {
+    pub fn count(&self, peer: O, origin: O, detail: Option<D>, (about, gravity): (A, Gravity), now: Timestamp) {
         let exact = (peer, detail);
         if self.counts.count_again(&exact, &about, now) {
             return;
         }
-        let mut names = self.names.lock();
+        let mut names = self.names[gravity as usize].lock();
         if names.allow_one_of(&origin, now) {
             drop(names);
             return self.counts.count(exact, about, now);
@@ -398,11 +410,11 @@ mod tests {
     fn one_stranger_with_many_certificates_can_t_fill_the_log_t_01() {
         let strangers = Strangers::new();
         for certificate in 0..5_000 {
-            strangers.count(1, 1, Some(certificate), "unknown", at(0));
+            strangers.count(1, 1, Some(certificate), ("unknown", Gravity::Noise), at(0));
         }
         // The same ones again take no further event.
         for certificate in 0..64 {
-            strangers.count(1, 1, Some(certificate), "unknown", at(1));
+            strangers.count(1, 1, Some(certificate), ("unknown", Gravity::Noise), at(1));
         }
         let summaries = strangers.counts().drain(at(1));
         assert_eq!((summaries.len(), named(&summaries)), (65, 64));
@@ -410,18 +422,19 @@ mod tests {
         let rest = summaries.iter().find(|summary| summary.caller == Some((1, None))).unwrap();
         assert_eq!(rest.count, 5_000 - 64, "the rest is still that address's");
         // Another address is told apart as if nothing had happened.
-        strangers.count(2, 2, Some(7), "unknown", at(2));
+        strangers.count(2, 2, Some(7), ("unknown", Gravity::Noise), at(2));
         assert_eq!(named(&strangers.counts().drain(at(2))), 1);
         // All the addresses of one host are one origin.
         for address in 100..5_000 {
-            strangers.count(address, 3, None, "unknown", at(2));
+            strangers.count(address, 3, None, ("unknown", Gravity::Noise), at(2));
         }
         assert_eq!(strangers.counts().drain(at(2)).len(), 65);
         // In the long run one of its certificates is named each second.
         let mut events = 0;
         for second in 1..=100 {
             for certificate in 0..50 {
-                strangers.count(1, 1, Some(second * 1000 + certificate), "unknown", at(u64::from(second) * 1000));
+                let refused = ("unknown", Gravity::Noise);
+                strangers.count(1, 1, Some(second * 1000 + certificate), refused, at(u64::from(second) * 1000));
             }
             events += strangers.counts().drain(at(u64::from(second) * 1000)).len();
         }
@@ -434,13 +447,8 @@ mod tests {
         let (mut events, mut counted, mut sent) = (0, 0, 0);
         for second in 0..100_u64 {
             for origin in 0..6_000 {
-                strangers.count(
-                    origin,
-                    origin,
-                    Some(origin),
-                    ["unknown", "expired"][usize::from(origin % 2 == 0)],
-                    at(second * 1000),
-                );
+                let about = ["unknown", "expired"][usize::from(origin % 2 == 0)];
+                strangers.count(origin, origin, Some(origin), (about, Gravity::Noise), at(second * 1000));
                 sent += 1;
             }
             let summaries = strangers.counts().drain(at(second * 1000));
@@ -450,19 +458,38 @@ mod tests {
         assert_eq!(counted, sent, "each is counted");
         // 1024 at once, four each second, and the two kinds of all the others.
         assert!(events <= 1024 + 100 * (4 + 2), "{events}");
-        assert!(strangers.names.lock().by_origin.len() <= MOST_CALLERS);
+        assert!(strangers.names[0].lock().by_origin.len() <= MOST_CALLERS);
+    }
+
+    #[test]
+    fn a_crowd_of_strangers_hides_nobody_who_is_graver_t_01() {
+        let strangers = Strangers::new();
+        for origin in 0..6_000 {
+            strangers.count(origin, origin, Some(origin), ("unknown", Gravity::Noise), at(0));
+            strangers.count(origin, origin, Some(origin), ("wrong use", Gravity::Broken), at(0));
+        }
+        strangers.count(1, 1, Some(77), ("revoked", Gravity::Vouched), at(0));
+        let summaries = strangers.counts().drain(at(1));
+        assert!(summaries.iter().any(|found| found.about == "revoked" && found.caller == Some((1, Some(77)))));
+        // And however grave: what is told apart stays bounded.
+        for certificate in 0..6_000 {
+            strangers.count(2, 2, Some(certificate), ("revoked", Gravity::Vouched), at(2));
+        }
+        assert_eq!(named(&strangers.counts().drain(at(2))), 64);
     }
 
     proptest! {
         #[test]
         fn each_stranger_is_counted_exactly_once(
             notes in prop::collection::vec((0u8..4, prop::option::of(0u16..300), 0u8..3, 0u64..3000, any::<bool>()), 0..900),
+            grave in 0u8..4,
         ) {
             let strangers = Strangers::new();
             let (mut sent, mut counted) = (BTreeMap::<u8, u64>::new(), BTreeMap::<u8, u64>::new());
             let mut drained = Vec::new();
             for (origin, detail, about, time, drain) in notes {
-                strangers.count(origin, origin / 2, detail, about, at(time));
+                let gravity = if about < grave { Gravity::Broken } else { Gravity::Noise };
+                strangers.count(origin, origin / 2, detail, (about, gravity), at(time));
                 *sent.entry(about).or_default() += 1;
                 if drain {
                     drained.extend(strangers.counts().drain(at(time)));

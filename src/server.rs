@@ -31,6 +31,7 @@ use crate::grpc::{AuditDoor, Guard, TokenDoor};
 use crate::keys::provider::{File, Provider, ProviderError};
 use crate::keys::{Keyring, KeyringError};
 use crate::ledger::{self, Limits, Running, Signing, Standing};
+use crate::limits::Gravity;
 use crate::merkle::note::{KeyError, LogKey};
 use crate::policy::{Policy, RulebookErrors};
 use crate::proto::v1::audit_service_server::AuditServiceServer;
@@ -73,6 +74,8 @@ pub use witness::{WitnessSetupError, witness};
 
 /// How often refusals and failed handshakes that were only counted are written to the log.
 const SUMMARY_PERIOD: Duration = Duration::from_secs(1);
+/// How often is looked for connections whose peer does nothing.
+const STALL_PERIOD: Duration = Duration::from_secs(1);
 const CHECKPOINT_PERIOD: Duration = Duration::from_secs(1);
 /// A caller does not wait longer than this for its commit.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
@@ -359,6 +362,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     };
     let address = door.local_addr();
     let connections = door.connections();
+    let stalled = tokio::spawn(close_stalled(connections.clone(), config.server.stall_timeout, stopped.clone()));
     let accepting = tokio::spawn(door.run(workers.doors(), note, until(stopped.clone())));
     for domain in config.trust_domains.iter().filter(|domain| domain.crls.is_empty()) {
         tracing::warn!(domain = domain.name, "no revocation lists: a certificate is good until it expires");
@@ -382,7 +386,7 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
         tracing::warn!(connections = connections.close_all(), "connections that did not end in time were closed");
     }
     // Each ends because `stop` was sent; a panic in one has been logged by the panic hook.
-    let _ = tokio::join!(accepting, summaries, upkeep.ended(), watched.ended());
+    let _ = tokio::join!(accepting, stalled, summaries, upkeep.ended(), watched.ended());
     sinks.ended().await;
     tokio::task::spawn_blocking(move || workers.join())
         .await
@@ -452,6 +456,21 @@ async fn summarize(vault: Arc<Vault>, handshakes: Arc<Handshakes>, stopped: watc
     }
 }
 
+/// Each second, connections whose peer has been waited for too long are closed.
+async fn close_stalled(connections: tls::Connections, limit: Duration, stopped: watch::Receiver<bool>) {
+    let mut stop = std::pin::pin!(until(stopped));
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            () = tokio::time::sleep(STALL_PERIOD) => {
+                let now = tokio::time::Instant::now();
+                let closed = connections.close_where(|connection| connection.waits.longest(now) >= limit);
+                metrics::counter!("cloakroom_connections_closed_total", "reason" => "stalled").increment(closed as u64);
+            }
+        }
+    }
+}
+
 async fn record_summaries(vault: &Vault, handshakes: &Handshakes) {
     let recorded = async {
         vault.record_handshakes(handshakes).await?;
@@ -465,7 +484,23 @@ async fn record_summaries(vault: &Vault, handshakes: &Handshakes) {
 fn note_handshake(handshakes: &Handshakes, clock: &dyn Clock, failure: &HandshakeFailure) {
     metrics::counter!("cloakroom_handshakes_refused_total", "reason" => failure.reason).increment(1);
     let (peer, now) = (failure.peer.ip(), clock.wall());
-    handshakes.count(peer, tls::origin(peer), failure.certificate_sha256, failure.reason, now);
+    let refused = (failure.reason, gravity(failure));
+    handshakes.count(peer, tls::origin(peer), failure.certificate_sha256, refused, now);
+}
+
+/// How much it says that a handshake failed. Most rules for certificates are asked before any signature is, so anybody can
+/// make up one that breaks them; that an authority of ours signed what was shown is certain with a few reasons only.
+fn gravity(failure: &HandshakeFailure) -> Gravity {
+    match failure.reason {
+        "trust_domain_mismatch"
+        | "certificate_revoked"
+        | "key_possession_not_proven"
+        | "certificate_not_verified"
+        | "connection_limit_of_caller" => Gravity::Vouched,
+        "certificate_unknown_issuer" | "unknown_trust_domain" => Gravity::Noise,
+        _ if failure.certificate_sha256.is_some() => Gravity::Broken,
+        _ => Gravity::Noise,
+    }
 }
 
 fn announce(address: std::net::SocketAddr) -> Result<(), Error> {
@@ -571,6 +606,7 @@ fn tls_config(config: &Config) -> tls::Config {
         tls.crls.extend(domain.crls.iter().cloned());
     }
     tls.max_connections = server.max_connections;
+    tls.max_connections_per_caller = server.max_connections_per_caller;
     tls.handshake_timeout = server.handshake_timeout;
     tls
 }

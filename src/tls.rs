@@ -6,7 +6,8 @@
 //!
 //! What stands where: `material` reads certificates and keys from files; `verifier` decides on a client's chain;
 //! `config` composes both into what rustls takes; `acceptor` owns the socket and its limits; `io` is the open
-//! connection and `connections` the register of all of them; `client` is the other end, for our own client.
+//! connection and `connections` the register of all of them, `farewell` what is said to those who can't stay,
+//! `frames` how many frames are too many, `waits` since when a call waits for its peer; `client` is the other end, for our own client.
 //! `web` is TLS for plain HTTPS, which has nothing to do with callers.
 //! `outgoing` is for connections to servers of others.
 //!
@@ -22,10 +23,13 @@ pub mod material;
 pub mod outgoing;
 pub mod web;
 
+mod farewell;
 mod findings;
+mod frames;
 mod handshake;
 mod provider;
 mod verifier;
+mod waits;
 
 pub use acceptor::{Acceptor, HandshakeFailure, Worker, origin};
 pub use config::{Config, TrustDomainBundle, build_server_config};
@@ -33,6 +37,7 @@ pub use connections::Connections;
 pub use io::{Connection, TlsIo};
 pub use material::{ServerIdentity, SetupError};
 pub use outgoing::build_outgoing_config;
+pub use waits::{Wait, Waits};
 
 #[cfg(test)]
 mod tests;

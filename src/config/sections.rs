@@ -60,10 +60,12 @@ fn server(mut section: Section<'_>) -> Option<Server> {
     let node = section.or("node", "vault".to_owned(), text);
     let workers = section.or("workers", 0, integer(0..=1_024));
     let max_connections = section.or("max_connections", 1_024, integer(1..=1_000_000));
+    let max_connections_per_caller = section.or("max_connections_per_caller", 0, integer(0..=1_000_000));
     let max_concurrent_streams = section.or("max_concurrent_streams", 256, integer(1..=100_000));
     let handshake_timeout = section.or("handshake_timeout", 5 * SECOND, duration(SECOND / 10..=60 * SECOND));
     let keepalive_interval = section.or("keepalive_interval", 30 * SECOND, duration(SECOND..=HOUR));
     let keepalive_timeout = section.or("keepalive_timeout", 10 * SECOND, duration(SECOND..=HOUR));
+    let stall_timeout = section.or("stall_timeout", 60 * SECOND, duration(SECOND..=HOUR));
     let max_connection_age = section.or("max_connection_age", HOUR, duration(Duration::ZERO..=365 * DAY));
     let drain_timeout = section.or("drain_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR));
     section.finish();
@@ -74,10 +76,12 @@ fn server(mut section: Section<'_>) -> Option<Server> {
         node: node?,
         workers: workers?,
         max_connections: max_connections?,
+        max_connections_per_caller: max_connections_per_caller?,
         max_concurrent_streams: max_concurrent_streams?,
         handshake_timeout: handshake_timeout?,
         keepalive_interval: keepalive_interval?,
         keepalive_timeout: keepalive_timeout?,
+        stall_timeout: stall_timeout?,
         max_connection_age: Some(max_connection_age?).filter(|age| !age.is_zero()),
         drain_timeout: drain_timeout?,
     })

@@ -5,11 +5,11 @@
 //! beginning only: `stream` does the same for each batch.
 
 use super::methods::Counters;
-use super::{methods, status};
+use super::{methods, pace, status};
 use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::event::Action;
-use crate::tls::Connection;
+use crate::tls::{Connection, Waits};
 use crate::vault::{Reason, Vault};
 use http::{Request, Response};
 use std::future::Future;
@@ -35,6 +35,7 @@ struct Admitted {
     /// Of its method in the table.
     place: usize,
     caller: Arc<Caller>,
+    waits: Arc<Waits>,
 }
 
 /// Set once a call's message has been read: from then on its operation has an event, whatever becomes of its caller.
@@ -67,7 +68,7 @@ impl Guard {
             return Err(status::no_such_method());
         };
         check_certificate(&self.vault, &*self.clock, &connection.caller, method.action)?;
-        Ok(Admitted { place, caller: Arc::clone(&connection.caller) })
+        Ok(Admitted { place, caller: Arc::clone(&connection.caller), waits: Arc::clone(&connection.waits) })
     }
 
     /// Counts a call that ended before its message was read: nothing else would say that there was one.
@@ -149,6 +150,10 @@ where
         if let Some(read) = &read {
             request.extensions_mut().insert(read.clone());
         }
+        let waits = Arc::clone(&call.waits);
+        if methods::METHODS[call.place].one_message {
+            request = request.map(|body| pace::message(body, &waits));
+        }
         let answer = self.inner.call(request);
         Box::pin(async move {
             let mut response = if let Some(answer) = in_time(deadline, answer).await {
@@ -169,7 +174,7 @@ where
             if code != Code::Ok || !methods::METHODS[call.place].batches {
                 guard.counters[call.place].count(code);
             }
-            Ok(response)
+            Ok(response.map(|body| pace::reply(body, &waits)))
         })
     }
 }

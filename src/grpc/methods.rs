@@ -31,6 +31,8 @@ pub struct Method {
     pub resource: Resource,
     /// Whether each message of its stream is a call of its own.
     pub batches: bool,
+    /// Whether the caller sends one message, and that is all.
+    pub one_message: bool,
 }
 
 /// One method's calls by the status that they got. Made once for all codes, so that counting looks nothing up. All
@@ -39,19 +41,19 @@ pub struct Method {
 pub(super) struct Counters(Arc<[Counter; CODES]>);
 
 const fn on_scope(path: &'static str, action: Action) -> Method {
-    Method { path, action, resource: Resource::Scope, batches: false }
+    Method { path, action, resource: Resource::Scope, batches: false, one_message: true }
 }
 
 const fn batches_on_scope(path: &'static str, action: Action) -> Method {
-    Method { path, action, resource: Resource::Scope, batches: true }
+    Method { path, action, resource: Resource::Scope, batches: true, one_message: false }
 }
 
 const fn on_vault(path: &'static str) -> Method {
-    Method { path, action: Action::QueryAudit, resource: Resource::Vault, batches: false }
+    Method { path, action: Action::QueryAudit, resource: Resource::Vault, batches: false, one_message: true }
 }
 
 const fn open(path: &'static str) -> Method {
-    Method { path, action: Action::Unspecified, resource: Resource::None, batches: false }
+    Method { path, action: Action::Unspecified, resource: Resource::None, batches: false, one_message: true }
 }
 
 macro_rules! rows {
@@ -77,7 +79,7 @@ rows! {
     GET_CONSISTENCY_PROOF = on_vault("/cloakroom.v1.AuditService/GetConsistencyProof");
     HEALTH_CHECK = open("/grpc.health.v1.Health/Check");
     HEALTH_WATCH = open("/grpc.health.v1.Health/Watch");
-    REFLECTION = open("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
+    REFLECTION = Method { one_message: false, ..open("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo") };
 }
 
 /// The row of a path.

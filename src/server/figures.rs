@@ -17,13 +17,14 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Each figure of the vault, with what it says.
-const FIGURES: [(Kind, &str, &str); 26] = [
+const FIGURES: [(Kind, &str, &str); 27] = [
     (
         Counter,
         "cloakroom_calls_total",
         "Answered calls by gRPC status. Each batch of a stream is one; so is what ends a stream, if it is no batch.",
     ),
     (Counter, "cloakroom_handshakes_refused_total", "Refused handshakes, by reason (docs/errors.md)."),
+    (Counter, "cloakroom_connections_closed_total", "Connections that were closed because of their peer, by reason."),
     (
         Counter,
         "cloakroom_records_damaged_total",
@@ -83,7 +84,7 @@ const FIGURES: [(Kind, &str, &str); 26] = [
 ];
 
 /// Why a handshake can be refused, as docs/errors.md has it.
-const REFUSED_HANDSHAKES: [&str; 55] = [
+const REFUSED_HANDSHAKES: [&str; 56] = [
     "protocol_version",
     "no_alpn_h2",
     "no_common_parameters",
@@ -133,6 +134,7 @@ const REFUSED_HANDSHAKES: [&str; 55] = [
     "handshake_limit",
     "handshake_limit_of_peer",
     "connection_limit",
+    "connection_limit_of_caller",
     "workers_busy",
     "malformed_message",
     "peer_misbehaved",
@@ -154,6 +156,9 @@ pub(super) fn begin() {
     metrics::counter!("cloakroom_checkpoint_failures_total").increment(0);
     for reason in REFUSED_HANDSHAKES {
         metrics::counter!("cloakroom_handshakes_refused_total", "reason" => reason).increment(0);
+    }
+    for reason in ["flood", "stalled"] {
+        metrics::counter!("cloakroom_connections_closed_total", "reason" => reason).increment(0);
     }
     for reason in ["damaged", "no_key"] {
         metrics::counter!("cloakroom_purge_left_total", "reason" => reason).increment(0);

@@ -35,6 +35,11 @@ const RESETS_AT_MOST: usize = 64;
 /// Streams that a peer may make this side reset before it is cut off (CVE-2025-8671); the library's default is none.
 const LOCAL_RESETS_AT_MOST: usize = 1024;
 
+/// What a peer may send on one stream, and on a connection, before it is read.
+const WINDOW_BYTES: u32 = 1024 * 1024;
+/// The least that HTTP/2 allows.
+const FRAME_BYTES_AT_MOST: u32 = 16 * 1024;
+
 /// Twice as long as a caller waits for its commit.
 const LAST_OPERATIONS_AT_MOST: Duration = super::COMMIT_PATIENCE.saturating_mul(2);
 
@@ -170,7 +175,8 @@ pub(super) type Incoming = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Res
 /// Done when the connections are to drain.
 type Stop = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A server with every limit set: the library's defaults are partly "none".
+/// A server with every limit set: the library's defaults are partly "none". What it has none for is bounded below it
+/// (`tls::frames`: PING, SETTINGS and their kind) and beside it (`tls::waits`: who never takes a reply).
 pub(super) fn limited(config: &config::Server) -> Server {
     let server = Server::builder()
         .max_concurrent_streams(config.max_concurrent_streams)
@@ -180,6 +186,10 @@ pub(super) fn limited(config: &config::Server) -> Server {
         .http2_max_pending_accept_reset_streams(Some(RESETS_AT_MOST))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_AT_MOST))
         .http2_max_header_list_size(HEADER_BYTES_AT_MOST)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .http2_adaptive_window(Some(false))
+        .max_frame_size(FRAME_BYTES_AT_MOST)
         .accept_http1(false);
     match config.max_connection_age {
         // Without a grace period: with one, this version of tonic cuts connections off instead of telling them to go.

@@ -7,6 +7,7 @@
 //! the worker that will serve it before the first byte is read, so that its handshake and all its later I/O are driven
 //! there.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 
 use super::config::{Config, build_server_config};
 use super::connections::Connections;
+use super::farewell;
 use super::handshake::{self, Failed};
 use super::io::{Connection, TlsIo};
 use super::material::SetupError;
@@ -39,6 +41,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// How long to leave `accept` alone after an error such as having no file descriptor left.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// So many connections may in a row be gone before they are accepted. Each takes its error with it; should one stay, the loop
+/// must not turn for nothing.
+const STRAYS_AT_MOST: u32 = 1024;
 
 /// The listening socket, bound but not accepting yet.
 pub struct Acceptor {
@@ -72,6 +78,7 @@ struct Shared {
     handshake_timeout: Duration,
     connections: Connections,
     connection_permits: Arc<Semaphore>,
+    connections_per_caller: usize,
     handshakes: Handshakes,
 }
 
@@ -87,7 +94,14 @@ struct Handshakes {
 struct Places {
     taken: usize,
     next: u64,
-    by_origin: HashMap<IpAddr, BTreeMap<u64, oneshot::Sender<()>>>,
+    by_origin: HashMap<IpAddr, BTreeMap<u64, Taken>>,
+}
+
+/// A place that is taken.
+struct Taken {
+    since: Instant,
+    /// Told why, when it is given to somebody else.
+    evict: oneshot::Sender<&'static str>,
 }
 
 /// One handshake's place in [`Handshakes`].
@@ -97,8 +111,8 @@ struct Place {
     number: u64,
 }
 
-/// Done when a place has been given to somebody else.
-type Evicted = oneshot::Receiver<()>;
+/// Says why, when a place has been given to somebody else.
+type Evicted = oneshot::Receiver<&'static str>;
 
 /// The pauses after a run of errors from `accept`.
 #[derive(Default)]
@@ -132,6 +146,7 @@ impl Acceptor {
             handshake_timeout: config.handshake_timeout,
             connections: Connections::new(),
             connection_permits: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
+            connections_per_caller: config.connections_per_caller(),
             handshakes: Handshakes {
                 limit: config.max_handshakes,
                 limit_per_peer: config.max_handshakes_per_peer,
@@ -171,7 +186,7 @@ impl Acceptor {
         // Dropped at the end of this function, which is how unfinished handshakes learn of it.
         let (_running, stopped) = watch::channel(());
         let mut next_worker = workers.iter().cycle();
-        let mut pauses = Pauses::default();
+        let (mut pauses, mut strays) = (Pauses::default(), 0);
         let mut shutdown = pin!(shutdown);
         loop {
             let accepted = tokio::select! {
@@ -181,11 +196,11 @@ impl Acceptor {
             };
             match accepted {
                 Ok((tcp, peer)) => {
-                    pauses = Pauses::default();
+                    (pauses, strays) = (Pauses::default(), 0);
                     let worker = next_worker.next().expect("a cycle of at least one worker has no end");
                     self.shared.admit(tcp, peer, worker, &failures, stopped.clone());
                 }
-                Err(error) if concerns_one_peer(&error) => {}
+                Err(error) if concerns_one_peer(&error) && strays < STRAYS_AT_MOST => strays += 1,
                 Err(error) => {
                     let pause = pauses.next();
                     tracing::warn!(%error, ?pause, "accepting connections failed; trying again after a pause");
@@ -214,10 +229,7 @@ impl Shared {
         if self.connection_permits.available_permits() == 0 {
             return refuse("connection_limit");
         }
-        let (place, evicted) = match self.take_place(peer.ip()) {
-            Ok(taken) => taken,
-            Err(reason) => return refuse(reason),
-        };
+        let (place, evicted) = self.take_place(peer.ip(), Instant::now());
         let Ok(tcp) = tcp.into_std() else {
             return refuse("io_error");
         };
@@ -229,8 +241,7 @@ impl Shared {
                 // Only ever an error: the accept loop has ended, and with it the interest in new connections.
                 _ = stopped.changed() => return,
                 outcome = place.shared.welcome(tcp, peer, incoming, expires) => outcome,
-                // Only ever an error, too.
-                _ = evicted => Err(HandshakeFailure { reason: "handshake_limit", peer, certificate_sha256: None }),
+                Ok(reason) = evicted => Err(HandshakeFailure { reason, peer, certificate_sha256: None }),
             };
             drop(place);
             if let Err(failure) = outcome {
@@ -264,13 +275,21 @@ impl Shared {
         let certificate_sha256 = Some(welcome.leaf.sha256);
         let late = |reason| failure(Failed { reason, certificate_sha256 });
 
-        let permit = self.connection_permits.clone().try_acquire_owned().map_err(|_| late("connection_limit"))?;
+        let Ok(permit) = self.connection_permits.clone().try_acquire_owned() else {
+            farewell::say(welcome.stream, expires).await;
+            return Err(late("connection_limit"));
+        };
         let connection = Arc::new(Connection {
             caller: Arc::new(Caller::new(&welcome.leaf, peer)),
             exporter: welcome.exporter,
             key_exchange: welcome.key_exchange,
+            waits: Arc::default(),
         });
-        let registration = self.connections.register(connection.clone(), permit);
+        let Some(registration) = self.connections.register(connection.clone(), permit, self.connections_per_caller)
+        else {
+            farewell::say(welcome.stream, expires).await;
+            return Err(late("connection_limit_of_caller"));
+        };
         let io = TlsIo::new(welcome.stream, connection, registration, expires);
         match tokio::time::timeout_at(expires, incoming.send(io)).await {
             // A worker that takes no more is shutting down; its acceptor is about to.
@@ -279,48 +298,76 @@ impl Shared {
         }
     }
 
-    fn take_place(self: &Arc<Self>, peer: IpAddr) -> Result<(Place, Evicted), &'static str> {
+    /// A place for a newcomer. Where there is none left, somebody who has one gives it up: a good client has it for a
+    /// moment only, so whoever is turned out is hardly ever a good one, while a newcomer may be.
+    fn take_place(self: &Arc<Self>, peer: IpAddr, now: Instant) -> (Place, Evicted) {
         let origin = origin(peer);
         let Handshakes { limit, limit_per_peer, places } = &self.handshakes;
-        let mut places = places.lock();
-        let own = places.by_origin.get(&origin).map_or(0, BTreeMap::len);
-        if own >= *limit_per_peer {
-            return Err("handshake_limit_of_peer");
-        }
-        if places.taken >= *limit && !places.evict_from_one_with_more_than(own + 1) {
-            return Err("handshake_limit");
-        }
         let (evict, evicted) = oneshot::channel();
-        let number = places.next;
-        places.next += 1;
-        places.taken += 1;
-        places.by_origin.entry(origin).or_default().insert(number, evict);
-        Ok((Place { shared: self.clone(), origin, number }, evicted))
+        let mut places = places.lock();
+        if places.of(origin) >= *limit_per_peer {
+            let oldest = places.oldest_of(origin);
+            places.evict(oldest, "handshake_limit_of_peer");
+        } else if places.taken >= *limit {
+            let costliest = places.costliest(now);
+            places.evict(costliest, "handshake_limit");
+        }
+        let number = places.take(origin, Taken { since: now, evict });
+        (Place { shared: self.clone(), origin, number }, evicted)
     }
 }
 
 impl Places {
-    /// A full house must not be shut to everybody because a few origins fill it: whoever has most gives its oldest place
-    /// up, as that one is the most likely to be silent. False if nobody has more than `few`.
-    fn evict_from_one_with_more_than(&mut self, few: usize) -> bool {
-        let Some((&origin, _)) =
-            self.by_origin.iter().max_by_key(|(_, of_origin)| of_origin.len()).filter(|(_, most)| most.len() > few)
-        else {
-            return false;
-        };
-        let oldest =
-            self.by_origin.get(&origin).and_then(|of_origin| of_origin.first_key_value()).map(|(number, _)| *number);
-        oldest.is_some_and(|number| self.leave(origin, number))
+    fn of(&self, origin: IpAddr) -> usize {
+        self.by_origin.get(&origin).map_or(0, BTreeMap::len)
     }
 
-    /// Gives a place back. False if it was given to somebody else before. Dropping the sender tells whoever has it.
-    fn leave(&mut self, origin: IpAddr, number: u64) -> bool {
-        let Some(of_origin) = self.by_origin.get_mut(&origin) else { return false };
-        let left = of_origin.remove(&number).is_some();
+    fn take(&mut self, origin: IpAddr, place: Taken) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.taken += 1;
+        self.by_origin.entry(origin).or_default().insert(number, place);
+        number
+    }
+
+    fn oldest_of(&self, origin: IpAddr) -> Option<(IpAddr, u64)> {
+        Some((origin, *self.by_origin.get(&origin)?.first_key_value()?.0))
+    }
+
+    /// The place that has been held for longest, counted as often as its origin has places.
+    ///
+    /// By time alone, a few origins that come again and again would turn out a good client before it is done; by number
+    /// alone, a crowd of which each has one place would keep everybody out, and a fleet behind one address, which is quick,
+    /// would lose its places to it.
+    fn costliest(&self, now: Instant) -> Option<(IpAddr, u64)> {
+        let cost = |places: &BTreeMap<u64, Taken>| {
+            let (number, oldest) = places.first_key_value()?;
+            let held = now.saturating_duration_since(oldest.since).as_nanos();
+            // Of equal ones the first that came.
+            Some((held.saturating_mul(places.len() as u128), Reverse(*number)))
+        };
+        let origins = self.by_origin.iter().filter_map(|(origin, places)| Some((cost(places)?, *origin)));
+        origins.max_by_key(|(cost, _)| *cost).map(|((_, Reverse(number)), origin)| (origin, number))
+    }
+
+    /// Gives a place to whoever comes next.
+    fn evict(&mut self, place: Option<(IpAddr, u64)>, reason: &'static str) {
+        if let Some((origin, number)) = place
+            && let Some(taken) = self.leave(origin, number)
+        {
+            // Whoever had it may have gone at this very moment.
+            let _ = taken.evict.send(reason);
+        }
+    }
+
+    /// Gives a place back. `None` if it was given to somebody else before.
+    fn leave(&mut self, origin: IpAddr, number: u64) -> Option<Taken> {
+        let of_origin = self.by_origin.get_mut(&origin)?;
+        let left = of_origin.remove(&number);
         if of_origin.is_empty() {
             self.by_origin.remove(&origin);
         }
-        self.taken -= usize::from(left);
+        self.taken -= usize::from(left.is_some());
         left
     }
 }
@@ -356,10 +403,26 @@ fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL)
 }
 
-/// Errors of `accept` that are about the connection that was to be accepted and say nothing of the next.
+/// Errors of `accept` that are about the connection that was to be accepted and say nothing of the next. Linux hands on what
+/// had happened to it on the network (accept(2)).
 fn concerns_one_peer(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+    use rustix::io::Errno;
+    const OF_ONE_PEER: [Errno; 13] = [
+        Errno::CONNABORTED,
+        Errno::CONNREFUSED,
+        Errno::CONNRESET,
+        Errno::INTR,
+        Errno::TIMEDOUT,
+        Errno::NETDOWN,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::HOSTDOWN,
+        Errno::NONET,
+        Errno::HOSTUNREACH,
+        Errno::OPNOTSUPP,
+        Errno::NETUNREACH,
+    ];
+    error.raw_os_error().is_some_and(|error| OF_ONE_PEER.iter().any(|one| one.raw_os_error() == error))
 }
 
 /// Whom a peer's handshakes are counted against. One host can have every address of an IPv6 /64.
@@ -385,7 +448,55 @@ mod tests {
     fn running_out_of_descriptors_is_not_one_peers_affair() {
         const EMFILE: i32 = 24;
         assert!(!concerns_one_peer(&io::Error::from_raw_os_error(EMFILE)));
-        assert!(concerns_one_peer(&io::ErrorKind::ConnectionAborted.into()));
+        const EPROTO: i32 = 71;
+        const ECONNABORTED: i32 = 103;
+        for error in [EPROTO, ECONNABORTED] {
+            assert!(concerns_one_peer(&io::Error::from_raw_os_error(error)), "{error}");
+        }
+    }
+
+    /// Places that came one after the other, a millisecond apart, each from the origin with this number.
+    fn places(origins: impl IntoIterator<Item = u8>, begin: Instant) -> Places {
+        let mut places = Places::default();
+        for (number, origin) in (0..).zip(origins) {
+            let (evict, _) = oneshot::channel();
+            places.take(address(origin), Taken { since: begin + Duration::from_millis(number), evict });
+        }
+        places
+    }
+
+    fn address(origin: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, origin])
+    }
+
+    #[test]
+    fn who_has_held_most_places_for_longest_makes_room_d_01() {
+        let begin = Instant::now();
+        let millis = |millis| begin + Duration::from_millis(millis);
+        // A crowd, each with one: the oldest.
+        assert_eq!(places(1..=100, begin).costliest(millis(100)), Some((address(1), 0)));
+        // Some that wait for long, and a fleet behind one address that has just come.
+        let mut fleet = places(1..=100, begin);
+        for _ in 0..50 {
+            let (evict, _) = oneshot::channel();
+            fleet.take(address(200), Taken { since: millis(3_000), evict });
+        }
+        assert_eq!(fleet.costliest(millis(3_020)), Some((address(1), 0)));
+        // Two that fill the house, with a good client who came before their latest: one of theirs.
+        let few = places([1, 2].into_iter().cycle().take(99).chain([7]).chain([1]), begin);
+        assert_eq!(few.costliest(millis(101)), Some((address(1), 0)));
+        assert_eq!(few.oldest_of(address(7)), Some((address(7), 99)));
+        assert_eq!(Places::default().costliest(begin), None);
+    }
+
+    #[test]
+    fn a_place_is_given_back_once_d_01() {
+        let mut places = places([1, 1, 2], Instant::now());
+        let oldest = places.oldest_of(address(1));
+        places.evict(oldest, "handshake_limit_of_peer");
+        assert!(places.leave(address(1), 0).is_none(), "it was given to somebody else");
+        assert!(places.leave(address(1), 1).is_some() && places.leave(address(2), 2).is_some());
+        assert!(places.taken == 0 && places.by_origin.is_empty());
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Config {
     pub crls: Vec<PathBuf>,
     /// Connections that may be open at once, after their handshake.
     pub max_connections: usize,
+    /// How many of them may be one caller's, by its SPIFFE ID. 0: half of them.
+    pub max_connections_per_caller: usize,
     /// Handshakes that may be going on at once. They have a limit of their own, so that strangers who never finish one
     /// can't take the places of callers.
     pub max_handshakes: usize,
@@ -56,6 +58,7 @@ impl Config {
             trust_domains: Vec::new(),
             crls: Vec::new(),
             max_connections: 4096,
+            max_connections_per_caller: 0,
             max_handshakes: 1024,
             max_handshakes_per_peer: 256,
             handshake_timeout: Duration::from_secs(5),
@@ -67,6 +70,14 @@ impl Config {
     pub fn trust(mut self, name: impl Into<String>, bundle: impl Into<PathBuf>) -> Self {
         self.trust_domains.push(TrustDomainBundle { name: name.into(), bundle: bundle.into() });
         self
+    }
+
+    /// What [`Self::max_connections_per_caller`] comes to.
+    pub(super) fn connections_per_caller(&self) -> usize {
+        match self.max_connections_per_caller {
+            0 => (self.max_connections / 2).max(1),
+            given => given,
+        }
     }
 
     pub(super) fn check_limits(&self) -> Result<(), SetupError> {

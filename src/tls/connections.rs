@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 
 use super::io::Connection;
+use crate::caller::SpiffeId;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, OwnedSemaphorePermit, watch};
 
 /// A handle on the register. Clones share it.
@@ -19,7 +20,14 @@ struct Register {
     next_number: AtomicU64,
     /// How many are open; whoever drains waits for zero.
     open: watch::Sender<usize>,
-    entries: Mutex<HashMap<u64, Arc<Entry>>>,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_number: HashMap<u64, Arc<Entry>>,
+    /// How many are whose.
+    by_caller: HashMap<SpiffeId, usize>,
 }
 
 struct Entry {
@@ -56,7 +64,7 @@ impl Connections {
     pub fn close_where(&self, condemned: impl Fn(&Connection) -> bool) -> usize {
         // The list is copied first: waking a task may drop its connection, which takes the lock again.
         let entries: Vec<_> =
-            self.0.entries.lock().values().filter(|entry| condemned(&entry.connection)).cloned().collect();
+            self.0.entries.lock().by_number.values().filter(|entry| condemned(&entry.connection)).cloned().collect();
         for entry in &entries {
             entry.close();
         }
@@ -74,12 +82,25 @@ impl Connections {
         let _ = self.0.open.subscribe().wait_for(|open| *open == 0).await;
     }
 
-    pub(super) fn register(&self, connection: Arc<Connection>, permit: OwnedSemaphorePermit) -> Registration {
+    /// A place for `connection`, unless its caller has `limit` of them already.
+    pub(super) fn register(
+        &self,
+        connection: Arc<Connection>,
+        permit: OwnedSemaphorePermit,
+        limit: usize,
+    ) -> Option<Registration> {
         let number = self.0.next_number.fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(Entry { connection, closed: AtomicBool::new(false), waker: Mutex::default() });
-        self.0.entries.lock().insert(number, entry.clone());
+        let mut entries = self.0.entries.lock();
+        let of_caller = entries.by_caller.entry(entry.connection.caller.id.clone()).or_default();
+        if *of_caller >= limit {
+            return None;
+        }
+        *of_caller += 1;
+        entries.by_number.insert(number, entry.clone());
+        drop(entries);
         self.0.open.send_modify(|open| *open += 1);
-        Registration { register: self.0.clone(), number, entry, _permit: permit }
+        Some(Registration { register: self.0.clone(), number, entry, _permit: permit })
     }
 }
 
@@ -101,6 +122,19 @@ impl Registration {
     }
 }
 
+impl Entries {
+    fn remove(&mut self, number: u64) {
+        let Some(entry) = self.by_number.remove(&number) else { return };
+        let caller = &entry.connection.caller.id;
+        if let Some(of_caller) = self.by_caller.get_mut(caller) {
+            *of_caller -= 1;
+            if *of_caller == 0 {
+                self.by_caller.remove(caller);
+            }
+        }
+    }
+}
+
 impl Entry {
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
@@ -113,7 +147,7 @@ impl Entry {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.register.entries.lock().remove(&self.number);
+        self.register.entries.lock().remove(self.number);
         self.register.open.send_modify(|open| *open -= 1);
     }
 }

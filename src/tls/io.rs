@@ -12,6 +12,8 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::connections::Registration;
+use super::frames::Meter;
+use super::waits::Waits;
 use crate::caller::Caller;
 
 /// What is known of a connection for as long as it lives. Handlers find it in a request's extensions as
@@ -23,6 +25,8 @@ pub struct Connection {
     pub exporter: [u8; 32],
     /// The group of the key exchange, such as `X25519MLKEM768`.
     pub key_exchange: &'static str,
+    /// What its calls wait for.
+    pub waits: Arc<Waits>,
 }
 
 /// The length of HTTP/2's connection preface (RFC 9113 section 3.4), which a client sends before anything else.
@@ -35,6 +39,7 @@ pub struct TlsIo {
     registration: Registration,
     /// Until the client has begun to speak.
     preface: Option<Preface>,
+    meter: Meter,
 }
 
 /// What has to come, and by when. The HTTP/2 library waits for it without end, and pings nobody before it.
@@ -52,7 +57,8 @@ impl TlsIo {
         expires: Instant,
     ) -> Self {
         let expiry = Box::pin(tokio::time::sleep_until(expires));
-        Self { stream, connection, registration, preface: Some(Preface { missing: PREFACE_BYTES, expiry }) }
+        let preface = Some(Preface { missing: PREFACE_BYTES, expiry });
+        Self { stream, connection, registration, preface, meter: Meter::new(Instant::now()) }
     }
 
     /// Who is at the other end.
@@ -69,6 +75,12 @@ impl TlsIo {
             return false;
         }
         preface.expiry.as_mut().poll(context).is_ready()
+    }
+
+    fn sent(&mut self, outcome: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = outcome {
+            self.meter.sent(*bytes);
+        }
     }
 
     /// Before any I/O: a connection that was closed from outside moves no more bytes.
@@ -103,6 +115,10 @@ impl AsyncRead for TlsIo {
         if self.is_silent(buffer.filled().len() - before, cx) && outcome.is_pending() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        if !self.meter.received(&buffer.filled()[before..], &Instant::now) {
+            metrics::counter!("cloakroom_connections_closed_total", "reason" => "flood").increment(1);
+            return Poll::Ready(Err(closed_here()));
+        }
         self.or_closed(outcome, cx)
     }
 }
@@ -113,6 +129,7 @@ impl AsyncWrite for TlsIo {
             return closed;
         }
         let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.sent(&outcome);
         self.or_closed(outcome, cx)
     }
 
@@ -125,6 +142,7 @@ impl AsyncWrite for TlsIo {
             return closed;
         }
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.sent(&outcome);
         self.or_closed(outcome, cx)
     }
 

@@ -31,10 +31,12 @@ private_key = "pki/server.key"
 # node = "vault"                # how this process is called in events
 # workers = 0                   # network threads; 0: one for each core
 # max_connections = 1024
+# max_connections_per_caller = 0  # 0: half of them
 # max_concurrent_streams = 256  # calls in flight on one connection
 # handshake_timeout = "5s"
 # keepalive_interval = "30s"
 # keepalive_timeout = "10s"
+# stall_timeout = "1m"          # for a client that does not take a reply, or send its message
 # max_connection_age = "1h"     # then a client connects anew, with a fresh certificate; "0s": never
 # drain_timeout = "10s"         # for calls in flight at a stop
 

@@ -4,7 +4,7 @@ use super::Fallback::{Absent, Required, Value};
 use super::{Key, Kind, key};
 
 /// All keys, by table and in the order in which they are read.
-pub const KEYS: [Key; 56] = [
+pub const KEYS: [Key; 58] = [
     key(
         "server.listen",
         Kind::Address,
@@ -47,6 +47,15 @@ pub const KEYS: [Key; 56] = [
         "Open connections at most. Handshakes have limits of their own: 1024 at once, 256 of one address.",
     ),
     key(
+        "server.max_connections_per_caller",
+        Kind::Integer,
+        Value("0"),
+        "connections",
+        "200",
+        "How many of them may be one caller's (one SPIFFE ID), however many certificates and machines it has. 0: half of \
+         `max_connections`. So no caller can keep all others out.",
+    ),
+    key(
         "server.max_concurrent_streams",
         Kind::Integer,
         Value("256"),
@@ -71,6 +80,15 @@ pub const KEYS: [Key; 56] = [
         "How long a connection may be silent before it is asked whether anybody is there.",
     ),
     key("server.keepalive_timeout", Kind::Duration, Value("\"10s\""), "time", "\"20s\"", "How long it has to answer."),
+    key(
+        "server.stall_timeout",
+        Kind::Duration,
+        Value("\"1m\""),
+        "time",
+        "\"5m\"",
+        "How long a client may leave a piece of a reply lying, or take to send the message of a call. Then its connection is \
+         closed: what it does not take fills the vault's memory.",
+    ),
     key(
         "server.max_connection_age",
         Kind::Duration,

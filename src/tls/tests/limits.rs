@@ -64,7 +64,11 @@ async fn a_client_that_never_begins_is_closed() {
 
 #[tokio::test]
 async fn connections_are_limited_and_places_come_back() {
-    let mut door = Door::open_with(|config| config.max_connections = 2).await;
+    let mut door = Door::open_with(|config| {
+        config.max_connections = 2;
+        config.max_connections_per_caller = 2;
+    })
+    .await;
     let credentials = door.a.client(PAYMENTS);
     let guests = [door.visit(&credentials).await, door.visit(&credentials).await];
     assert_eq!(door.connections.open(), 2);
@@ -110,19 +114,47 @@ async fn a_few_who_fill_the_house_do_not_shut_it() {
     door.is_open_to_good_clients().await;
 }
 
-/// Where nobody has more than a newcomer would, it is the newcomer who is refused.
+/// A crowd of which each has one place does not shut it either: whoever has had its place for longest loses it.
 #[tokio::test]
-async fn a_crowd_of_which_each_has_one_place_stays() {
+async fn a_crowd_of_which_each_has_one_place_does_not_shut_the_house_d_01() {
     let mut door = Door::open_with(|config| config.max_handshakes = 2).await;
-    let silent = [silent_from(1, &door).await, silent_from(2, &door).await];
-    let (own, outcome) = door.knock(door.client_config(Some(&door.a.client(PAYMENTS)))).await;
-    assert!(outcome.is_err());
-    let failure = door.failure().await;
-    assert_eq!((failure.reason, failure.peer), ("handshake_limit", own));
+    let mut silent = [silent_from(1, &door).await, silent_from(2, &door).await];
+    for number in 0..2 {
+        door.visit(&door.a.client(PAYMENTS)).await.is_served().await;
+        let failure = door.failure().await;
+        assert_eq!((failure.reason, failure.peer), ("handshake_limit", silent[number].local_addr().unwrap()));
+        assert_eq!(silent[number].read(&mut [0]).await.unwrap(), 0);
+        silent[number] = silent_from(3, &door).await;
+    }
     drop(silent);
     for _ in 0..2 {
         assert_eq!(door.failure().await.reason, "closed_early");
     }
+    door.is_open_to_good_clients().await;
+}
+
+/// One caller has its share of the connections, whatever certificate it shows, and the others have the rest.
+#[tokio::test]
+async fn one_caller_can_not_have_all_connections() {
+    let mut door = Door::open_with(|config| config.max_connections = 5).await;
+    let guests = [door.visit(&door.a.client(PAYMENTS)).await, door.visit(&door.a.client(PAYMENTS)).await];
+    let third = door.a.client(PAYMENTS);
+    let mut refused = door.stream(&third).await;
+    let mut said = Vec::new();
+    refused.read_to_end(&mut said).await.unwrap();
+    // SETTINGS, then GOAWAY.
+    assert_eq!((said[3], said[12]), (4, 7));
+    assert!(said.ends_with(b"too many connections"));
+    drop(refused);
+    let failure = door.failure().await;
+    assert_eq!((failure.reason, failure.certificate_sha256), ("connection_limit_of_caller", Some(third.sha256())));
+    let mut other = door.visit(&door.b.client("spiffe://b.example/gateway")).await;
+    other.is_served().await;
+    for mut guest in guests {
+        guest.is_served().await;
+    }
+    drop(other);
+    door.connections.drained().await;
     door.is_open_to_good_clients().await;
 }
 
@@ -133,17 +165,17 @@ async fn silent_from(last: u8, door: &Door) -> TcpStream {
     socket.connect(door.address).await.unwrap()
 }
 
-/// Two silent clients have both places. They take nothing from the places of connections, and give theirs back.
+/// Two silent clients have both places. They take nothing from the places of connections, and the older one gives its place
+/// to whoever comes.
 async fn handshakes_run_out(door: &mut Door, reason: &str) {
     let mut guest = door.visit(&door.a.client(PAYMENTS)).await;
-    let silent = [TcpStream::connect(door.address).await.unwrap(), TcpStream::connect(door.address).await.unwrap()];
-    let (own, outcome) = door.knock(door.client_config(Some(&door.a.client(PAYMENTS)))).await;
-    assert!(outcome.is_err());
+    let mut silent = [TcpStream::connect(door.address).await.unwrap(), TcpStream::connect(door.address).await.unwrap()];
+    door.visit(&door.a.client(PAYMENTS)).await.is_served().await;
     let failure = door.failure().await;
-    assert_eq!((failure.reason, failure.peer), (reason, own));
+    assert_eq!((failure.reason, failure.peer), (reason, silent[0].local_addr().unwrap()));
+    assert_eq!(silent[0].read(&mut [0]).await.unwrap(), 0);
     guest.is_served().await;
     drop(silent);
-    assert_eq!(door.failure().await.reason, "closed_early");
     assert_eq!(door.failure().await.reason, "closed_early");
     door.is_open_to_good_clients().await;
 }

@@ -1,7 +1,7 @@
 //! What is refused: in which order things are decided, what the log says of it, and that none of it gets lost.
 
 use super::*;
-use crate::limits::Strangers;
+use crate::limits::{Gravity, Strangers};
 use crate::vault::record::HANDLES_OF_DENIED;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -307,7 +307,8 @@ async fn a_busy_log_loses_no_refusal() {
     let handshakes = Strangers::new();
     let origin = |last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
     for last in [1, 1, 2] {
-        handshakes.count(origin(last), origin(last), Some([last; 32]), "expired", f.vault.ledger().clock().now());
+        let refused = ("expired", Gravity::Broken);
+        handshakes.count(origin(last), origin(last), Some([last; 32]), refused, f.vault.ledger().clock().now());
     }
     assert_eq!(f.vault.record_refusals().await.err().map(|failure| name(&failure)).as_deref(), Some("overloaded"));
     assert_eq!(

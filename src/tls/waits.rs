@@ -1,0 +1,99 @@
+//! For what a connection's calls wait, and since when: for us, or for the peer.
+//!
+//! Flow control lets a peer take its replies as slowly as it likes, and send its messages so. What it does not take is in our
+//! memory, so this has an end: whoever has been waited for too long is closed.
+
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Those of one connection.
+#[derive(Default)]
+pub struct Waits(Mutex<Slots>);
+
+#[derive(Default)]
+struct Slots {
+    /// Since when the peer is to do something.
+    since: Vec<Option<Instant>>,
+    free: Vec<usize>,
+}
+
+/// One that waits, for us until it says otherwise. Dropped, it waits for nobody.
+pub struct Wait {
+    of: Arc<Waits>,
+    slot: usize,
+}
+
+impl Waits {
+    /// Begins one.
+    pub fn begin(self: &Arc<Self>) -> Wait {
+        let mut slots = self.0.lock();
+        let slot = slots.free.pop().unwrap_or_else(|| {
+            slots.since.push(None);
+            slots.since.len() - 1
+        });
+        drop(slots);
+        Wait { of: Arc::clone(self), slot }
+    }
+
+    /// For how long the peer has been waited for, at the longest.
+    pub fn longest(&self, now: Instant) -> Duration {
+        let first = self.0.lock().since.iter().flatten().min().copied();
+        first.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+}
+
+impl Wait {
+    /// From `now` on it is the peer's turn.
+    pub fn for_peer(&self, now: Instant) {
+        self.set(Some(now));
+    }
+
+    /// It is our turn.
+    pub fn for_us(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, since: Option<Instant>) {
+        if let Some(slot) = self.of.0.lock().since.get_mut(self.slot) {
+            *slot = since;
+        }
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.for_us();
+        self.of.0.lock().free.push(self.slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_wait_for_the_peer_counts_d_04() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let waits = Arc::new(Waits::default());
+        let longest = |seconds| waits.longest(at(seconds)).as_secs();
+        let (first, second) = (waits.begin(), waits.begin());
+        assert_eq!(longest(100), 0, "nobody waits for the peer");
+        first.for_peer(at(100));
+        second.for_peer(at(105));
+        assert_eq!(longest(110), 10);
+        first.for_us();
+        assert_eq!(longest(110), 5);
+        first.for_peer(at(110));
+        assert_eq!(longest(112), 7, "each turn begins anew");
+        drop(second);
+        assert_eq!(longest(112), 2);
+        let third = waits.begin();
+        drop(first);
+        assert_eq!((longest(200), waits.0.lock().since.len()), (0, 2), "places are used again");
+        third.for_peer(at(200));
+        assert_eq!(longest(201), 1);
+    }
+}
