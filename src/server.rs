@@ -7,6 +7,7 @@
 mod check;
 mod create;
 mod descriptors;
+mod door;
 mod figures;
 mod operations;
 mod readiness;
@@ -31,7 +32,6 @@ use crate::grpc::{AuditDoor, Guard, TokenDoor};
 use crate::keys::provider::{File, Provider, ProviderError};
 use crate::keys::{Keyring, KeyringError};
 use crate::ledger::{self, Limits, Running, Signing, Standing};
-use crate::limits::Gravity;
 use crate::merkle::note::{KeyError, LogKey};
 use crate::policy::{Policy, RulebookErrors};
 use crate::proto::v1::audit_service_server::AuditServiceServer;
@@ -74,8 +74,6 @@ pub use witness::{WitnessSetupError, witness};
 
 /// How often refusals and failed handshakes that were only counted are written to the log.
 const SUMMARY_PERIOD: Duration = Duration::from_secs(1);
-/// How often is looked for connections whose peer does nothing.
-const STALL_PERIOD: Duration = Duration::from_secs(1);
 const CHECKPOINT_PERIOD: Duration = Duration::from_secs(1);
 /// A caller does not wait longer than this for its commit.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
@@ -333,7 +331,7 @@ pub fn run(config: Config) -> Result<(), Error> {
 async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), Error> {
     let clock = SystemClock::shared();
     // Bound first: a wrong certificate or a taken port is found before the data is touched.
-    let door = bind_door(&config)?;
+    let door = door::bind(&config)?;
     let operations = operations::bind(config.operations.listen).await?;
     let opened = open(&config, &clock)?;
     let (stop, stopped) = watch::channel(false);
@@ -358,11 +356,11 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     let watched = watching::start(opened.watched(&config, &clock)?, &stopped)?;
     let note = {
         let (handshakes, clock) = (Arc::clone(&handshakes), Arc::clone(&clock));
-        move |failure: HandshakeFailure| note_handshake(&handshakes, &*clock, &failure)
+        move |failure: HandshakeFailure| door::note(&handshakes, &*clock, &failure)
     };
     let address = door.local_addr();
     let connections = door.connections();
-    let stalled = tokio::spawn(close_stalled(connections.clone(), config.server.stall_timeout, stopped.clone()));
+    let stalled = tokio::spawn(door::close_stalled(connections.clone(), config.server.stall_timeout, stopped.clone()));
     let accepting = tokio::spawn(door.run(workers.doors(), note, until(stopped.clone())));
     for domain in config.trust_domains.iter().filter(|domain| domain.crls.is_empty()) {
         tracing::warn!(domain = domain.name, "no revocation lists: a certificate is good until it expires");
@@ -400,13 +398,6 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
     Ok(())
 }
 
-fn bind_door(config: &Config) -> Result<tls::Acceptor, Error> {
-    descriptors::raise_limit();
-    let mut door = tls_config(config);
-    descriptors::fit(&mut door);
-    Ok(tls::Acceptor::bind(&door)?)
-}
-
 /// By these names health is asked for; the empty one stands for the whole vault.
 const SERVICES: [&str; 3] = ["", TokenServiceServer::<TokenDoor>::NAME, AuditServiceServer::<AuditDoor>::NAME];
 
@@ -430,7 +421,7 @@ where
     telemetry::log_to_stderr(&std::env::var(telemetry::LOG_VARIABLE).unwrap_or_else(|_| "info".to_owned()))?;
     telemetry::silence_panics();
     runtime("can't start the runtime")?.block_on(async {
-        let door = tls::Acceptor::bind(&tls_config(config))?;
+        let door = tls::Acceptor::bind(&door::settings(config))?;
         let (stop, stopped) = watch::channel(false);
         let workers = workers::start_bare(&config.server, service, &stopped)?;
         let (address, connections) = (door.local_addr(), door.connections());
@@ -456,21 +447,6 @@ async fn summarize(vault: Arc<Vault>, handshakes: Arc<Handshakes>, stopped: watc
     }
 }
 
-/// Each second, connections whose peer has been waited for too long are closed.
-async fn close_stalled(connections: tls::Connections, limit: Duration, stopped: watch::Receiver<bool>) {
-    let mut stop = std::pin::pin!(until(stopped));
-    loop {
-        tokio::select! {
-            () = &mut stop => return,
-            () = tokio::time::sleep(STALL_PERIOD) => {
-                let now = tokio::time::Instant::now();
-                let closed = connections.close_where(|connection| connection.waits.longest(now) >= limit);
-                metrics::counter!("cloakroom_connections_closed_total", "reason" => "stalled").increment(closed as u64);
-            }
-        }
-    }
-}
-
 async fn record_summaries(vault: &Vault, handshakes: &Handshakes) {
     let recorded = async {
         vault.record_handshakes(handshakes).await?;
@@ -478,28 +454,6 @@ async fn record_summaries(vault: &Vault, handshakes: &Handshakes) {
     };
     if let Err(failure) = recorded.await {
         tracing::error!(?failure, "summaries of refusals could not be written to the log");
-    }
-}
-
-fn note_handshake(handshakes: &Handshakes, clock: &dyn Clock, failure: &HandshakeFailure) {
-    metrics::counter!("cloakroom_handshakes_refused_total", "reason" => failure.reason).increment(1);
-    let (peer, now) = (failure.peer.ip(), clock.wall());
-    let refused = (failure.reason, gravity(failure));
-    handshakes.count(peer, tls::origin(peer), failure.certificate_sha256, refused, now);
-}
-
-/// How much it says that a handshake failed. Most rules for certificates are asked before any signature is, so anybody can
-/// make up one that breaks them; that an authority of ours signed what was shown is certain with a few reasons only.
-fn gravity(failure: &HandshakeFailure) -> Gravity {
-    match failure.reason {
-        "trust_domain_mismatch"
-        | "certificate_revoked"
-        | "key_possession_not_proven"
-        | "certificate_not_verified"
-        | "connection_limit_of_caller" => Gravity::Vouched,
-        "certificate_unknown_issuer" | "unknown_trust_domain" => Gravity::Noise,
-        _ if failure.certificate_sha256.is_some() => Gravity::Broken,
-        _ => Gravity::Noise,
     }
 }
 
@@ -595,18 +549,5 @@ fn ledger_settings(
 
 /// How many file descriptors a vault with this configuration takes at most.
 pub fn descriptors_wanted(config: &Config) -> u64 {
-    descriptors::wanted(&tls_config(config))
-}
-
-fn tls_config(config: &Config) -> tls::Config {
-    let server = &config.server;
-    let mut tls = tls::Config::new(server.listen, &server.certificate, &server.private_key);
-    for domain in &config.trust_domains {
-        tls = tls.trust(&domain.name, &domain.bundle);
-        tls.crls.extend(domain.crls.iter().cloned());
-    }
-    tls.max_connections = server.max_connections;
-    tls.max_connections_per_caller = server.max_connections_per_caller;
-    tls.handshake_timeout = server.handshake_timeout;
-    tls
+    descriptors::wanted(&door::settings(config))
 }

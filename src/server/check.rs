@@ -1,7 +1,7 @@
 //! Everything that the start looks at before it opens anything, looked at without opening anything.
 
 use super::room::Disks;
-use super::{Error, identity, log_key, root_key, rulebook, sinks, tls_config, witness};
+use super::{Error, door, identity, log_key, root_key, rulebook, sinks, witness};
 use crate::config::{self, Config};
 use crate::ledger::{CheckpointDirectory, LogKeys};
 use crate::tls::{self, ServerIdentity};
@@ -125,7 +125,7 @@ fn check_certificates(config: &Config) -> Vec<Finding> {
     for domain in config.trust_domains.iter().filter(|_| good) {
         // The door is made for each domain alone, so that each one's mistakes are found.
         let alone = Config { trust_domains: vec![domain.clone()], ..config.clone() };
-        let made = tls::build_server_config(&tls_config(&alone)).map_err(Error::from);
+        let made = tls::build_server_config(&door::settings(&alone)).map_err(Error::from);
         let lists = match domain.crls.len() {
             0 => "no revocation lists".to_owned(),
             lists => format!("{lists} revocation lists"),
