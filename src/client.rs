@@ -24,7 +24,7 @@ use crate::tls;
 
 mod failure;
 
-pub use self::failure::{Error, Failure, ItemReceipt, REPLY_TOO_LARGE};
+pub use self::failure::{Error, Failure, ItemReceipt, TOO_LONG};
 
 /// How long a connection may take to be made, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -76,6 +76,8 @@ pub struct Server {
     pub max_connections_per_caller: usize,
     /// `max_concurrent_streams`: calls in flight on one connection. By default 256.
     pub max_concurrent_streams: u32,
+    /// `max_bytes_in_flight`: what calls may hold together. By default 256 MiB.
+    pub max_bytes_in_flight: usize,
     /// `handshake_timeout`: by default 5 s.
     pub handshake_timeout: Duration,
     /// `keepalive_interval`: how long a connection may be silent before it is asked. By default 30 s.

@@ -4,8 +4,10 @@
 //! finished and recorded even if its caller goes away meanwhile.
 
 mod audit;
+mod bodies;
 mod convert;
 mod guard;
+mod lag;
 pub mod methods;
 mod pace;
 mod status;
@@ -42,6 +44,7 @@ fn call_of<T>(request: &Request<T>) -> Result<Call, Status> {
         caller: Arc::clone(&connection.caller),
         deadline: deadline_of(request.metadata().as_ref()),
         trace_id: trace_id_of(request).unwrap_or_default(),
+        share: Arc::clone(request.extensions().get().ok_or_else(status::internal)?),
     })
 }
 
@@ -85,49 +88,84 @@ async fn finish<T: Send + 'static>(
     method: &'static methods::Method,
     operation: Operation<T>,
 ) -> Result<T, Status> {
-    if let Some(outcome) = Finishing(Some((operation, vault.begin()))).await {
+    let story = Story { under_way: vault.begin(), vault, call, method };
+    let mut finishing = Finishing(Some((Unwound(operation), story)));
+    let outcome = (&mut finishing).await;
+    match finishing.0.take() {
+        Some((_, story)) => story.end(outcome).await,
+        // It is taken when this is dropped, and then nobody is here.
+        None => Err(status::internal()),
+    }
+}
+
+/// An operation that may panic: `None` then.
+struct Unwound<T>(Operation<T>);
+
+/// Whose operation it is, and what it leaves behind it.
+struct Story {
+    vault: Arc<Vault>,
+    call: Call,
+    method: &'static methods::Method,
+    under_way: UnderWay,
+}
+
+/// Runs an operation as part of its caller's task; what is left of it when the caller goes away, in a task of its own.
+/// (A task for each call from the start would cost more than sealing its value.)
+struct Finishing<T: Send + 'static>(Option<(Unwound<T>, Story)>);
+
+impl Story {
+    /// What the caller is told, once the log says what it has to say besides the operation's own event.
+    async fn end<T>(self, outcome: Option<Result<T, Failure>>) -> Result<T, Status> {
+        let Self { vault, call, method, under_way } = self;
+        let Some(outcome) = outcome else {
+            // It panicked: a fault in this program. The panic hook has logged where; the event says that there was one.
+            let recorded = Box::pin(vault.panicked(&call, method.action)).await;
+            return Err(recorded.map_or_else(status::of, |receipt| status::of_panic(&receipt)));
+        };
         if matches!(outcome, Err(Failure::Overloaded)) {
             // Nothing of it was written.
             vault.turned_away(&call.caller, method.action, Reason::Overloaded);
         }
-        return outcome.map_err(status::of);
+        // The end of the vault has waited for it.
+        drop(under_way);
+        outcome.map_err(status::of)
     }
-    // It panicked: a fault in this program. The panic hook has logged where; the event says that there was one.
-    let recorded = Box::pin(vault.panicked(&call, method.action)).await;
-    Err(recorded.map_or_else(status::of, |receipt| status::of_panic(&receipt)))
 }
 
-/// Runs an operation as part of its caller's task; what is left of it when the caller goes away, in a task of its own.
-/// (A task for each call from the start would cost more than sealing its value.) `None` if it panicked.
-struct Finishing<T: Send + 'static>(Option<(Operation<T>, UnderWay)>);
-
-impl<T: Send + 'static> Future for Finishing<T> {
+impl<T> Future for Unwound<T> {
     type Output = Option<Result<T, Failure>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some((operation, _)) = self.0.as_mut() else { return Poll::Ready(None) };
-        // What it leaves behind when it panics is dropped below and seen by nobody; what it shares has locks that stay
+        // What it leaves behind when it panics is dropped by its owner and seen by nobody; what it shares has locks that stay
         // whole. A task of its own would do the same.
-        let polled = catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(context)));
-        if matches!(polled, Ok(Poll::Pending)) {
-            return Poll::Pending;
+        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context))) {
+            Ok(polled) => polled.map(Some),
+            Err(_) => Poll::Ready(None),
         }
-        self.0 = None;
-        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    }
+}
+
+impl<T: Send + 'static> Future for &mut Finishing<T> {
+    type Output = Option<Result<T, Failure>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.0.as_mut() {
+            Some((operation, _)) => Pin::new(operation).poll(context),
+            None => Poll::Ready(None),
+        }
     }
 }
 
 impl<T: Send + 'static> Drop for Finishing<T> {
     fn drop(&mut self) {
         // Without a runtime the process is at its end, and tasks are too.
-        if let Some((operation, under_way)) = self.0.take()
+        if let Some((operation, story)) = self.0.take()
             && let Ok(runtime) = Handle::try_current()
         {
             runtime.spawn(async move {
                 let outcome = operation.await;
-                // The end of the vault has waited for it.
-                drop(under_way);
-                outcome
+                // Nobody is told, but the log is.
+                drop(story.end(outcome).await);
             });
         }
     }
@@ -136,7 +174,10 @@ impl<T: Send + 'static> Drop for Finishing<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::{Secret, SecretBytes};
     use crate::vault::fixture::Fixture;
+    use crate::vault::{DetokenizeRequest, TokenizeItem};
+    use std::sync::atomic::Ordering;
 
     /// The call's answer, and how many events it left, those that come with the next summary among them.
     async fn finished(end: fn() -> Result<(), Failure>) -> (Option<tonic::Code>, Vec<crate::event::Event>) {
@@ -157,6 +198,79 @@ mod tests {
         assert_eq!((event.action().word(), event.reason.as_str(), event.count), ("tokenize", "INTERNAL", 0));
         assert_eq!(event.caller, "spiffe://dev.cloakroom.internal/gateway");
         assert_eq!(event.certificate_sha256.len(), 32);
+    }
+
+    /// Whatever a call held when it panicked is free afterwards: the turn at a token, the making of a key.
+    #[tokio::test]
+    async fn a_call_that_panics_anywhere_leaves_its_event_and_no_lock_d_11() {
+        let f = Fixture::new();
+        let client = f.tester();
+        let limited =
+            TokenizeItem { value: SecretBytes::new(b"v".to_vec()), ttl: None, max_uses: 100, has_subject: false };
+        let token = client.issue("pan", limited).await.token;
+        let (mut panicked, mut done) = (0, 0);
+        for read in 1.. {
+            f.panic_at.store(f.reads.load(Ordering::SeqCst) + read, Ordering::SeqCst);
+            let request = DetokenizeRequest {
+                scope: "pan".to_owned(),
+                tokens: vec![Secret::new(token.clone())],
+                purpose: "test".to_owned(),
+                reveal: Some(crate::event::Reveal::Full),
+                // Its row is one more read.
+                request_id: Secret::new(format!("6f2b5e0a-9f8d-4c3b-8a1d-{read:012}")),
+                unsupported: None,
+            };
+            let (vault, call) = (Arc::clone(&f.vault), client.call.clone());
+            let operation: Operation<_> = Box::pin(async move { vault.detokenize(&call, request).await });
+            let before = f.events().len();
+            let answer = finish(Arc::clone(&f.vault), client.call.clone(), &methods::DETOKENIZE, operation).await;
+            f.panic_at.store(u64::MAX, Ordering::SeqCst);
+            let events = f.events().split_off(before);
+            let [event] = &events[..] else { panic!("{} events", events.len()) };
+            // The next one has the turn.
+            assert!(client.show("pan", &[&token]).await.unwrap()[0].is_ok());
+            match answer {
+                Ok(_) => {
+                    done += 1;
+                    break;
+                }
+                Err(status) => {
+                    assert_eq!(status.code(), tonic::Code::Internal);
+                    assert_eq!((event.reason.as_str(), event.succeeded), ("INTERNAL", 0));
+                    panicked += 1;
+                }
+            }
+        }
+        // Before it knows that it needs a turn, and with it.
+        assert!(panicked >= 2 && done == 1, "{panicked} {done}");
+        f.check();
+    }
+
+    #[tokio::test]
+    async fn a_call_that_panics_after_its_caller_has_gone_leaves_an_event_d_11() {
+        let f = Fixture::new();
+        let before = f.events().len();
+        for (end, reason) in [(true, "INTERNAL"), (false, "OVERLOADED")] {
+            let (go, gone) = tokio::sync::oneshot::channel::<()>();
+            let operation: Operation<()> = Box::pin(async move {
+                let _ = gone.await;
+                assert!(!end, "on purpose");
+                Err(Failure::Overloaded)
+            });
+            let call = f.client("gateway").call;
+            let caller = tokio::spawn(finish(Arc::clone(&f.vault), call, &methods::TOKENIZE, operation));
+            tokio::task::yield_now().await;
+            caller.abort();
+            assert!(caller.await.unwrap_err().is_cancelled());
+            go.send(()).unwrap();
+            f.vault.idle().await;
+            f.vault.record_refusals().await.unwrap();
+            let last = f.events().pop().unwrap();
+            assert_eq!((last.action().word(), last.reason.as_str()), ("tokenize", reason));
+            assert_eq!(last.caller, "spiffe://dev.cloakroom.internal/gateway");
+        }
+        assert_eq!(f.events().len() - before, 2);
+        f.check();
     }
 
     /// The end of the vault waits for what is under way, whether somebody waits for its answer or not.

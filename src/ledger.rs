@@ -322,6 +322,12 @@ impl Ledger {
         (*self.shared.durable.borrow()).saturating_sub(self.shared.vouched().size())
     }
 
+    /// Whether the queue had no room for the last submission, and the writer has not taken it since. What comes now would most
+    /// likely be refused, once all the work for it is done.
+    pub fn is_full(&self) -> bool {
+        self.shared.queue.is_full()
+    }
+
     /// What the writer is at, for [`Stall`].
     pub fn under_way(&self) -> Option<u64> {
         self.shared.queue.under_way()

@@ -1,4 +1,4 @@
-//! How often one caller may fill the log with refusals.
+//! How often one caller may fill the log with refusals; and in [`bytes`], how much memory calls may take.
 //!
 //! Every refusal is recorded, but not each as an event of its own: beyond a rate, the refusals of one caller are counted
 //! and recorded in summaries, so that nobody can push others' events out of sight or fill the disk. The invariant is
@@ -6,6 +6,8 @@
 //!
 //! It bounds its memory whatever callers do: beyond [`MOST_CALLERS`] at a time, the others share one entry. It knows
 //! neither what an event looks like nor what time it is.
+
+pub mod bytes;
 
 use crate::clock::Timestamp;
 use parking_lot::Mutex;

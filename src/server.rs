@@ -32,6 +32,7 @@ use crate::grpc::{AuditDoor, Guard, TokenDoor};
 use crate::keys::provider::{File, Provider, ProviderError};
 use crate::keys::{Keyring, KeyringError};
 use crate::ledger::{self, Limits, Running, Signing, Standing};
+use crate::limits::bytes::Budget;
 use crate::merkle::note::{KeyError, LogKey};
 use crate::policy::{Policy, RulebookErrors};
 use crate::proto::v1::audit_service_server::AuditServiceServer;
@@ -226,8 +227,15 @@ fn open_signing(
     let rows: Arc<dyn store::Rows> = Arc::clone(&store) as _;
     let state = Arc::clone(keyring.state());
     let (ledger, running) = ledger::open(Arc::clone(&store) as _, &genesis, meta, state, settings)?;
-    let parts =
-        Parts { policy, keyring, rows, ledger, identity: identity(config)?, node: config.server.node.as_str().into() };
+    let parts = Parts {
+        policy,
+        keyring,
+        rows,
+        ledger,
+        identity: identity(config)?,
+        node: config.server.node.as_str().into(),
+        budget: Budget::new(config.server.max_bytes_in_flight),
+    };
     Ok(Opened { vault: Arc::new(Vault::new(parts)), running, readiness, store })
 }
 

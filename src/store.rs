@@ -106,6 +106,16 @@ pub enum Found {
     Cold,
 }
 
+impl Found {
+    /// How long it is.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Row(row) => row.len(),
+            Self::Absent | Self::Cold => 0,
+        }
+    }
+}
+
 /// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -258,6 +268,20 @@ pub enum Order {
 pub trait Rows: Send + Sync {
     /// Point reads, one answer for each key, in order.
     fn get(&self, table: Table, keys: &[&[u8]], tier: Tier) -> Result<Vec<Found>, ReadError>;
+
+    /// As [`Rows::get`], for the first of the keys: up to the one with which they come to `bytes`.
+    fn get_within(&self, table: Table, keys: &[&[u8]], tier: Tier, bytes: usize) -> Result<Vec<Found>, ReadError> {
+        let (mut found, mut read) = (Vec::new(), 0);
+        for key in keys {
+            let row = self.get(table, &[key], tier)?.pop().unwrap_or(Found::Absent);
+            read += row.size();
+            found.push(row);
+            if read >= bytes {
+                break;
+            }
+        }
+        Ok(found)
+    }
 
     /// Rows with `start <= key < end`, in `order`, at most `limit`. All from one snapshot. May block: never on a network
     /// thread.

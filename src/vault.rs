@@ -28,6 +28,7 @@ mod timekeeping;
 mod tokenize;
 mod under_way;
 mod uses;
+mod weight;
 pub mod verify;
 
 #[cfg(test)]
@@ -41,6 +42,7 @@ use crate::crypto::DataKey;
 use crate::keys::Keyring;
 use crate::keys::entropy::NoEntropy;
 use crate::ledger::{Ledger, Receipt, Refused};
+use crate::limits::bytes::{Budget, Exhausted, Share};
 use crate::limits::{Rate, Refusals};
 use crate::policy::Policy;
 use crate::secret::SecretKey;
@@ -66,6 +68,10 @@ pub(crate) const ATTEMPTS: usize = 8;
 /// Replies are at most 4 MiB; this much of it is left for what surrounds the items.
 const REPLY_BYTES_AT_MOST: usize = 4 * 1024 * 1024 - 4096;
 
+/// Records that one call writes anew are at most so long together: what one Tokenize makes can be renewed at once, and the queue
+/// before the writer, which has at least 8 MiB, has room for it.
+const REWRITTEN_BYTES_AT_MOST: usize = 5 * 1024 * 1024;
+
 /// Tokens: issued, exchanged, looked at, taken back.
 pub struct Vault {
     policy: Arc<Policy>,
@@ -76,6 +82,8 @@ pub struct Vault {
     making_keys: tokio::sync::Mutex<()>,
     uses: uses::Queues,
     lengths: lengths::Lengths,
+    readers: read::Readers,
+    budget: Arc<Budget>,
     under_way: under_way::Count,
     refusals: Refusals<Arc<str>, record::RefusalKind>,
     /// Whether the log says that the clock has leapt.
@@ -97,6 +105,8 @@ pub struct Call {
     pub deadline: Option<Instant>,
     /// The W3C trace id of the caller's request (32 hexadecimal digits), or empty.
     pub trace_id: String,
+    /// The memory that it holds.
+    pub share: Arc<Share>,
 }
 
 /// Why a whole call failed. What became of single items stands in their results.
@@ -116,7 +126,7 @@ pub enum Failure {
     NotInLog(Option<Receipt>),
     /// The events have been dropped because of their age.
     EventsDropped(Option<Receipt>),
-    /// Too much waits to be written.
+    /// Too much is under way.
     Overloaded,
     /// The log can't be written, or the store not read.
     Unavailable,
@@ -162,6 +172,7 @@ pub enum Reason {
     ReasonMalformed,
     RevealUnknown,
     ReplyTooLarge,
+    RecordsTooLarge,
     ValueEmpty,
     ValueTooLarge,
     LifetimeNotPositive,
@@ -205,6 +216,8 @@ pub struct Parts {
     pub identity: Arc<str>,
     /// This process's name in events.
     pub node: Arc<str>,
+    /// Bytes that calls may hold.
+    pub budget: Arc<Budget>,
 }
 
 impl Vault {
@@ -218,6 +231,8 @@ impl Vault {
             making_keys: tokio::sync::Mutex::new(()),
             uses: uses::Queues::default(),
             lengths: lengths::Lengths::default(),
+            readers: read::Readers::default(),
+            budget: parts.budget,
             under_way: under_way::Count::default(),
             refusals: Refusals::new(Rate::OF_A_CALLER),
             leapt: AtomicBool::new(false),
@@ -240,6 +255,11 @@ impl Vault {
     /// What is stored, to read.
     pub fn rows(&self) -> &Arc<dyn Rows> {
         &self.rows
+    }
+
+    /// The bytes that calls may hold.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     /// The keys, to derive handles with.
@@ -289,6 +309,9 @@ impl Reason {
             ),
             Self::RevealUnknown => ("REVEAL_UNKNOWN", "reveal is REVEAL_FULL or REVEAL_MASKED"),
             Self::ReplyTooLarge => ("REPLY_TOO_LARGE", "the reply would exceed 4 MiB; ask for fewer items at once"),
+            Self::RecordsTooLarge => {
+                ("RECORDS_TOO_LARGE", "the records together are too long to be changed at once; name fewer of them")
+            }
             Self::ValueEmpty => ("VALUE_EMPTY", "a value has at least one byte"),
             Self::ValueTooLarge => ("VALUE_TOO_LARGE", "the value is longer than the scope allows"),
             Self::LifetimeNotPositive => ("LIFETIME_NOT_POSITIVE", "a lifetime is at least one millisecond"),
@@ -317,7 +340,7 @@ impl Reason {
             ),
             Self::DeadlineExceeded => ("DEADLINE_EXCEEDED", "the deadline passed before the answer was durable"),
             Self::BasisChanged => ("BASIS_CHANGED", "the tokens or the rulebook kept changing meanwhile; try again"),
-            Self::Overloaded => ("OVERLOADED", "too much waits to be written; try again later"),
+            Self::Overloaded => ("OVERLOADED", "too much is under way; try again later"),
             Self::Unavailable => ("UNAVAILABLE", "unavailable"),
             Self::Internal => ("INTERNAL", "internal"),
             Self::Malformed => ("MALFORMED_REQUEST", "malformed request"),
@@ -332,6 +355,12 @@ impl From<NoEntropy> for Failure {
     fn from(error: NoEntropy) -> Self {
         tracing::error!(%error, "no randomness");
         Self::Internal
+    }
+}
+
+impl From<Exhausted> for Failure {
+    fn from(_: Exhausted) -> Self {
+        Self::Overloaded
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::input::Batch;
 use super::terminal::Progress;
 use super::{Exit, complain};
-use crate::client::{self, Failure, REPLY_TOO_LARGE};
+use crate::client::{self, Failure, TOO_LONG};
 
 /// Calls at the same time. More would not make one client faster, only its memory larger.
 const IN_FLIGHT: usize = 4;
@@ -137,7 +137,7 @@ where
 
 /// Answers for all items, or for the first of them and why not for more.
 ///
-/// Where the answer to all of them would be too large for a message, halves are asked for.
+/// Where all of them would be too much for one call, halves are asked for.
 async fn answers<T, R, F>(items: &[T], call: impl Fn(&[T]) -> F) -> (Answers<R>, Option<client::Error>)
 where
     F: Future<Output = Result<Answers<R>, client::Error>>,
@@ -152,7 +152,7 @@ where
                 return (answers, Some(client::Error::malformed_answer(message)));
             }
             Err(error) => match error.failure() {
-                Some(failure) if failure.reason.as_deref() == Some(REPLY_TOO_LARGE) => {
+                Some(failure) if failure.reason.as_deref().is_some_and(|reason| TOO_LONG.contains(&reason)) => {
                     if part.len() == 1 {
                         answers.push(Err(failure.clone()));
                         continue;
@@ -251,7 +251,7 @@ mod tests {
             let items = items.to_vec();
             async move {
                 if items.iter().any(|item| item == "v2") || items.len() > 3 {
-                    return Err(client::Error::Limited(failure(REPLY_TOO_LARGE)));
+                    return Err(client::Error::Limited(failure(TOO_LONG[0])));
                 }
                 Ok(items.into_iter().map(Ok).collect())
             }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-/// The server's reason (ErrorInfo) where the answer to a batch would be larger than a message may be. Nothing was done:
+/// The server's reasons (ErrorInfo) where a batch is too long: its answer, or the records that it would change. Nothing was done:
 /// asking in smaller batches works.
-pub const REPLY_TOO_LARGE: &str = "REPLY_TOO_LARGE";
+pub const TOO_LONG: [&str; 2] = ["REPLY_TOO_LARGE", "RECORDS_TOO_LARGE"];
 
 /// Why a call, or the connection for it, failed.
 #[derive(Debug, thiserror::Error)]

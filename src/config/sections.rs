@@ -62,6 +62,8 @@ fn server(mut section: Section<'_>) -> Option<Server> {
     let max_connections = section.or("max_connections", 1_024, integer(1..=1_000_000));
     let max_connections_per_caller = section.or("max_connections_per_caller", 0, integer(0..=1_000_000));
     let max_concurrent_streams = section.or("max_concurrent_streams", 256, integer(1..=100_000));
+    // One call's message, records and answer have to fit.
+    let max_bytes_in_flight = section.or("max_bytes_in_flight", 256 << 20, bytes(32 * MIB..=1 << 44));
     let handshake_timeout = section.or("handshake_timeout", 5 * SECOND, duration(SECOND / 10..=60 * SECOND));
     let keepalive_interval = section.or("keepalive_interval", 30 * SECOND, duration(SECOND..=HOUR));
     let keepalive_timeout = section.or("keepalive_timeout", 10 * SECOND, duration(SECOND..=HOUR));
@@ -78,6 +80,7 @@ fn server(mut section: Section<'_>) -> Option<Server> {
         max_connections: max_connections?,
         max_connections_per_caller: max_connections_per_caller?,
         max_concurrent_streams: max_concurrent_streams?,
+        max_bytes_in_flight: max_bytes_in_flight?,
         handshake_timeout: handshake_timeout?,
         keepalive_interval: keepalive_interval?,
         keepalive_timeout: keepalive_timeout?,

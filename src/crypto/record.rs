@@ -217,6 +217,11 @@ impl<'r> Record<'r> {
         &self.header
     }
 
+    /// At least so long its value is.
+    pub fn shortest_value(&self) -> usize {
+        padding::shortest(self.padded_bytes())
+    }
+
     /// How long its padded value is.
     pub fn padded_bytes(&self) -> usize {
         self.sealed.len() - TAG_BYTES

@@ -10,6 +10,7 @@ use crate::merkle::Hash;
 use crate::proto::v1;
 use crate::secret::Secret;
 use crate::vault::{Call, Failure, Vault};
+use prost::Message;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -86,13 +87,17 @@ impl v1::audit_service_server::AuditService for AuditDoor {
         request: Request<v1::QueryEventsRequest>,
     ) -> Result<Response<v1::QueryEventsResponse>, Status> {
         let call = call_of(&request)?;
+        let share = Arc::clone(&call.share);
         let request = query_request(request.into_inner());
         let question = async move |vault: Arc<Vault>, call: Call| vault.query_events(&call, request).await;
         let page = self.ask(call, &methods::QUERY_EVENTS, question).await?;
-        Ok(Response::new(v1::QueryEventsResponse {
+        let page = v1::QueryEventsResponse {
             events: page.events.into_iter().map(convert::event).collect(),
             next_page_token: page.next_page_token,
-        }))
+        };
+        // A short question may have a long answer, and nobody may take it.
+        share.hold(share.held().saturating_add(page.encoded_len()));
+        Ok(Response::new(page))
     }
 
     async fn tail_events(

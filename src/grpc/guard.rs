@@ -1,16 +1,20 @@
 //! The outermost layer: every call passes here before its handler and on its way back.
 //!
-//! In: the method is in the table; the connection's certificate is still valid (a connection may outlive it). Out: an
+//! In: the method is in the table; the connection's certificate is still valid (a connection may outlive it); there is memory for
+//! one more. Out: an
 //! answer no later than the caller's deadline; the status is one of ours; the call is counted. Of a stream of batches it sees the
 //! beginning only: `stream` does the same for each batch.
 
+use super::bodies::{Incoming, Outgoing};
+use super::lag::{Arrival, Lag};
 use super::methods::Counters;
 use super::{methods, pace, status};
 use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::event::Action;
+use crate::limits::bytes::Share;
 use crate::tls::{Connection, Waits};
-use crate::vault::{Reason, Vault};
+use crate::vault::{Failure, Reason, Vault};
 use http::{Request, Response};
 use std::future::Future;
 use std::pin::Pin;
@@ -28,6 +32,7 @@ pub struct Guard {
     vault: Arc<Vault>,
     clock: Arc<dyn Clock>,
     counters: Arc<Vec<Counters>>,
+    lag: Arc<Lag>,
 }
 
 /// A call of a method in the table, with a certificate that is still valid.
@@ -36,6 +41,8 @@ struct Admitted {
     place: usize,
     caller: Arc<Caller>,
     waits: Arc<Waits>,
+    /// The memory that it holds, until its answer has been taken.
+    share: Arc<Share>,
 }
 
 /// Set once a call's message has been read: from then on its operation has an event, whatever becomes of its caller.
@@ -53,7 +60,13 @@ impl Guard {
     /// A guard that asks `clock` whether certificates are still valid. Counters are made once, for all methods and codes.
     pub fn new(vault: Arc<Vault>, clock: Arc<dyn Clock>) -> Self {
         let counters = methods::METHODS.iter().map(|method| Counters::of(method));
-        Self { vault, clock, counters: Arc::new(counters.collect()) }
+        Self { vault, clock, counters: Arc::new(counters.collect()), lag: Lag::new() }
+    }
+
+    /// The same for another thread.
+    #[must_use]
+    pub fn of_thread(&self) -> Self {
+        Self { lag: Lag::new(), ..self.clone() }
     }
 
     /// The vault behind it.
@@ -68,7 +81,37 @@ impl Guard {
             return Err(status::no_such_method());
         };
         check_certificate(&self.vault, &*self.clock, &connection.caller, method.action)?;
-        Ok(Admitted { place, caller: Arc::clone(&connection.caller), waits: Arc::clone(&connection.waits) })
+        let caller = Arc::clone(&connection.caller);
+        // Probes are answered however much there is to do.
+        let share = match method.resource {
+            methods::Resource::None => self.vault.budget().nothing(),
+            _ => self.vault.budget().call().map_err(|_| self.shed(place, &caller))?,
+        };
+        let waits = Arc::clone(&connection.waits);
+        Ok(Admitted { place, caller, waits, share: Arc::new(share) })
+    }
+
+    /// Why a call is not begun any more, now that it is its turn: its caller does not wait any longer, or has waited for so long
+    /// that others should go first, or there is no room in front of the writer.
+    fn too_late(&self, call: &Admitted, deadline: Option<Instant>, arrival: &Arrival) -> Option<tonic::Status> {
+        if methods::METHODS[call.place].resource == methods::Resource::None {
+            return None;
+        }
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| now >= deadline) {
+            self.unread(call, Reason::DeadlineExceeded);
+            self.counters[call.place].count(Code::DeadlineExceeded);
+            return Some(status::deadline_exceeded());
+        }
+        let is_too_much = arrival.has_waited_too_long(now) || self.vault.ledger().is_full();
+        is_too_much.then(|| self.shed(call.place, &call.caller))
+    }
+
+    /// There is no room for one more call. Nothing of it was read.
+    fn shed(&self, place: usize, caller: &Caller) -> tonic::Status {
+        self.vault.turned_away(caller, methods::METHODS[place].action, Reason::Overloaded);
+        self.counters[place].count(Code::ResourceExhausted);
+        status::of(Failure::Overloaded)
     }
 
     /// Counts a call that ended before its message was read: nothing else would say that there was one.
@@ -92,6 +135,12 @@ pub(super) fn check_certificate(
     }
     vault.turned_away(caller, action, Reason::CertificateExpired);
     Err(status::certificate_expired())
+}
+
+fn refused(status: tonic::Status) -> Response<Body> {
+    let mut response = status.into_http();
+    status::sanitize(response.headers_mut());
+    response
 }
 
 /// The answer, or `None` once nobody waits any more. The transport has a timer of its own around this layer, and says
@@ -138,24 +187,26 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let call = match self.guard.refuse(&request) {
             Ok(call) => call,
-            Err(status) => {
-                let mut response = status.into_http();
-                status::sanitize(response.headers_mut());
-                return Box::pin(async move { Ok(response) });
-            }
+            Err(status) => return Box::pin(async move { Ok(refused(status)) }),
         };
-        let guard = self.guard.clone();
+        let (guard, arrival) = (self.guard.clone(), self.guard.lag.arrive());
         let deadline = super::deadline_of(request.headers());
         let read = deadline.map(|_| Read::default());
         if let Some(read) = &read {
             request.extensions_mut().insert(read.clone());
         }
-        let waits = Arc::clone(&call.waits);
+        request.extensions_mut().insert(Arc::clone(&call.share));
+        let share = Arc::clone(&call.share);
+        let mut request = request.map(|body| Incoming::body(body, share));
         if methods::METHODS[call.place].one_message {
-            request = request.map(|body| pace::message(body, &waits));
+            request = request.map(|body| pace::message(body, &call.waits));
         }
         let answer = self.inner.call(request);
         Box::pin(async move {
+            // Nothing of it has been read yet.
+            if let Some(status) = guard.too_late(&call, deadline, &arrival) {
+                return Ok(refused(status));
+            }
             let mut response = if let Some(answer) = in_time(deadline, answer).await {
                 answer?
             } else {
@@ -174,7 +225,10 @@ where
             if code != Code::Ok || !methods::METHODS[call.place].batches {
                 guard.counters[call.place].count(code);
             }
-            Ok(response.map(|body| pace::reply(body, &waits)))
+            let is_last = !methods::METHODS[call.place].streams;
+            let waits = Arc::clone(&call.waits);
+            // The pace outside: between two pieces it is the peer's turn.
+            Ok(response.map(|body| pace::reply(Outgoing::body(body, call.share, is_last), &waits)))
         })
     }
 }

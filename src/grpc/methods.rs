@@ -33,6 +33,8 @@ pub struct Method {
     pub batches: bool,
     /// Whether the caller sends one message, and that is all.
     pub one_message: bool,
+    /// Whether it has many answers.
+    pub streams: bool,
 }
 
 /// One method's calls by the status that they got. Made once for all codes, so that counting looks nothing up. All
@@ -41,19 +43,19 @@ pub struct Method {
 pub(super) struct Counters(Arc<[Counter; CODES]>);
 
 const fn on_scope(path: &'static str, action: Action) -> Method {
-    Method { path, action, resource: Resource::Scope, batches: false, one_message: true }
+    Method { path, action, resource: Resource::Scope, batches: false, one_message: true, streams: false }
 }
 
 const fn batches_on_scope(path: &'static str, action: Action) -> Method {
-    Method { path, action, resource: Resource::Scope, batches: true, one_message: false }
+    Method { path, action, resource: Resource::Scope, batches: true, one_message: false, streams: true }
 }
 
 const fn on_vault(path: &'static str) -> Method {
-    Method { path, action: Action::QueryAudit, resource: Resource::Vault, batches: false, one_message: true }
+    Method { path, action: Action::QueryAudit, resource: Resource::Vault, batches: false, one_message: true, streams: false }
 }
 
 const fn open(path: &'static str) -> Method {
-    Method { path, action: Action::Unspecified, resource: Resource::None, batches: false, one_message: true }
+    Method { path, action: Action::Unspecified, resource: Resource::None, batches: false, one_message: true, streams: false }
 }
 
 macro_rules! rows {
@@ -73,13 +75,13 @@ rows! {
     STREAM_TOKENIZE = batches_on_scope("/cloakroom.v1.TokenService/StreamTokenize", Action::Tokenize);
     STREAM_DETOKENIZE = batches_on_scope("/cloakroom.v1.TokenService/StreamDetokenize", Action::Detokenize);
     QUERY_EVENTS = on_vault("/cloakroom.v1.AuditService/QueryEvents");
-    TAIL_EVENTS = on_vault("/cloakroom.v1.AuditService/TailEvents");
+    TAIL_EVENTS = Method { streams: true, ..on_vault("/cloakroom.v1.AuditService/TailEvents") };
     GET_CHECKPOINT = on_vault("/cloakroom.v1.AuditService/GetCheckpoint");
     GET_INCLUSION_PROOF = on_vault("/cloakroom.v1.AuditService/GetInclusionProof");
     GET_CONSISTENCY_PROOF = on_vault("/cloakroom.v1.AuditService/GetConsistencyProof");
     HEALTH_CHECK = open("/grpc.health.v1.Health/Check");
-    HEALTH_WATCH = open("/grpc.health.v1.Health/Watch");
-    REFLECTION = Method { one_message: false, ..open("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo") };
+    HEALTH_WATCH = Method { streams: true, ..open("/grpc.health.v1.Health/Watch") };
+    REFLECTION = Method { one_message: false, streams: true, ..open("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo") };
 }
 
 /// The row of a path.

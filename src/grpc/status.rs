@@ -120,6 +120,8 @@ pub fn sanitize(headers: &mut HeaderMap) -> Option<Code> {
 pub fn why_unreadable(code: Code) -> Option<Reason> {
     match code {
         Code::Unimplemented => Some(Reason::NotImplemented),
+        // There was no room for all of it.
+        Code::ResourceExhausted => Some(Reason::Overloaded),
         Code::Internal | Code::OutOfRange | Code::InvalidArgument => Some(Reason::Malformed),
         _ => None,
     }

@@ -11,6 +11,7 @@
 use super::methods::{Counters, Method};
 use super::{guard, status};
 use crate::clock::Clock;
+use crate::limits::bytes::{OF_A_CALL, Share};
 use crate::vault::{Call, Failure, Reason, Vault};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -74,7 +75,7 @@ impl<Q, S: Stream<Item = Result<Q, Status>> + Send + Unpin + 'static> Messages<Q
 
 /// Answers in the order of their batches and then, if it was not the caller who ended the stream, why it ended.
 pub struct Answers<T> {
-    taken: mpsc::Receiver<T>,
+    taken: mpsc::Receiver<(T, Arc<Share>)>,
     end: Option<oneshot::Receiver<Result<(), Status>>>,
     /// Held for as long as there may be answers that nobody has taken.
     _place: OpenStream,
@@ -139,7 +140,7 @@ impl Batches {
     async fn run<Q, A, F>(
         mut self,
         mut messages: impl Messages<Q>,
-        answers: mpsc::Sender<A>,
+        answers: mpsc::Sender<(A, Arc<Share>)>,
         each: impl Fn(Call, Q) -> F + Send,
     ) -> Result<(), Status>
     where
@@ -159,10 +160,22 @@ impl Batches {
                 Some(Err(status)) => return self.unreadable(&status),
             };
             self.check_certificate()?;
-            let outcome = in_time(self.call.deadline, each(self.call.clone(), message)).await;
+            let share = self.share_of_batch();
+            let call = Call { share: Arc::clone(&share), ..self.call.clone() };
+            let outcome = in_time(self.call.deadline, each(call, message)).await;
             self.count(outcome.as_ref().map_or_else(Status::code, |_| Code::Ok));
-            room.send(outcome?);
+            room.send((outcome?, share));
         }
+    }
+
+    /// What has come of the stream so far was this batch's message, and is held by it from now on. Its answer is held until the
+    /// transport takes it.
+    fn share_of_batch(&self) -> Arc<Share> {
+        let of_stream = &self.call.share;
+        let of_batch = of_stream.beside();
+        of_batch.hold(of_stream.held().saturating_sub(OF_A_CALL));
+        of_stream.hold(of_stream.held().min(OF_A_CALL));
+        Arc::new(of_batch)
     }
 
     /// Waits for `event`, but no longer than the stream may last. A vault that is stopping comes before the next batch, and
@@ -226,7 +239,7 @@ impl<T> Stream for Answers<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(answer) = ready!(self.taken.poll_recv(context)) {
+        if let Some((answer, _)) = ready!(self.taken.poll_recv(context)) {
             return Poll::Ready(Some(Ok(answer)));
         }
         let Some(end) = self.end.as_mut() else { return Poll::Ready(None) };
@@ -385,7 +398,8 @@ mod tests {
         let (tell, end) = oneshot::channel();
         let place = OpenStreams::default().open("a").unwrap();
         let mut stream = Answers { taken, end: Some(end), _place: place };
-        answers.send(1).await.unwrap();
+        let share = Arc::new(crate::limits::bytes::Budget::new(0).nothing());
+        answers.send((1, share)).await.unwrap();
         drop(answers);
         match ended {
             Some(ended) => tell.send(ended).unwrap(),

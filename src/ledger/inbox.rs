@@ -3,7 +3,8 @@
 //! It does not know what waits: `tests/models` runs it under every order of its callers.
 
 use super::{Limits, Refused};
-use crate::sync::{Condvar, Mutex, SyncSender, sync_channel};
+use crate::sync::{AtomicBool, Condvar, Mutex, SyncSender, sync_channel};
+use std::sync::atomic::Ordering;
 
 /// Something that waits, as far as it takes up room.
 pub(super) trait Load {
@@ -25,6 +26,8 @@ pub(super) struct Inbox<E, H> {
     content: Mutex<Content<E, H>>,
     /// The writer waits here, and nobody else.
     arrived: Condvar,
+    /// Whether the last one that came was refused for lack of room, for whoever wants to know without waiting.
+    is_full: AtomicBool,
 }
 
 struct Content<E, H> {
@@ -70,6 +73,7 @@ impl<E: Load, H> Inbox<E, H> {
                 is_busy: false,
             }),
             arrived: Condvar::new(),
+            is_full: AtomicBool::new(false),
         }
     }
 
@@ -80,9 +84,10 @@ impl<E: Load, H> Inbox<E, H> {
         }
         let bytes = content.bytes + entry.bytes();
         let records = content.records + entry.records();
-        // One submission alone always fits: its size is bounded by the message limit already.
+        // One submission alone always fits: its size is bounded by its message's, or by what one call may write anew.
         let full = content.work.entries.len() >= limits.calls || records > limits.records || bytes > limits.bytes;
         if full && !content.work.entries.is_empty() {
+            self.is_full.store(true, Ordering::Relaxed);
             return Err(Refused::Overloaded);
         }
         content.bytes = bytes;
@@ -123,6 +128,7 @@ impl<E: Load, H> Inbox<E, H> {
                 content.is_busy = true;
                 content.bytes = 0;
                 content.records = 0;
+                self.is_full.store(false, Ordering::Relaxed);
                 let mut work = std::mem::take(&mut content.work);
                 if work.entries.is_empty() {
                     // Only asked for the head: a checkpoint waits for a commit to go with.
@@ -166,6 +172,10 @@ impl<E: Load, H> Inbox<E, H> {
     #[cfg(test)]
     pub fn waiting(&self) -> usize {
         self.content.lock().work.entries.len()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
     }
 
     pub fn is_open(&self) -> bool {

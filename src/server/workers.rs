@@ -215,7 +215,7 @@ fn routes(
         .max_decoding_message_size(MESSAGE_BYTES_AT_MOST)
         .max_encoding_message_size(MESSAGE_BYTES_AT_MOST);
     Ok(limited(config)
-        .layer(guard.clone())
+        .layer(guard.of_thread())
         .add_service(doors.health.clone())
         .add_service(reflection)
         .add_service(token)

@@ -202,6 +202,29 @@ impl Rows for RocksStore {
         }
     }
 
+    fn get_within(&self, table: Table, keys: &[&[u8]], tier: Tier, bytes: usize) -> Result<Vec<Found>, ReadError> {
+        /// How long the rows are is seen when the first of them are there.
+        const AT_FIRST: usize = 4;
+        let (mut found, mut read) = (Vec::with_capacity(keys.len()), 0);
+        while found.len() < keys.len() && (read < bytes || found.is_empty()) {
+            let at_once = match (tier, found.len()) {
+                (Tier::Memory, _) => 1,
+                (Tier::Disk, 0) => AT_FIRST,
+                (Tier::Disk, rows) => ((bytes - read) / (read / rows).max(1)).max(1),
+            };
+            let next = &keys[found.len()..keys.len().min(found.len().saturating_add(at_once))];
+            if let ([key], Tier::Memory) = (next, tier) {
+                found.push(self.get_one(table, key, &self.in_memory)?);
+                read += found.last().map_or(0, Found::size);
+                continue;
+            }
+            let rows = self.get(table, next, tier)?;
+            read += rows.iter().map(Found::size).sum::<usize>();
+            found.extend(rows);
+        }
+        Ok(found)
+    }
+
     fn scan(&self, table: Table, start: &[u8], end: &[u8], order: Order, limit: usize) -> Result<Vec<Row>, ReadError> {
         if start >= end {
             return Ok(Vec::new());

@@ -2,10 +2,12 @@
 
 use super::attempt::{Effects, Wanted};
 use super::lengths::StandIns;
+use super::read::{Part, Reading};
 use super::record::HANDLES_OF_DENIED;
 use super::requests::{self, Payload, REPEATED, Remembered, Request};
 use super::shape::{check_batch, check_words, scope_path};
 use super::uses::Turn;
+use super::weight::{REPLY_BYTES_AN_ERROR, REPLY_BYTES_AN_ITEM, Weight};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, REPLY_BYTES_AT_MOST, Reason, Vault, Violation};
 use crate::clock::Timestamp;
 use crate::crypto::record::{Header, Record, State, Unlocked, dummy_open};
@@ -80,11 +82,6 @@ struct Opening<'a> {
     before: Option<Vec<Remembered>>,
 }
 
-/// Framing of one value in a reply.
-const REPLY_BYTES_AN_ITEM: usize = 16;
-/// An item's error in a reply.
-const REPLY_BYTES_AN_ERROR: usize = 256;
-
 impl Vault {
     /// Exchanges tokens for their values.
     ///
@@ -129,7 +126,6 @@ impl Vault {
         let keys = self.keys_of(&wanted.path);
         let parsed = parse_all(attempt.scope.format(), wanted.tokens);
         let handles: Vec<_> = parsed.iter().map(|parsed| self.handle_of(parsed, &keys)).collect();
-        let rows = self.read_tokens(&handles).await?;
         let opening = Opening {
             vault: self,
             scope_id: keys.id,
@@ -140,13 +136,29 @@ impl Vault {
             stand_ins: self.lengths.stand_ins(keys.id),
             before,
         };
-        let limited = opening.limited_uses(&handles, &rows);
+        let mut reading = Reading::of(self, wanted.asked.call, &handles);
+        let (mut opened, mut weight) = (Opened::default(), Weight::default());
+        let mut limited = Vec::new();
+        while let Some(part) = reading.next().await? {
+            if opening.weigh(&parsed, &handles, &part, &mut weight) > REPLY_BYTES_AT_MOST {
+                opening.claim(&parsed, &handles, &part, &mut opened.outcomes);
+                return Err(self.too_long(attempt.event, Reason::ReplyTooLarge, &handles, opened.outcomes).await);
+            }
+            limited.extend(opening.limited_uses(&handles[part.places.clone()], &part.rows));
+            // Who has to wait for a turn first learns of all for which.
+            if limited.is_empty() || turn.is_some_and(|turn| turn.covers(&limited)) {
+                let kept = opening.open_all(&parsed, &handles, &part, &mut opened);
+                reading.keep(kept);
+            }
+            if part.places.end < handles.len() && wanted.asked.call.is_late() {
+                return Err(Box::pin(self.late(attempt.event)).await);
+            }
+        }
         if !limited.is_empty() && !turn.is_some_and(|turn| turn.covers(&limited)) {
             return Ok(Attempted::Queue(limited));
         }
-        let opened = opening.open_all(&parsed, &handles, &rows);
         if opened.reply_bytes() > REPLY_BYTES_AT_MOST {
-            return Err(self.reply_too_large(attempt.event, &opened, &handles).await);
+            return Err(self.too_long(attempt.event, Reason::ReplyTooLarge, &handles, opened.outcomes).await);
         }
         opened.describe(&mut attempt.event, &handles);
         let mut effects = opening.spend(&opened)?;
@@ -161,25 +173,11 @@ impl Vault {
             }
         }
         let held = Held::new(opened.results, opened.names);
-        let done = self.conclude(wanted, attempt, effects, held).await?;
-        Ok(done.map_or(Attempted::Stale, |(results, receipt)| Attempted::Done(Detokenized { results, receipt })))
-    }
-
-    /// Refuses a reply that would be too large. How large it would be depends on what became of each token, so who is told of it
-    /// leaves an event with all of them each time, as one who gets the reply does: nobody is to probe unseen.
-    async fn reply_too_large(&self, mut event: Event, opened: &Opened, handles: &[Option<Handle>]) -> Failure {
-        let reason = Reason::ReplyTooLarge;
-        opened.describe(&mut event, handles);
-        (event.outcome, event.reason, event.succeeded) = (Outcome::Failed.into(), reason.as_str().into(), 0);
-        let withheld = |outcome: &ItemOutcome| match outcome {
-            ItemOutcome::Released | ItemOutcome::Masked => ItemOutcome::Refused,
-            dead => *dead,
+        let Some((results, receipt)) = self.conclude(wanted, attempt, effects, held).await? else {
+            return Ok(Attempted::Stale);
         };
-        event.item_outcomes = opened.outcomes.iter().map(|outcome| withheld(outcome).into()).collect();
-        match self.record_event(event).await {
-            Ok(receipt) => Failure::Invalid(Violation { field: "tokens", reason }, Some(receipt)),
-            Err(failure) => failure,
-        }
+        reading.leave();
+        Ok(Attempted::Done(Detokenized { results, receipt }))
     }
 
     fn check_detokenize(
@@ -267,21 +265,82 @@ impl Opening<'_> {
         self.before.as_ref().map(|before| matches!(before.get(place), Some(Remembered::Released)))
     }
 
+    /// Adds what the answer to a part of the items weighs, judged by what their headers claim. Nothing is opened for it: a header
+    /// that lies can only have a call refused, or opened in vain. How much all weighs so far.
+    fn weigh(
+        &self,
+        parsed: &[Result<Parsed, Malformed>],
+        handles: &[Option<Handle>],
+        part: &Part,
+        weight: &mut Weight,
+    ) -> usize {
+        for (place, row) in part.places.clone().zip(&part.rows) {
+            let record = row.as_deref().and_then(|row| Record::parse(row).ok());
+            let claimed = record.filter(|record| self.claimed(parsed, place, record).is_ok());
+            let (Some(record), Some(handle)) = (claimed, &handles[place]) else {
+                weight.error();
+                continue;
+            };
+            let takes_use = |left| self.before.is_some() || weight.takes_use(handle, left);
+            match record.claimed_header().uses_left.is_none_or(takes_use) {
+                true => weight.value(record.shortest_value()),
+                false => weight.error(),
+            }
+        }
+        weight.bytes
+    }
+
+    /// What would become of an item if its record's header is true.
+    fn claimed(
+        &self,
+        parsed: &[Result<Parsed, Malformed>],
+        place: usize,
+        record: &Record<'_>,
+    ) -> Result<(), ItemOutcome> {
+        parsed[place].as_ref().map_err(|_| ItemOutcome::Malformed)?;
+        let header = record.claimed_header();
+        if header.scope == self.scope_id { self.verdict(header, place) } else { Err(ItemOutcome::Corrupt) }
+    }
+
+    /// What a call that is refused unopened says of a part of its items.
+    fn claim(
+        &self,
+        parsed: &[Result<Parsed, Malformed>],
+        handles: &[Option<Handle>],
+        part: &Part,
+        outcomes: &mut Vec<ItemOutcome>,
+    ) {
+        // Parts before this one may have been looked at for limited uses alone.
+        outcomes.resize(part.places.start, ItemOutcome::Refused);
+        for (place, row) in part.places.clone().zip(&part.rows) {
+            let claimed = match (handles[place], row.as_deref().map(Record::parse)) {
+                (None, _) => Err(ItemOutcome::Malformed),
+                (Some(_), None) => Err(ItemOutcome::Unknown),
+                (Some(_), Some(Err(_))) => Err(ItemOutcome::Corrupt),
+                (Some(_), Some(Ok(record))) => self.claimed(parsed, place, &record),
+            };
+            outcomes.push(claimed.err().unwrap_or(ItemOutcome::Refused));
+        }
+    }
+
+    /// Opens a part of the items. How many bytes are kept of it.
     fn open_all(
         &self,
         parsed: &[Result<Parsed, Malformed>],
         handles: &[Option<Handle>],
-        rows: &[Option<Vec<u8>>],
-    ) -> Opened {
-        let mut opened = Opened::default();
-        for (place, ((parsed, handle), row)) in parsed.iter().zip(handles).zip(rows).enumerate() {
-            let (Ok(parsed), Some(handle)) = (parsed, handle) else {
+        part: &Part,
+        opened: &mut Opened,
+    ) -> usize {
+        let mut kept = 0;
+        for (place, row) in part.places.clone().zip(&part.rows) {
+            let (Ok(parsed), Some(handle)) = (&parsed[place], &handles[place]) else {
                 let failure = ItemFailure::Invalid(Reason::TokenMalformed);
                 opened.push(Err(failure), ItemOutcome::Malformed);
                 continue;
             };
-            match self.open(place, parsed, handle, row.as_deref(), &mut opened) {
+            match self.open(place, parsed, handle, row.as_deref(), opened) {
                 Ok((value, expires)) => {
+                    kept += value.len();
                     opened.names.push((place, *handle));
                     opened.valid_until = Some(opened.valid_until.map_or(expires, |until| until.min(expires)));
                     opened.release(value, self.scope, self.reveal);
@@ -290,7 +349,7 @@ impl Opening<'_> {
                 Err(outcome) => opened.push(Err(ItemFailure::NotFound), outcome),
             }
         }
-        opened
+        kept
     }
 
     /// Opens one record. Every token of the right form takes the same path with the same cryptographic work, whatever
@@ -317,21 +376,25 @@ impl Opening<'_> {
         if header.scope != self.scope_id {
             return Err(ItemOutcome::Corrupt);
         }
-        match (why_dead(&header, self.now), self.released_before(place)) {
-            // It may have been the call itself that used it up.
-            (Some(ItemOutcome::UsedUp), Some(true)) if self.now >= header.expires => return Err(ItemOutcome::Expired),
-            (None | Some(ItemOutcome::UsedUp), Some(true)) => return Ok((value, header.expires)),
-            (Some(dead), _) => return Err(dead),
-            // The same outcome as the first time, whatever may have changed.
-            (None, Some(false)) => return Err(ItemOutcome::Refused),
-            (None, None) => {}
-        }
-        if let Some(left) = header.uses_left {
+        self.verdict(&header, place)?;
+        if let (Some(left), None) = (header.uses_left, &self.before) {
             // Not zero: that is dead.
             let header = Header { uses_left: Some(left - 1), ..header };
             opened.spent.insert(*handle, (unlocked, header));
         }
         Ok((value, header.expires))
+    }
+
+    /// Whether an item with this header is released, or why not.
+    fn verdict(&self, header: &Header, place: usize) -> Result<(), ItemOutcome> {
+        match (why_dead(header, self.now), self.released_before(place)) {
+            // It may have been the call itself that used it up.
+            (Some(ItemOutcome::UsedUp), Some(true)) if self.now >= header.expires => Err(ItemOutcome::Expired),
+            (None | Some(ItemOutcome::UsedUp), Some(true)) | (None, None) => Ok(()),
+            (Some(dead), _) => Err(dead),
+            // The same outcome as the first time, whatever may have changed.
+            (None, Some(false)) => Err(ItemOutcome::Refused),
+        }
     }
 
     /// The rows of tokens that lost uses.

@@ -15,6 +15,7 @@ use crate::event::{self, Action, Event, ItemOutcome, Outcome, Reveal};
 use crate::keys::Keyring;
 use crate::ledger::fixture::{Dump, Gate, HANG, Open, Site, waiting};
 use crate::ledger::{Receipt, stored_sum};
+use crate::limits::bytes::Budget;
 use crate::policy::{Policy, PolicySource, Rulebook, sample};
 use crate::scope::{MaskSettings, Path, Scopes, Settings};
 use crate::secret::{Secret, SecretBytes};
@@ -36,6 +37,8 @@ pub(crate) struct Fixture {
     pub policy: Arc<Policy>,
     /// How many times rows were asked for.
     pub reads: Arc<AtomicU64>,
+    /// The read of this number panics.
+    pub panic_at: Arc<AtomicU64>,
     /// How often somebody asked which rulebook is in force: once at the beginning of each attempt, once for each commit.
     pub asked: Arc<AtomicU64>,
     /// Added to the rulebook's generation: whatever policy decides is out of date before it is written.
@@ -67,6 +70,7 @@ pub(crate) struct Issued {
 pub(crate) type Shown = Result<Vec<Result<Vec<u8>, ItemFailure>>, String>;
 
 struct CountedRows {
+    panic_at: Arc<AtomicU64>,
     store: Arc<MemoryStore>,
     reads: Arc<AtomicU64>,
 }
@@ -99,7 +103,12 @@ impl Fixture {
         };
         let open = site.open_under(Box::new(generation)).unwrap();
         let keyring = Keyring::open(site.root(), open.vault, Arc::clone(&open.meta), &*site.store).unwrap();
-        let rows = Arc::new(CountedRows { store: Arc::clone(&site.store), reads: Arc::clone(&reads) });
+        let panic_at = Arc::new(AtomicU64::new(u64::MAX));
+        let rows = Arc::new(CountedRows {
+            store: Arc::clone(&site.store),
+            reads: Arc::clone(&reads),
+            panic_at: Arc::clone(&panic_at),
+        });
         let vault = Arc::new(Vault::new(Parts {
             policy: Arc::clone(&policy),
             keyring,
@@ -107,8 +116,9 @@ impl Fixture {
             ledger: open.ledger.clone(),
             identity: "spiffe://dev.cloakroom.internal/vault".into(),
             node: "test".into(),
+            budget: Budget::new(usize::MAX / 2),
         }));
-        Self { site, vault, policy, reads, asked, unrest, open }
+        Self { site, vault, policy, reads, panic_at, asked, unrest, open }
     }
 
     /// Ends in order and starts again.
@@ -138,7 +148,8 @@ impl Fixture {
     }
 
     pub fn client(&self, name: &str) -> Client {
-        let call = Call { caller: Arc::new(caller(name)), deadline: None, trace_id: String::new() };
+        let share = Arc::new(self.vault.budget().nothing());
+        let call = Call { caller: Arc::new(caller(name)), deadline: None, trace_id: String::new(), share };
         let (vault, purpose, request_id) = (Arc::clone(&self.vault), "test".to_owned(), String::new());
         Client { vault, call, purpose, reveal: Reveal::Full, request_id, all_or_nothing: false }
     }
@@ -533,14 +544,26 @@ pub(crate) fn unlock(vault: &Vault, scope: &str, handle: &Handle, row: &[u8]) ->
     (keys.id, key, unlocked)
 }
 
+impl CountedRows {
+    fn note(&self) {
+        let number = self.reads.fetch_add(1, Ordering::SeqCst) + 1;
+        assert!(number != self.panic_at.load(Ordering::SeqCst), "read {number} fails as the test wants it");
+    }
+}
+
 impl Rows for CountedRows {
     fn get(&self, table: Table, keys: &[&[u8]], tier: Tier) -> Result<Vec<Found>, ReadError> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.note();
         self.store.get(table, keys, tier)
     }
 
+    fn get_within(&self, table: Table, keys: &[&[u8]], tier: Tier, bytes: usize) -> Result<Vec<Found>, ReadError> {
+        self.note();
+        self.store.get_within(table, keys, tier, bytes)
+    }
+
     fn scan(&self, table: Table, start: &[u8], end: &[u8], order: Order, limit: usize) -> Result<Vec<Row>, ReadError> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.note();
         self.store.scan(table, start, end, order, limit)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::attempt::{Effects, Wanted};
 use super::detokenize::{data_key, parse_all, why_dead};
+use super::read::Reading;
 use super::shape::{check_batch, scope_path};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault};
 use crate::clock::Timestamp;
@@ -103,27 +104,31 @@ impl Vault {
         let keys = self.keys_of(&wanted.path);
         let named = Named::parse(attempt.scope.format(), wanted.tokens, wanted.handles);
         let handles = named.locate(self, &keys);
-        let looked = self.look_up(&named, &handles, &keys).await?;
-        let items = handles.iter().zip(&looked).enumerate();
-        let result = |(place, (handle, looked)): (usize, (&Option<Handle>, &Looked))| match (handle, looked) {
-            (Some(handle), Ok(unlocked)) => Ok(info(handle, unlocked.header(), attempt.now)),
-            _ => Err(named.failure(place, looked)),
+        let (mut results, mut outcomes) = (Vec::with_capacity(handles.len()), Vec::with_capacity(handles.len()));
+        let each = |place: usize, looked: Looked| {
+            results.push(match (&handles[place], &looked) {
+                (Some(handle), Ok(unlocked)) => Ok(info(handle, unlocked.header(), attempt.now)),
+                _ => Err(named.failure(place, &looked)),
+            });
+            outcomes.push(looked.map_or_else(|outcome| outcome, |_| ItemOutcome::Done));
+            Some(0)
         };
-        let results: Vec<_> = items.map(result).collect();
-        let outcome = |looked: &Looked| looked.as_ref().map_or_else(|outcome| *outcome, |_| ItemOutcome::Done);
-        describe(&mut attempt.event, &handles, looked.iter().map(outcome));
+        let _reading = self.look_up(wanted, &named, &handles, &keys, each).await?;
+        describe(&mut attempt.event, &handles, outcomes.into_iter());
         let effects = Effects { touched: handles.iter().flatten().copied().collect(), ..Effects::default() };
         self.conclude(wanted, attempt, effects, Held::new(results, Vec::new())).await
     }
 
-    /// The authentic headers of records, by handle. No token is needed: only the outer lock is opened.
-    pub(super) async fn look_up(
-        &self,
+    /// The authentic headers of records, by handle, one after the other. No token is needed: only the outer lock is opened. `each`
+    /// says how many bytes it keeps of a record, or `None` to be shown no more. What comes back holds what is kept.
+    pub(super) async fn look_up<'a>(
+        &'a self,
+        wanted: &'a Wanted<'_>,
         named: &Named,
-        handles: &[Option<Handle>],
+        handles: &'a [Option<Handle>],
         keys: &ScopeKeys,
-    ) -> Result<Vec<Looked>, Failure> {
-        let rows = self.read_tokens(handles).await?;
+        mut each: impl FnMut(usize, Looked) -> Option<usize> + Send,
+    ) -> Result<Reading<'a>, Failure> {
         let (data_key, stand_ins) = (data_key(self, keys), self.lengths.stand_ins(keys.id));
         let look = |place: usize, handle: &Option<Handle>, row: Option<Vec<u8>>| {
             let handle = handle.as_ref().ok_or(ItemOutcome::Malformed)?;
@@ -146,7 +151,19 @@ impl Vault {
             self.lengths.note(keys.id, handle, padded);
             Ok(unlocked)
         };
-        Ok(handles.iter().zip(rows).enumerate().map(|(place, (handle, row))| look(place, handle, row)).collect())
+        let mut reading = Reading::of(self, wanted.asked.call, handles);
+        while let Some(part) = reading.next().await? {
+            let is_last = part.places.end == handles.len();
+            for (place, row) in part.places.zip(part.rows) {
+                let Some(kept) = each(place, look(place, &handles[place], row)) else { return Ok(reading) };
+                reading.keep(kept);
+            }
+            if !is_last && wanted.asked.call.is_late() {
+                // Nothing is kept of what nobody waits for.
+                break;
+            }
+        }
+        Ok(reading)
     }
 }
 

@@ -12,7 +12,7 @@
 //! second pass from its beginning deals with every row.
 
 use super::expiry::{self, HOUR_MILLIS, Leads};
-use super::read::read_blocking;
+use super::read::{BYTES_A_PART, read_blocking};
 use super::{ATTEMPTS, Failure, Vault, requests};
 use crate::clock::Timestamp;
 use crate::crypto::record::{Imprint, Record};
@@ -164,19 +164,15 @@ impl Vault {
             let of_table = targets.iter().flatten().flatten().filter(move |target| target.table == table);
             of_table.map(|target| target.key.clone()).collect::<Vec<_>>()
         };
-        let tokens = read_blocking(&*self.rows, &keys_in(Table::Tokens))?;
+        let places = targets.iter().flatten().flatten().filter(|target| target.table == Table::Tokens);
+        let places: Vec<Handle> = places.map(|target| target.place).collect();
+        let mut tokens = self.fates(&places, &keys_in(Table::Tokens), due)?.into_iter();
         let names = keys_in(Table::Requests);
         let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
-        let mut requests = read_requests(&*self.rows, &names)?.into_iter();
-        let claimed = |found: &Found| match found {
-            Found::Row(row) => Record::parse(row).ok().map(|record| record.claimed_header().scope),
-            Found::Absent | Found::Cold => None,
-        };
-        let keys = self.keyring.data_keys(&tokens.iter().filter_map(claimed).collect());
-        let mut tokens = tokens.into_iter();
+        let mut requests = request_fates(&*self.rows, &names, due)?.into_iter();
         let mut fate = |target: &Target| match target.table {
-            Table::Requests => request_fate(requests.next().as_ref(), due),
-            _ => tokens.next().map_or(Fate::Gone, |found| self.fate(&target.place, &found, &keys, due)),
+            Table::Requests => requests.next().unwrap_or(Fate::Gone),
+            _ => tokens.next().unwrap_or(Fate::Gone),
         };
         let (mut step, state) = (Step::default(), self.keyring.state());
         for ((key, _), targets) in rows.iter().zip(&targets) {
@@ -199,6 +195,23 @@ impl Vault {
             }
         }
         Ok(step)
+    }
+
+    /// Of records, read in parts: a thousand of them may be a gigabyte.
+    fn fates(&self, handles: &[Handle], keys: &[Vec<u8>], due: Timestamp) -> Result<Vec<Fate>, ReadError> {
+        let claimed = |found: &Found| match found {
+            Found::Row(row) => Record::parse(row).ok().map(|record| record.claimed_header().scope),
+            Found::Absent | Found::Cold => None,
+        };
+        let mut fates = Vec::with_capacity(keys.len());
+        while fates.len() < keys.len() {
+            let part = read_blocking(&*self.rows, &keys[fates.len()..], BYTES_A_PART)?;
+            let data_keys = self.keyring.data_keys(&part.iter().filter_map(claimed).collect());
+            for found in part {
+                fates.push(self.fate(&handles[fates.len()], &found, &data_keys, due));
+            }
+        }
+        Ok(fates)
     }
 
     fn fate(&self, handle: &Handle, found: &Found, keys: &HashMap<ScopeId, Arc<DataKey>>, due: Timestamp) -> Fate {
@@ -372,14 +385,23 @@ impl Target {
 }
 
 /// A row that the disk has damaged is no reason to leave its neighbours: it comes as one that is no such row.
+fn request_fates(rows: &dyn Rows, names: &[&[u8]], due: Timestamp) -> Result<Vec<Fate>, ReadError> {
+    let mut fates = Vec::with_capacity(names.len());
+    while fates.len() < names.len() {
+        let part = read_requests(rows, &names[fates.len()..])?;
+        fates.extend(part.iter().map(|found| request_fate(Some(found), due)));
+    }
+    Ok(fates)
+}
+
 fn read_requests(rows: &dyn Rows, names: &[&[u8]]) -> Result<Vec<Found>, ReadError> {
     let alone = |name: &&[u8]| match rows.get(Table::Requests, &[name], Tier::Disk) {
         Ok(found) => Ok(found.into_iter().next().unwrap_or(Found::Absent)),
         Err(ReadError::Corrupt { .. }) => Ok(Found::Row(Vec::new())),
         Err(error) => Err(error),
     };
-    match rows.get(Table::Requests, names, Tier::Disk) {
-        Err(ReadError::Corrupt { .. }) => names.iter().map(alone).collect(),
+    match rows.get_within(Table::Requests, names, Tier::Disk, BYTES_A_PART) {
+        Err(ReadError::Corrupt { .. }) => names.iter().take(1).map(alone).collect(),
         found => found,
     }
 }

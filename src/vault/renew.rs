@@ -9,10 +9,10 @@ use super::shape::{check_batch, scope_path};
 use super::times::{Timed, Times};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault, Violation};
 use crate::clock::Timestamp;
-use crate::crypto::Handle;
-use crate::crypto::record::Header;
+use crate::crypto::record::{Header, Unlocked};
+use crate::crypto::{DataKey, Handle};
 use crate::event::{Action, ItemOutcome};
-use crate::keys::{ScopeKeys, entropy};
+use crate::keys::entropy;
 use crate::ledger::Receipt;
 use crate::policy;
 use crate::scope::{self, Scope};
@@ -45,6 +45,16 @@ struct Terms<'a> {
     scope: &'a Scope,
     ttl: Option<Result<Duration, Reason>>,
     now: Timestamp,
+}
+
+/// What one attempt has renewed.
+struct Renewing<'a> {
+    vault: &'a Vault,
+    data_key: &'a DataKey,
+    random: entropy::Supply,
+    timed: Timed,
+    /// By handle: the same token twice is renewed once.
+    renewed: HashMap<Handle, Timestamp>,
 }
 
 impl Vault {
@@ -81,58 +91,25 @@ impl Vault {
         if let Some(items) = before {
             return self.conclude_again(wanted, attempt, &handles, items).await;
         }
-        let looked = self.look_up(&named, &handles, &keys).await?;
         let terms = Terms { scope: &attempt.scope, ttl, now: attempt.now };
-        let renewing = self.renew_all(&terms, &named, &handles, &looked, &keys)?;
-        self.conclude_first(wanted, attempt, &handles, renewing).await
-    }
-
-    fn renew_all(
-        &self,
-        terms: &Terms<'_>,
-        named: &Named,
-        handles: &[Option<Handle>],
-        looked: &[Looked],
-        keys: &ScopeKeys,
-    ) -> Result<Timed, Failure> {
-        let data_key = data_key(self, keys);
-        let mut random = entropy::Supply::of(handles.len() * 16)?;
-        let mut renewing = Timed::default();
-        let mut renewed: HashMap<Handle, Timestamp> = HashMap::new();
-        for (place, (handle, looked)) in handles.iter().zip(looked).enumerate() {
-            let (Some(handle), Ok(unlocked)) = (handle, looked) else {
+        let mut renewing = Renewing {
+            vault: self,
+            data_key: data_key(self, &keys),
+            random: entropy::Supply::of(handles.len() * 16)?,
+            timed: Timed::default(),
+            renewed: HashMap::new(),
+        };
+        let each = |place: usize, looked: Looked| match (&handles[place], looked) {
+            (Some(handle), Ok(unlocked)) => renewing.renew(&terms, handle, &unlocked),
+            (_, looked) => {
                 let outcome = looked.as_ref().err().copied().unwrap_or(ItemOutcome::Malformed);
-                renewing.failed(named.failure(place, looked), outcome);
-                continue;
-            };
-            if let Some(expires) = renewed.get(handle) {
-                renewing.done(*expires);
-                continue;
+                renewing.timed.failed(named.failure(place, &looked), outcome);
+                Some(0)
             }
-            let header = unlocked.header();
-            if let Some(dead) = why_dead(header, terms.now) {
-                renewing.failed(ItemFailure::NotFound, dead);
-                continue;
-            }
-            let expires = match terms.expiry(header) {
-                Ok(expires) => expires,
-                Err(reason) => {
-                    renewing.failed(ItemFailure::Invalid(reason), ItemOutcome::Refused);
-                    continue;
-                }
-            };
-            let record_version = header.record_version.wrapping_add(1);
-            let later = Header { expires, changed: terms.now, record_version, ..*header };
-            let row = unlocked.relock(self.keyring.vault(), handle, data_key, &later, random.take());
-            let changes = &mut renewing.effects.changes;
-            changes.replace(self.keyring.state(), handle, &unlocked.imprint(), &row);
-            if expiry::hour(expires) != expiry::hour(header.expires) {
-                Expiries::write_renewed(expires, handle, record_version, changes);
-            }
-            renewed.insert(*handle, expires);
-            renewing.done(expires);
-        }
-        Ok(renewing)
+        };
+        let _reading = self.look_up(wanted, &named, &handles, &keys, each).await?;
+        let timed = renewing.timed;
+        self.conclude_first(wanted, attempt, &handles, timed).await
     }
 
     fn check_renew(&self, call: &Call, request: &RenewRequest) -> Result<(scope::Path, Option<Request>), Violation> {
@@ -140,6 +117,39 @@ impl Vault {
         check_batch("tokens", request.tokens.len())?;
         let payload = || Payload::new(Action::Renew, &request.scope).lifetime(request.ttl).tokens(&request.tokens);
         Ok((path, self.request(call.caller.id.as_str(), request.request_id.expose(), payload)?))
+    }
+}
+
+impl Renewing<'_> {
+    /// One token whose record is there. How long its new row is; `None` if there is no room for that.
+    fn renew(&mut self, terms: &Terms<'_>, handle: &Handle, unlocked: &Unlocked) -> Option<usize> {
+        if let Some(expires) = self.renewed.get(handle) {
+            self.timed.done(*expires);
+            return Some(0);
+        }
+        let header = unlocked.header();
+        if let Some(dead) = why_dead(header, terms.now) {
+            self.timed.failed(ItemFailure::NotFound, dead);
+            return Some(0);
+        }
+        let expires = match terms.expiry(header) {
+            Ok(expires) => expires,
+            Err(reason) => {
+                self.timed.failed(ItemFailure::Invalid(reason), ItemOutcome::Refused);
+                return Some(0);
+            }
+        };
+        let record_version = header.record_version.wrapping_add(1);
+        let later = Header { expires, changed: terms.now, record_version, ..*header };
+        let keyring = &self.vault.keyring;
+        let row = unlocked.relock(keyring.vault(), handle, self.data_key, &later, self.random.take());
+        let kept = self.timed.rewrite(keyring.state(), handle, &unlocked.imprint(), &row)?;
+        if expiry::hour(expires) != expiry::hour(header.expires) {
+            Expiries::write_renewed(expires, handle, record_version, &mut self.timed.effects.changes);
+        }
+        self.renewed.insert(*handle, expires);
+        self.timed.done(expires);
+        Some(kept)
     }
 }
 

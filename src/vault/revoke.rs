@@ -2,21 +2,21 @@
 
 use super::attempt::Wanted;
 use super::detokenize::data_key;
-use super::inspect::Named;
+use super::inspect::{Looked, Named};
 use super::requests::{self, Payload, Request};
 use super::shape::{check_batch, check_words, scope_path};
 use super::times::{Timed, Times};
 use super::{ATTEMPTS, Call, Failure, ItemFailure, Reason, Vault, Violation};
 use crate::clock::Timestamp;
-use crate::crypto::Handle;
-use crate::crypto::record::{Header, State};
+use crate::crypto::record::{Header, State, Unlocked};
+use crate::crypto::{DataKey, Handle};
 use crate::event::{Action, ItemOutcome};
-use crate::keys::{ScopeKeys, entropy};
+use crate::keys::entropy;
 use crate::ledger::Receipt;
 use crate::policy;
 use crate::scope;
 use crate::secret::Secret;
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 /// Tokens and handles to take back.
 pub struct RevokeRequest {
@@ -38,6 +38,17 @@ pub struct Revoked {
     pub results: Vec<Result<Timestamp, ItemFailure>>,
     /// Where the event stands.
     pub receipt: Receipt,
+}
+
+/// What one attempt has revoked.
+struct Revoking<'a> {
+    vault: &'a Vault,
+    data_key: &'a DataKey,
+    now: Timestamp,
+    random: entropy::Supply,
+    timed: Timed,
+    /// The same token twice is revoked once.
+    revoked: HashSet<Handle>,
 }
 
 impl Vault {
@@ -76,8 +87,25 @@ impl Vault {
         if let Some(items) = before {
             return self.conclude_again(wanted, attempt, &handles, items).await;
         }
-        let revoking = self.revoke_all(&named, &handles, &keys, attempt.now).await?;
-        self.conclude_first(wanted, attempt, &handles, revoking).await
+        let mut revoking = Revoking {
+            vault: self,
+            data_key: data_key(self, &keys),
+            now: attempt.now,
+            random: entropy::Supply::of(handles.len() * 16)?,
+            timed: Timed::default(),
+            revoked: HashSet::new(),
+        };
+        let each = |place: usize, looked: Looked| match (&handles[place], looked) {
+            (Some(handle), Ok(unlocked)) => revoking.revoke(handle, &unlocked),
+            (_, looked) => {
+                let outcome = looked.as_ref().err().copied().unwrap_or(ItemOutcome::Malformed);
+                revoking.timed.failed(named.failure(place, &looked), outcome);
+                Some(0)
+            }
+        };
+        let _reading = self.look_up(wanted, &named, &handles, &keys, each).await?;
+        let timed = revoking.timed;
+        self.conclude_first(wanted, attempt, &handles, timed).await
     }
 
     fn check_revoke(
@@ -97,41 +125,27 @@ impl Vault {
         };
         Ok((path, self.request(call.caller.id.as_str(), request.request_id.expose(), payload)?))
     }
+}
 
-    async fn revoke_all(
-        &self,
-        named: &Named,
-        handles: &[Option<Handle>],
-        keys: &ScopeKeys,
-        now: Timestamp,
-    ) -> Result<Timed, Failure> {
-        let looked = self.look_up(named, handles, keys).await?;
-        let data_key = data_key(self, keys);
-        let mut random = entropy::Supply::of(handles.len() * 16)?;
-        let mut revoking = Timed::default();
-        let mut revoked: HashMap<Handle, Timestamp> = HashMap::new();
-        for (place, (handle, looked)) in handles.iter().zip(&looked).enumerate() {
-            let (Some(handle), Ok(unlocked)) = (handle, looked) else {
-                let outcome = looked.as_ref().err().copied().unwrap_or(ItemOutcome::Malformed);
-                revoking.failed(named.failure(place, looked), outcome);
-                continue;
-            };
-            let header = unlocked.header();
-            let time = match (header.state, revoked.get(handle)) {
-                (_, Some(time)) => *time,
-                (State::Revoked, None) => header.changed,
-                (State::Active | State::Suspended, None) => {
-                    let version = header.record_version.wrapping_add(1);
-                    let header = Header { state: State::Revoked, changed: now, record_version: version, ..*header };
-                    let row = unlocked.relock(self.keyring.vault(), handle, data_key, &header, random.take());
-                    let (key, old) = (self.keyring.state(), unlocked.imprint());
-                    revoking.effects.changes.replace(key, handle, &old, &row);
-                    revoked.insert(*handle, now);
-                    now
-                }
-            };
-            revoking.done(time);
+impl Revoking<'_> {
+    /// One token whose record is there. How long its new row is; `None` if there is no room for that.
+    fn revoke(&mut self, handle: &Handle, unlocked: &Unlocked) -> Option<usize> {
+        let header = unlocked.header();
+        if self.revoked.contains(handle) {
+            self.timed.done(self.now);
+            return Some(0);
         }
-        Ok(revoking)
+        if header.state == State::Revoked {
+            self.timed.done(header.changed);
+            return Some(0);
+        }
+        let version = header.record_version.wrapping_add(1);
+        let header = Header { state: State::Revoked, changed: self.now, record_version: version, ..*header };
+        let keyring = &self.vault.keyring;
+        let row = unlocked.relock(keyring.vault(), handle, self.data_key, &header, self.random.take());
+        let kept = self.timed.rewrite(keyring.state(), handle, &unlocked.imprint(), &row)?;
+        self.revoked.insert(*handle);
+        self.timed.done(self.now);
+        Some(kept)
     }
 }

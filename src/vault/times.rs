@@ -3,9 +3,11 @@
 use super::attempt::{Attempt, Effects, Wanted};
 use super::inspect::describe;
 use super::requests::{self, Remembered};
-use super::{Failure, ItemFailure, Reason, Vault};
+use super::{Failure, ItemFailure, REWRITTEN_BYTES_AT_MOST, Reason, Vault};
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
+use crate::crypto::record::Imprint;
+use crate::crypto::state::StateKey;
 use crate::event::ItemOutcome;
 use crate::ledger::{Held, Receipt};
 use crate::policy;
@@ -19,9 +21,22 @@ pub(super) struct Timed {
     results: Times,
     outcomes: Vec<ItemOutcome>,
     pub effects: Effects,
+    /// Whether there was no room for one more record; nothing is written then.
+    is_too_long: bool,
 }
 
 impl Timed {
+    /// A record that changes. How long it is; `None` if all of them together would be too long.
+    pub fn rewrite(&mut self, key: &StateKey, handle: &Handle, old: &Imprint, row: &[u8]) -> Option<usize> {
+        let changes = &mut self.effects.changes;
+        self.is_too_long = changes.rows().size() + row.len() > REWRITTEN_BYTES_AT_MOST;
+        if self.is_too_long {
+            return None;
+        }
+        changes.replace(key, handle, old, row);
+        Some(row.len())
+    }
+
     /// The next item was done, and this is its time.
     pub fn done(&mut self, time: Timestamp) {
         self.results.push(Ok(time));
@@ -60,6 +75,10 @@ impl Vault {
         handles: &[Option<Handle>],
         mut timed: Timed,
     ) -> Result<Option<(Times, Receipt)>, Failure> {
+        if timed.is_too_long {
+            let reason = Reason::RecordsTooLarge;
+            return Err(Box::pin(self.too_long(attempt.event, reason, handles, timed.outcomes)).await);
+        }
         timed.effects.touched.extend(handles.iter().flatten());
         if let Some(request) = &wanted.request {
             let items = timed.results.iter().map(requests::Outcome::of_time);

@@ -33,6 +33,7 @@ private_key = "pki/server.key"
 # max_connections = 1024
 # max_connections_per_caller = 0  # 0: half of them
 # max_concurrent_streams = 256  # calls in flight on one connection
+# max_bytes_in_flight = "256MiB"  # messages, records and answers of all calls together
 # handshake_timeout = "5s"
 # keepalive_interval = "30s"
 # keepalive_timeout = "10s"

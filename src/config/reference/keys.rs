@@ -4,7 +4,7 @@ use super::Fallback::{Absent, Required, Value};
 use super::{Key, Kind, key};
 
 /// All keys, by table and in the order in which they are read.
-pub const KEYS: [Key; 58] = [
+pub const KEYS: [Key; 59] = [
     key(
         "server.listen",
         Kind::Address,
@@ -62,6 +62,15 @@ pub const KEYS: [Key; 58] = [
         "calls",
         "512",
         "Calls in flight on one connection at most.",
+    ),
+    key(
+        "server.max_bytes_in_flight",
+        Kind::Bytes,
+        Value("\"256MiB\""),
+        "bytes",
+        "\"1GiB\"",
+        "Messages, records and answers that calls hold together at most; each counts for 16 KiB at the least. What does not fit is \
+         refused with RESOURCE_EXHAUSTED.",
     ),
     key(
         "server.handshake_timeout",

@@ -14,6 +14,12 @@ pub(super) fn padded(length: usize) -> usize {
     step_above(LENGTH_BYTES + length)
 }
 
+/// The shortest value, or one even shorter, that is `padded` bytes long once it is padded. It is above half of the longest.
+pub(super) fn shortest(padded: usize) -> usize {
+    // A step is a sixteenth at the most, or `STEP`.
+    padded.saturating_sub(LENGTH_BYTES + (padded / 16).max(STEP))
+}
+
 /// Whether padding can lead to this length.
 pub(super) fn is_step(length: usize) -> bool {
     length >= STEP && length <= LENGTH_BYTES + u32::MAX as usize && step_above(length) == length
@@ -57,6 +63,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn no_value_is_shorter_than_its_padding_says_d_07() {
+        for length in (0..70_000).chain((70_000..3 << 20).step_by(997)) {
+            let shortest = shortest(padded(length));
+            assert!(shortest <= length && (length < 64 || 2 * shortest > length), "{length}: {shortest}");
+        }
+    }
 
     fn secret(bytes: &[u8]) -> SecretBytes {
         SecretBytes::new(bytes.to_vec())
