@@ -16,6 +16,7 @@ mod token;
 
 pub use audit::AuditDoor;
 pub use guard::Guard;
+pub use lag::Lag;
 pub use token::TokenDoor;
 
 use crate::tls::Connection;
@@ -37,22 +38,21 @@ pub const MESSAGE_BYTES_AT_MOST: usize = 4 * 1024 * 1024;
 /// Who calls, as the connection proved it. Metadata is never believed about identity.
 fn call_of<T>(request: &Request<T>) -> Result<Call, Status> {
     let connection = request.extensions().get::<Arc<Connection>>().ok_or_else(status::internal)?;
-    if let Some(read) = request.extensions().get::<guard::Read>() {
-        read.note();
-    }
+    let read = request.extensions().get::<guard::Read>().inspect(|read| read.note());
     Ok(Call {
         caller: Arc::clone(&connection.caller),
-        deadline: deadline_of(request.metadata().as_ref()),
+        deadline: read.map(|read| read.deadline),
         trace_id: trace_id_of(request).unwrap_or_default(),
         share: Arc::clone(request.extensions().get().ok_or_else(status::internal)?),
     })
 }
 
-/// `grpc-timeout`: up to eight digits and a unit. A malformed one counts as none, as it does for the transport.
+/// `grpc-timeout`: up to eight digits and a unit. A malformed one counts as none. It must be read exactly as the transport reads it,
+/// whose timer says CANCELLED and leaves no trace: so with a plus sign it is good.
 fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    if digits.len() > 8 {
         return None;
     }
     let number: u64 = digits.parse().ok()?;

@@ -6,7 +6,7 @@
 //! beginning only: `stream` does the same for each batch.
 
 use super::bodies::{Incoming, Outgoing};
-use super::lag::{Arrival, Lag};
+use super::lag::{Lag, Turn};
 use super::methods::Counters;
 use super::{methods, pace, status};
 use crate::caller::Caller;
@@ -46,8 +46,12 @@ struct Admitted {
 }
 
 /// Set once a call's message has been read: from then on its operation has an event, whatever becomes of its caller.
-#[derive(Clone, Default)]
-pub(super) struct Read(Arc<AtomicBool>);
+#[derive(Clone)]
+pub(super) struct Read {
+    is_noted: Arc<AtomicBool>,
+    /// Past this moment nobody waits for it.
+    pub deadline: Instant,
+}
 
 /// A service behind the guard.
 #[derive(Clone)]
@@ -63,10 +67,10 @@ impl Guard {
         Self { vault, clock, counters: Arc::new(counters.collect()), lag: Lag::new() }
     }
 
-    /// The same for another thread.
+    /// The same for a thread that is as late as `lag` says.
     #[must_use]
-    pub fn of_thread(&self) -> Self {
-        Self { lag: Lag::new(), ..self.clone() }
+    pub fn of_thread(&self, lag: Arc<Lag>) -> Self {
+        Self { lag, ..self.clone() }
     }
 
     /// The vault behind it.
@@ -93,17 +97,16 @@ impl Guard {
 
     /// Why a call is not begun any more, now that it is its turn: its caller does not wait any longer, or has waited for so long
     /// that others should go first, or there is no room in front of the writer.
-    fn too_late(&self, call: &Admitted, deadline: Option<Instant>, arrival: &Arrival) -> Option<tonic::Status> {
+    fn too_late(&self, call: &Admitted, is_over: bool, turn: Turn) -> Option<tonic::Status> {
         if methods::METHODS[call.place].resource == methods::Resource::None {
             return None;
         }
-        let now = Instant::now();
-        if deadline.is_some_and(|deadline| now >= deadline) {
+        if is_over {
             self.unread(call, Reason::DeadlineExceeded);
             self.counters[call.place].count(Code::DeadlineExceeded);
             return Some(status::deadline_exceeded());
         }
-        let is_too_much = arrival.has_waited_too_long(now) || self.vault.ledger().is_full();
+        let is_too_much = turn.is_too_late || self.vault.ledger().is_full();
         is_too_much.then(|| self.shed(call.place, &call.caller))
     }
 
@@ -153,13 +156,17 @@ async fn in_time<T>(deadline: Option<Instant>, answer: impl Future<Output = T>) 
 }
 
 impl Read {
+    fn before(deadline: Instant) -> Self {
+        Self { is_noted: Arc::default(), deadline }
+    }
+
     /// Says that it has been.
     pub fn note(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.is_noted.store(true, Ordering::Relaxed);
     }
 
     fn is_noted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.is_noted.load(Ordering::Relaxed)
     }
 }
 
@@ -189,9 +196,16 @@ where
             Ok(call) => call,
             Err(status) => return Box::pin(async move { Ok(refused(status)) }),
         };
-        let (guard, arrival) = (self.guard.clone(), self.guard.lag.arrive());
-        let deadline = super::deadline_of(request.headers());
-        let read = deadline.map(|_| Read::default());
+        let guard = self.guard.clone();
+        let now = Instant::now();
+        let turn = guard.lag.turn(now);
+        // What it has waited is gone of its caller's time.
+        let deadline =
+            super::deadline_of(request.headers()).map(|deadline| deadline.checked_sub(turn.waited).unwrap_or(now));
+        if let Some(status) = guard.too_late(&call, deadline.is_some_and(|deadline| now >= deadline), turn) {
+            return Box::pin(async move { Ok(refused(status)) });
+        }
+        let read = deadline.map(Read::before);
         if let Some(read) = &read {
             request.extensions_mut().insert(read.clone());
         }
@@ -203,10 +217,6 @@ where
         }
         let answer = self.inner.call(request);
         Box::pin(async move {
-            // Nothing of it has been read yet.
-            if let Some(status) = guard.too_late(&call, deadline, &arrival) {
-                return Ok(refused(status));
-            }
             let mut response = if let Some(answer) = in_time(deadline, answer).await {
                 answer?
             } else {

@@ -5,7 +5,7 @@
 
 use super::{Error, until};
 use crate::config;
-use crate::grpc::{AuditDoor, Guard, MESSAGE_BYTES_AT_MOST, TokenDoor};
+use crate::grpc::{AuditDoor, Guard, Lag, MESSAGE_BYTES_AT_MOST, TokenDoor};
 use crate::ledger;
 use crate::proto::v1::audit_service_server::AuditServiceServer;
 use crate::proto::v1::token_service_server::TokenServiceServer;
@@ -67,8 +67,11 @@ pub fn start(
     stopped: &watch::Receiver<bool>,
 ) -> Result<Workers, Error> {
     start_each(config, stopped, || {
-        let (routes, vault) = (routes(config, doors, guard)?, Arc::clone(guard.vault()));
+        let lag = Lag::new();
+        let guard = guard.of_thread(Arc::clone(&lag));
+        let (routes, vault) = (routes(config, doors, &guard)?, Arc::clone(guard.vault()));
         Ok(move |incoming, stopped| async move {
+            tokio::spawn(lag.watch());
             let served = routes.serve_with_incoming_shutdown(incoming, stopped).await;
             // Operations whose callers have gone would end with the thread's runtime, half-way. Each ends by itself: this only
             // bounds a hang.
@@ -215,7 +218,7 @@ fn routes(
         .max_decoding_message_size(MESSAGE_BYTES_AT_MOST)
         .max_encoding_message_size(MESSAGE_BYTES_AT_MOST);
     Ok(limited(config)
-        .layer(guard.of_thread())
+        .layer(guard.clone())
         .add_service(doors.health.clone())
         .add_service(reflection)
         .add_service(token)

@@ -203,8 +203,8 @@ impl Rows for RocksStore {
     }
 
     fn get_within(&self, table: Table, keys: &[&[u8]], tier: Tier, bytes: usize) -> Result<Vec<Found>, ReadError> {
-        /// How long the rows are is seen when the first of them are there.
-        const AT_FIRST: usize = 4;
+        /// How long the rows are is seen when the first of them is there.
+        const AT_FIRST: usize = 1;
         let (mut found, mut read) = (Vec::with_capacity(keys.len()), 0);
         while found.len() < keys.len() && (read < bytes || found.is_empty()) {
             let at_once = match (tier, found.len()) {

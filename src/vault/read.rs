@@ -24,7 +24,7 @@ pub(super) const BYTES_A_PART: usize = 4 << 20;
 const BYTES_A_TASK: usize = BYTES_A_PART * ROWS_A_TASK / super::BATCH_AT_MOST;
 
 /// Blocking tasks of all calls at once, so that what they read before anybody has counted it is bounded too.
-const TASKS_AT_ONCE: usize = 32;
+const TASKS_AT_ONCE: usize = 16;
 
 /// What stands for a row that can't be read: no record is empty, so this opens as little as one that was edited.
 const DAMAGED: Found = Found::Row(Vec::new());

@@ -9,14 +9,18 @@
 #![allow(clippy::print_stdout, reason = "tests say what they left out and how much they did")]
 
 mod audit;
+mod bytes;
 mod clocks;
 mod corruption;
 mod coverage;
 mod crash;
+mod deadlines;
+mod deadly;
 mod deputy;
 mod disks;
 mod door;
 mod durability;
+mod endings;
 mod endpoints;
 mod entropy;
 mod exhaustion;
@@ -38,7 +42,9 @@ mod memory;
 mod million;
 mod needles;
 mod needs;
+mod open_loop;
 mod oracle;
+mod overload;
 mod policy;
 mod power;
 mod promises;
