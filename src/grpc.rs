@@ -6,6 +6,7 @@
 mod audit;
 mod bodies;
 mod convert;
+mod gather;
 mod guard;
 mod lag;
 pub mod methods;

@@ -211,10 +211,8 @@ where
         }
         request.extensions_mut().insert(Arc::clone(&call.share));
         let share = Arc::clone(&call.share);
-        let mut request = request.map(|body| Incoming::body(body, share));
-        if methods::METHODS[call.place].one_message {
-            request = request.map(|body| pace::message(body, &call.waits));
-        }
+        let is_one = methods::METHODS[call.place].one_message;
+        let request = request.map(|body| pace::messages(Incoming::body(body, share), &call.waits, is_one));
         let answer = self.inner.call(request);
         Box::pin(async move {
             let mut response = if let Some(answer) = in_time(deadline, answer).await {

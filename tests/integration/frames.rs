@@ -265,7 +265,7 @@ impl Line {
 }
 
 /// A string as HPACK writes it.
-fn text(text: &str, block: &mut Vec<u8>) {
+pub fn text(text: &str, block: &mut Vec<u8>) {
     const SHORT: usize = 127;
     match text.len() {
         short @ 0..SHORT => block.push(u8::try_from(short).unwrap()),

@@ -26,6 +26,7 @@ mod entropy;
 mod exhaustion;
 mod exports;
 mod faults;
+mod floods;
 // Certificates as wrong as they have to be: the ones that the vault's own tests use.
 #[path = "../../src/caller/forge.rs"]
 #[allow(dead_code, reason = "the vault's own tests use the rest")]

@@ -116,14 +116,14 @@ fn speaks_h2(answer: &[u8]) -> bool {
 }
 
 /// CPU time of all threads of a process that live.
-fn cpu(pid: i32) -> Duration {
+pub fn cpu(pid: i32) -> Duration {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let spent = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap());
     Duration::from_nanos(spent.map(|text| text.split(' ').next().unwrap().parse::<u64>().unwrap()).sum())
 }
 
 /// Memory that a process holds, and the most that it ever held.
-fn memory(pid: i32) -> (u64, u64) {
+pub fn memory(pid: i32) -> (u64, u64) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let of = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
@@ -132,7 +132,7 @@ fn memory(pid: i32) -> (u64, u64) {
     (of("VmRSS:"), of("VmHWM:"))
 }
 
-fn mebibytes(bytes: u64) -> f64 {
+pub fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
