@@ -16,6 +16,7 @@ use crate::limits::bytes::Share;
 use crate::tls::{Connection, Waits};
 use crate::vault::{Failure, Reason, Vault};
 use http::{Request, Response};
+use hyper::body::{Bytes, Frame, SizeHint};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -52,6 +53,10 @@ pub(super) struct Read {
     /// Past this moment nobody waits for it.
     pub deadline: Instant,
 }
+
+/// The body of an answer of health or reflection: where it is a stream, it ends in its library's words, which name types and
+/// repeat the request. Ours end in our own already.
+struct InOurWords(Body);
 
 /// A service behind the guard.
 #[derive(Clone)]
@@ -170,6 +175,32 @@ impl Read {
     }
 }
 
+impl hyper::body::Body for InOurWords {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        Pin::new(&mut self.0).poll_frame(context).map_ok(|frame| match frame.into_trailers() {
+            Ok(mut trailers) => {
+                status::sanitize(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(frame) => frame,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
 impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
 
@@ -226,6 +257,9 @@ where
             let replaced = status::sanitize(response.headers_mut());
             if let Some(reason) = replaced.and_then(status::why_unreadable) {
                 guard.unread(&call, reason);
+            }
+            if methods::METHODS[call.place].resource == methods::Resource::None {
+                response = response.map(|body| Body::new(InOurWords(body)));
             }
             // Unary failures are "trailers only": their code stands in the headers. What has none yet is under way.
             let code = response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));

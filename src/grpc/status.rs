@@ -130,8 +130,9 @@ pub fn why_unreadable(code: Code) -> Option<Reason> {
 /// What stands for a code that the transport chose. `None` for one that means what it says.
 pub fn of_transport(code: Code) -> Option<Status> {
     Some(match code {
-        // Our own handlers mark theirs, and health and reflection mean what they say.
-        Code::Ok | Code::NotFound => return None,
+        Code::Ok => return None,
+        // Our own handlers mark theirs: this is health or reflection, whose texts repeat what was asked for.
+        Code::NotFound => Status::new(Code::NotFound, "not found"),
         // A compressed message: none is taken.
         Code::Unimplemented => made(Code::Unimplemented, Reason::NotImplemented, None, |_| {}),
         Code::Internal | Code::OutOfRange | Code::InvalidArgument => {
@@ -195,6 +196,18 @@ mod tests {
         assert_eq!(headers["grpc-status"], "3");
         assert!(!headers["grpc-message"].to_str().unwrap().contains("secret"));
         assert!(headers.get(MARK).is_none());
+    }
+
+    #[test]
+    fn a_symbol_that_there_is_not_is_not_repeated_i_02() {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-status", HeaderValue::from_static("5"));
+        headers.insert("grpc-message", HeaderValue::from_static("symbol 'evil' not found"));
+        sanitize(&mut headers);
+        assert_eq!(
+            (&headers["grpc-status"], &headers["grpc-message"]),
+            (&"5".parse().unwrap(), &"not%20found".parse().unwrap())
+        );
     }
 
     #[test]
