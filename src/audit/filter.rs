@@ -14,8 +14,6 @@ use std::fmt::Write;
 
 /// No caller's name is longer (SPIFFE). The question stands in the log, so it must not be as long as a message may be.
 const CALLER_AT_MOST: usize = 2048;
-/// No scope's name is longer.
-const SCOPE_AT_MOST: usize = 255;
 
 /// A filter as asked. Empty strings and absent fields match everything.
 #[derive(Default)]
@@ -81,7 +79,7 @@ impl Filter {
         let time = |time: Option<Result<Timestamp, Reason>>, field| time.transpose().map_err(|_| malformed(field));
         Ok(Self {
             caller: text(&request.caller, CALLER_AT_MOST, "filter.caller")?,
-            scope: text(&request.scope, SCOPE_AT_MOST, "filter.scope")?,
+            scope: scope_path(&request.scope).map_err(|()| malformed("filter.scope"))?,
             handle: handle(request, keyring, scopes)?,
             action: number(request.action, Action::try_from).map_err(|()| malformed("filter.action"))?,
             outcome: number(request.outcome, Outcome::try_from).map_err(|()| malformed("filter.outcome"))?,
@@ -158,6 +156,14 @@ impl Filter {
         add("request", self.request.as_ref().map(|request| hex::encode(request.hash)));
         words.push_str(if newest_first { "newest first" } else { "oldest first" });
         words
+    }
+}
+
+/// A scope's name, as calls may have it: nothing else stands in an event, and the question itself goes into the log.
+fn scope_path(text: &str) -> Result<Option<String>, ()> {
+    match text {
+        "" => Ok(None),
+        text => scope::Path::parse(text).map(|_| Some(text.to_owned())).map_err(|_| ()),
     }
 }
 

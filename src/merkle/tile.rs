@@ -125,3 +125,25 @@ pub(super) fn fold(row: &[u8]) -> Hash {
     }
     hashes[0]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Paths are the keys of tiles in the store, where other rows stand too, under names of one word.
+        #[test]
+        fn paths_are_injective_and_none_is_the_start_of_another_i_07(
+            one in (0..TOP_LEVEL, prop_oneof![0..2_000_000u64, any::<u64>()]),
+            other in (0..TOP_LEVEL, prop_oneof![0..2_000_000u64, any::<u64>()]),
+        ) {
+            let [one, other] = [one, other].map(|(level, index)| TileId { level, index });
+            let (first, second) = (one.path(), other.path());
+            prop_assert_eq!(first == second, one == other);
+            prop_assert!(one == other || !second.starts_with(&first));
+            prop_assert!(first.starts_with("tile/"));
+            prop_assert_eq!(first.parse::<TileId>(), Ok(one));
+        }
+    }
+}
