@@ -269,9 +269,10 @@ fn check_variables() -> anyhow::Result<()> {
     }
 }
 
-/// The environment. What is not text has no name that we know.
+/// The environment. What is not text becomes text that no setting takes, so that it is refused and not passed over.
 fn variables() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
 }
 
 /// The error with its causes. A message that holds its cause's words already does not say them twice.

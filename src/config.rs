@@ -55,7 +55,13 @@ pub struct Config {
     pub roles: BTreeMap<String, Located<Vec<String>>>,
     /// `[scopes.…]`: rule sets by scope path or pattern.
     pub scopes: BTreeMap<String, Scope>,
+    /// Where each setting of a plain table came from, for what only its use finds wrong.
+    pub places: Places,
 }
+
+/// Where settings came from, by key.
+#[derive(Clone, Default)]
+pub struct Places(BTreeMap<String, Place>);
 
 /// The gRPC listener.
 #[derive(Debug, Clone)]
@@ -359,11 +365,42 @@ impl Config {
     ) -> Result<Self, Error> {
         let document = reader::Document::new(file, text, variables);
         let config = sections::config(&document);
+        let places = Places::of(file, &document);
         let mistakes = document.into_mistakes(&OTHER_VARIABLES);
         match config {
-            Some(config) if mistakes.is_empty() => Ok(config),
+            Some(config) if mistakes.is_empty() => Ok(Self { places, ..config }),
             _ => Err(Error::Mistakes(mistakes)),
         }
+    }
+}
+
+impl Places {
+    fn of(file: &Path, document: &reader::Document<'_>) -> Self {
+        let mut places = BTreeMap::new();
+        for reading in document.readings() {
+            let place = match reading.origin {
+                reader::Origin::Line(line, _) => Place::Line(file.to_owned(), line),
+                reader::Origin::Variable(name, _) => Place::Variable(name),
+                // What is written nowhere belongs to its table.
+                reader::Origin::Default => Place::Line(file.to_owned(), reading.header.1),
+            };
+            // Of tables that repeat, the first: what is wrong with another says its file.
+            places.entry(reading.reference).or_insert(place);
+        }
+        Self(places)
+    }
+
+    /// What is wrong with the setting `key`, with its place.
+    pub fn mistake(&self, key: &str, problem: String) -> Option<Mistake> {
+        let place = self.0.get(key)?.clone();
+        Some(Mistake { place, key: key.to_owned(), problem })
+    }
+}
+
+/// The configuration is compared by what it says, not by where it says it.
+impl fmt::Debug for Places {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Places")
     }
 }
 
@@ -397,7 +434,14 @@ impl fmt::Display for Mistake {
 }
 
 fn read(file: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })
+    let bytes = std::fs::read(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.split(|byte| *byte == b'\n').count();
+        let place = Place::Line(file.to_owned(), u32::try_from(line).unwrap_or(u32::MAX));
+        let problem = "has a byte that is not UTF-8. Save the file as UTF-8".to_owned();
+        Error::Mistakes(vec![Mistake { place, key: String::new(), problem }])
+    })
 }
 
 fn one_per_line(mistakes: &[Mistake]) -> String {

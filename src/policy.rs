@@ -78,7 +78,7 @@ pub use findings::{Finding, Rule};
 pub use mistake::{Mistake, Place, RulebookErrors, Warning};
 pub use replay::{Change, Replay, Tally, Undecided};
 pub use rulebook::Rulebook;
-pub use source::{PolicySource, read_directory, scan_directory};
+pub use source::{Found, PolicySource, read_directory, scan_directory};
 
 use crate::caller::{Caller, SpiffeId};
 use crate::clock::Timestamp;

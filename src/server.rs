@@ -5,10 +5,12 @@
 //! last event and checkpoint are written. A failed write ends the process within a second, without acknowledging anything.
 
 mod check;
+mod confine;
 mod create;
 mod descriptors;
 mod door;
 mod figures;
+mod located;
 mod operations;
 mod readiness;
 mod room;
@@ -43,7 +45,9 @@ use crate::store::{self, Batch, RocksConfig, RocksStore};
 use crate::telemetry::{self, TelemetryError};
 use crate::tls::{self, HandshakeFailure, SetupError};
 use crate::vault::{Failure, Handshakes, Parts, Vault, VaultEvent};
+use confine::{confine, keep_files_private};
 use http::{Request, Response};
+use located::{is_passing, located};
 use signals::Signals;
 use std::convert::Infallible;
 use std::io::Write;
@@ -136,6 +140,14 @@ pub enum Error {
     /// The process's own log or metrics.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    /// One of the others, with the setting that it is about.
+    #[error("{mistake}")]
+    At {
+        /// Place, key and the error's words.
+        mistake: config::Mistake,
+        /// The error.
+        error: Box<Self>,
+    },
     /// The operating system refuses.
     #[error("{what}: {error}")]
     Io {
@@ -151,6 +163,10 @@ impl Error {
     /// lists, key files), so that starting again changes nothing.
     pub fn is_mistake(&self) -> bool {
         match self {
+            Self::At { error, .. } => error.is_mistake(),
+            Self::RootKey(ProviderError::Unreadable { error, .. })
+            | Self::LogKey { error: LogKeyError::File(ProviderError::Unreadable { error, .. }), .. }
+            | Self::Door(SetupError::Read { source: error, .. }) => !is_passing(error),
             Self::Rulebook(_) | Self::RootKey(_) | Self::LogKey { .. } => true,
             Self::Door(error) => !matches!(error, SetupError::Listen { .. } | SetupError::Tls(_)),
             Self::Witness(error) => !matches!(error, WitnessSetupError::State(_)),
@@ -164,6 +180,9 @@ impl Error {
 
     /// Whether starting again helps as soon as somebody has made room on a disk.
     pub fn is_lack_of_room(&self) -> bool {
+        if let Self::At { error, .. } = self {
+            return error.is_lack_of_room();
+        }
         matches!(self, Self::Full(_) | Self::Store(store::OpenError::System { trouble: store::Trouble::Full, .. }))
             || matches!(self, Self::Ledger(ledger::OpenError::Checkpoint(error)) if error.is_lack_of_room())
     }
@@ -330,20 +349,22 @@ pub fn accept_clock(config: &Config) -> Result<(Option<Duration>, Duration), Err
 pub fn run(config: Config) -> Result<(), Error> {
     telemetry::log_to_stderr(&std::env::var(telemetry::LOG_VARIABLE).unwrap_or_else(|_| "info".to_owned()))?;
     telemetry::silence_panics();
+    confine()?;
     let metrics = telemetry::count()?;
     figures::begin();
     runtime("can't start the runtime: look at the limits (LimitNOFILE, LimitNPROC, TasksMax)")?
-        .block_on(serve(config, metrics))
+        .block_on(serve(&config, metrics))
+        .map_err(|error| located(&config, error))
 }
 
-async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), Error> {
+async fn serve(config: &Config, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), Error> {
     let clock = SystemClock::shared();
     // Bound first: a wrong certificate or a taken port is found before the data is touched.
-    let door = door::bind(&config)?;
+    let door = door::bind(config)?;
     let operations = operations::bind(config.operations.listen).await?;
-    let opened = open(&config, &clock)?;
+    let opened = open(config, &clock)?;
     let (stop, stopped) = watch::channel(false);
-    let sinks = sinks::start(&config, &opened.log(&clock), &stopped)?;
+    let sinks = sinks::start(config, &opened.log(&clock), &stopped)?;
     opened.start().await?;
     let vault = Arc::clone(&opened.vault);
     let guard = Guard::new(Arc::clone(&vault), Arc::clone(&clock));
@@ -360,8 +381,8 @@ async fn serve(config: Config, metrics: metrics_exporter_prometheus::PrometheusH
 
     let handshakes = Arc::new(Handshakes::new());
     let summaries = tokio::spawn(summarize(Arc::clone(&vault), Arc::clone(&handshakes), stopped.clone()));
-    let upkeep = upkeep::start(&vault, &config, &stopped);
-    let watched = watching::start(opened.watched(&config, &clock)?, &stopped)?;
+    let upkeep = upkeep::start(&vault, config, &stopped);
+    let watched = watching::start(opened.watched(config, &clock)?, &stopped)?;
     let note = {
         let (handshakes, clock) = (Arc::clone(&handshakes), Arc::clone(&clock));
         move |failure: HandshakeFailure| door::note(&handshakes, &*clock, &failure)
@@ -498,7 +519,9 @@ fn end_process(readiness: Arc<Readiness>) -> ledger::OnFatal {
 // === from configuration ===
 
 fn runtime(what: &'static str) -> Result<tokio::runtime::Runtime, Error> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Error::Io { what, error })
+    let failed = |error| Error::Io { what, error };
+    descriptors::spare().map_err(failed)?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)
 }
 
 fn root_key(config: &Config) -> Result<RootKey, Error> {

@@ -165,6 +165,17 @@ pub(super) fn short_name(given: Given<'_>) -> Result<String, String> {
     }
 }
 
+/// What a process is called in events: it stands in every one, so it is short and plain.
+pub(super) fn node_name(given: Given<'_>) -> Result<String, String> {
+    let text = text(given)?;
+    let may_stand = |c: u8| c.is_ascii_alphanumeric() || b"-_.:".contains(&c);
+    if text.len() <= 64 && text.bytes().all(may_stand) {
+        Ok(text)
+    } else {
+        Err("must be 1 to 64 of A-Z, a-z, 0-9, -, _, . and :".to_owned())
+    }
+}
+
 /// One of a few words.
 pub(super) fn one_of<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(Given<'_>) -> Result<T, String> {
     move |given| {

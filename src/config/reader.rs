@@ -152,6 +152,16 @@ impl<'a> Document<'a> {
         mistakes
     }
 
+    /// A mistake that shows once several settings were read: at the place of the one named `reference`.
+    pub(super) fn mistake_at(&self, reference: &str, problem: String) {
+        let place = match self.readings.borrow().iter().find(|reading| reading.reference == reference) {
+            Some(Reading { origin: Origin::Variable(name, _), .. }) => Place::Variable(name.clone()),
+            Some(Reading { origin: Origin::Line(line, _), .. }) => Place::Line(self.file.clone(), *line),
+            _ => Place::Line(self.file.clone(), 1),
+        };
+        self.note(place, reference.to_owned(), problem);
+    }
+
     fn note(&self, place: Place, key: String, problem: String) {
         self.mistakes.borrow_mut().push(Mistake { place, key, problem });
     }

@@ -3,15 +3,16 @@
 //! A section reads all its keys before it gives up on any, so that one run finds every mistake.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::given::{
-    address, boolean, bytes, duration, host_and_port, integer, one_of, path, paths, short_name, text, texts, url,
-    web_address, witness_key,
+    address, boolean, bytes, duration, host_and_port, integer, node_name, one_of, path, paths, short_name, text, texts,
+    url, web_address, witness_key,
 };
 use super::reader::{Document, Located, Section};
 use super::{
-    Audit, Config, Engine, Ledger, Mask, Operations, Policies, Purge, RootKey, Scope, Server, Sink, SinkFormat,
+    Audit, Config, Engine, Ledger, Mask, Operations, Places, Policies, Purge, RootKey, Scope, Server, Sink, SinkFormat,
     SinkStart, SinkTarget, Storage, TrustDomain, Witness,
 };
 
@@ -36,6 +37,9 @@ pub(super) fn config(document: &Document<'_>) -> Option<Config> {
     let roles = root.named_values("roles", texts);
     let scopes = scopes(root.named_tables("scopes"));
     root.finish();
+    if let (Some(server), Some(operations)) = (&server, &operations) {
+        check_listeners(document, server.listen, operations.listen);
+    }
     Some(Config {
         file: document.file().to_owned(),
         server: server?,
@@ -49,7 +53,18 @@ pub(super) fn config(document: &Document<'_>) -> Option<Config> {
         policies: policies?,
         roles,
         scopes: scopes?,
+        places: Places::default(),
     })
+}
+
+/// One of two listeners on one port would not start, and what is meant for the other would be asked of it.
+fn check_listeners(document: &Document<'_>, server: SocketAddr, operations: SocketAddr) {
+    let overlap = server.ip() == operations.ip() || server.ip().is_unspecified() || operations.ip().is_unspecified();
+    if server.port() != 0 && server.port() == operations.port() && overlap {
+        let problem =
+            format!("`{operations}` is the port of server.listen, `{server}`, too. Give each a port of its own");
+        document.mistake_at("operations.listen", problem);
+    }
 }
 
 fn server(mut section: Section<'_>) -> Option<Server> {
@@ -57,7 +72,7 @@ fn server(mut section: Section<'_>) -> Option<Server> {
     let listen = section.required("listen", address);
     let certificate = section.required("certificate", path(folder));
     let private_key = section.required("private_key", path(folder));
-    let node = section.or("node", "vault".to_owned(), text);
+    let node = section.or("node", "vault".to_owned(), node_name);
     let workers = section.or("workers", 0, integer(0..=1_024));
     let max_connections = section.or("max_connections", 1_024, integer(1..=1_000_000));
     let max_connections_per_caller = section.or("max_connections_per_caller", 0, integer(0..=1_000_000));

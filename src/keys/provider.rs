@@ -3,6 +3,7 @@
 use super::entropy;
 use crate::crypto::RootKey;
 use crate::secret::{SecretBytes, SecretKey};
+use rustix::fs::OFlags;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ pub struct File {
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
     /// The file can't be read.
-    #[error("can't read the key {path}: {error}")]
+    #[error("can't read the key {path}: {error}. Check the path and that this user may read it")]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -44,8 +45,23 @@ pub enum ProviderError {
         /// Its permission bits.
         mode: u32,
     },
+    /// It belongs to somebody else, who can change it and give it any mode.
+    #[error("the key {path} belongs to user {owner}, but this runs as user {user}. Run: chown {user} {path}")]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who reads it.
+        user: u32,
+    },
+    /// A folder, a pipe or a device.
+    #[error("the key {0} is not a regular file. Put a file with the key there, or correct the path")]
+    NotAFile(PathBuf),
     /// It is not what `init` writes.
-    #[error("{0} is not a root key: it must be one line, `{PREFIX}` and 64 hexadecimal digits")]
+    #[error(
+        "{0} is not a root key: it must be one line, `{PREFIX}` and 64 hexadecimal digits. Put the right file back, or correct the path"
+    )]
     Malformed(PathBuf),
 }
 
@@ -68,13 +84,19 @@ impl File {
     }
 }
 
+/// Opens a file to read. A named pipe with nobody at its other end does not hold this up.
+fn open_file(path: &Path) -> io::Result<std::fs::File> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
 /// Reads a file that holds a key, if nobody but its owner can reach it.
 ///
 /// # Errors
 /// [`ProviderError`] says what to do.
 pub fn read_private(path: &Path) -> Result<SecretBytes, ProviderError> {
     let unreadable = |error| ProviderError::Unreadable { path: path.to_owned(), error };
-    let mut file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut file = open_file(path).map_err(unreadable)?;
     // Of the open file, not of the path: nobody can swap it in between.
     let metadata = file.metadata().map_err(unreadable)?;
     check_mode(path, &metadata)?;
@@ -96,10 +118,17 @@ impl Provider for File {
 }
 
 fn check_mode(path: &Path, metadata: &std::fs::Metadata) -> Result<(), ProviderError> {
+    if !metadata.is_file() {
+        return Err(ProviderError::NotAFile(path.to_owned()));
+    }
     let mode = metadata.permissions().mode() & 0o7777;
-    let owner = metadata.uid() == rustix::process::geteuid().as_raw() || metadata.uid() == 0;
-    if mode & 0o077 != 0 || !owner {
+    if mode & 0o077 != 0 {
         return Err(ProviderError::TooOpen { path: path.to_owned(), mode });
+    }
+    let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    // Root could read it anyway.
+    if owner != user && owner != 0 {
+        return Err(ProviderError::NotOurs { path: path.to_owned(), owner, user });
     }
     Ok(())
 }
@@ -128,6 +157,15 @@ mod tests {
         }
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
         assert!(File::new(&path).root_key().is_ok());
+    }
+
+    #[test]
+    fn refuses_what_is_not_a_file_and_does_not_wait_for_it_i_06() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("root.key");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(matches!(File::new(&pipe).root_key(), Err(ProviderError::NotAFile(_))));
+        assert!(matches!(File::new(directory.path()).root_key(), Err(ProviderError::NotAFile(_))));
     }
 
     #[test]

@@ -23,34 +23,49 @@ pub struct PolicySource {
 /// Reads every `*.cedar` in `directory`, each once and through one handle, so that what is checked is what is used.
 /// Links are followed: that is how mounted configuration arrives.
 pub fn read_directory(directory: &Path) -> Result<Vec<PolicySource>, RulebookErrors> {
-    let (sources, mistakes) = scan_directory(directory);
-    RulebookErrors::check(mistakes).map(|()| sources)
+    let found = scan_directory(directory);
+    RulebookErrors::check(found.mistakes).map(|()| found.sources)
+}
+
+/// What a directory of policies holds.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The files that can be read.
+    pub sources: Vec<PolicySource>,
+    /// What is wrong with the rest.
+    pub mistakes: Vec<Mistake>,
+    /// What the system said where it could not even look: that may be over soon, and nobody's mistake.
+    pub unreadable: Option<io::Error>,
 }
 
 /// As [`read_directory`], but what can be read is there beside what is wrong with the rest, so that its mistakes can be
 /// told too.
-pub fn scan_directory(directory: &Path) -> (Vec<PolicySource>, Vec<Mistake>) {
-    let mut sources = Vec::new();
-    let mut mistakes = Vec::new();
+pub fn scan_directory(directory: &Path) -> Found {
+    let mut found = Found::default();
     let mut files: Vec<_> = match list(directory) {
         Ok(files) => files,
         Err(error) => {
-            let mistake = refuse(directory, &format!("can't be read: {error}"), "check [policies] directory");
-            return (sources, vec![mistake]);
+            found.mistakes = vec![refuse(directory, &format!("can't be read: {error}"), "check [policies] directory")];
+            found.unreadable = Some(error);
+            return found;
         }
     };
     files.sort();
     if files.len() > MAX_FILES {
-        let mistake = refuse(directory, &format!("has more than {MAX_FILES} policy files"), "put policies together");
-        return (sources, vec![mistake]);
+        found.mistakes =
+            vec![refuse(directory, &format!("has more than {MAX_FILES} policy files"), "put policies together")];
+        return found;
     }
     for path in files {
         match read(&path) {
-            Ok(source) => sources.push(source),
-            Err(mistake) => mistakes.push(mistake),
+            Ok(source) => found.sources.push(source),
+            Err((mistake, error)) => {
+                found.mistakes.push(mistake);
+                found.unreadable = error.or(found.unreadable);
+            }
         }
     }
-    (sources, mistakes)
+    found
 }
 
 fn list(directory: &Path) -> io::Result<Vec<std::path::PathBuf>> {
@@ -64,25 +79,26 @@ fn list(directory: &Path) -> io::Result<Vec<std::path::PathBuf>> {
     Ok(files)
 }
 
-fn read(path: &Path) -> Result<PolicySource, Mistake> {
+fn read(path: &Path) -> Result<PolicySource, (Mistake, Option<io::Error>)> {
     let file = path.display().to_string();
     let whole = |what: String, hint: &str| Mistake { place: Place::File(file.clone()), what, hint: hint.into() };
-    let unreadable = |error: io::Error| whole(format!("can't be read: {error}"), "check that the vault may read it");
+    let unreadable =
+        |error: io::Error| (whole(format!("can't be read: {error}"), "check that the vault may read it"), Some(error));
     // Asked before opening: opening a named pipe would wait for a writer.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(whole("is not a regular file".into(), "only files may be named *.cedar there"));
+        return Err((whole("is not a regular file".into(), "only files may be named *.cedar there"), None));
     }
     let mut bytes = Vec::new();
     let handle = File::open(path).map_err(unreadable)?;
     handle.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(whole("is larger than 1 MiB".into(), "a policy file has a few kilobytes; is this one?"));
+        return Err((whole("is larger than 1 MiB".into(), "a policy file has a few kilobytes; is this one?"), None));
     }
     String::from_utf8(bytes).map(|text| PolicySource { file: file.clone(), text }).map_err(|error| {
         let (good, bad) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
         let place = Place::within(&file, &String::from_utf8_lossy(good), good.len());
         let what = format!("byte 0x{:02x} is not UTF-8", bad.first().copied().unwrap_or_default());
-        Mistake { place, what, hint: "save the file as UTF-8".into() }
+        (Mistake { place, what, hint: "save the file as UTF-8".into() }, None)
     })
 }
 

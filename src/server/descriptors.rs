@@ -5,6 +5,7 @@
 
 use crate::tls;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::os::fd::AsFd;
 
 /// Descriptors for all that is no client's connection: RocksDB's thousand, and some more.
 const OTHER_FILES: u64 = 1_200;
@@ -46,6 +47,13 @@ fn shrink(door: &mut tls::Config, limit: u64) -> bool {
     door.max_handshakes_per_peer = door.max_handshakes_per_peer.min(door.max_handshakes / 4).max(1);
     door.max_connections = door.max_connections.min(room - door.max_handshakes).max(1);
     true
+}
+
+/// A runtime that can't have its descriptors panics, so they are asked for before it is made.
+pub(super) fn spare() -> std::io::Result<()> {
+    const WANTED: usize = 8;
+    let spared: std::io::Result<Vec<_>> = (0..WANTED).map(|_| std::io::stderr().as_fd().try_clone_to_owned()).collect();
+    spared.map(drop)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From the configuration to a rulebook: scopes, roles and policies together, or every mistake in them.
 
-use super::Error;
+use super::{Error, is_passing};
 use crate::config::{self, Config};
 use crate::ledger;
 use crate::policy::{self, Mistake, Place, Policy, Rulebook, RulebookErrors};
@@ -16,9 +16,12 @@ pub fn load(config: &Config) -> Result<Rulebook, Error> {
     let (scopes, mut mistakes) = scopes(config);
     let roles = config.roles.iter().map(|(role, members)| (role.clone(), members.value.clone())).collect();
     let domains: Vec<String> = config.trust_domains.iter().map(|domain| domain.name.clone()).collect();
-    let (policies, unreadable) = policy::scan_directory(&config.policies.directory);
-    mistakes.extend(unreadable);
-    let rulebook = Rulebook::load(scopes, &roles, policies, &domains);
+    let found = policy::scan_directory(&config.policies.directory);
+    if let Some(error) = found.unreadable.filter(is_passing) {
+        return Err(Error::Io { what: "can't read the policies: look at the limits (LimitNOFILE)", error });
+    }
+    mistakes.extend(found.mistakes);
+    let rulebook = Rulebook::load(scopes, &roles, found.sources, &domains);
     mistakes.extend(rulebook.as_ref().err().into_iter().flat_map(|errors| errors.mistakes().iter().cloned()));
     for mistake in &mut mistakes {
         mistake.place = locate(config, mistake.place.clone());

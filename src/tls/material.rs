@@ -3,13 +3,14 @@
 //! Invariant: what is returned here can be used: a key belongs to its certificate, a bundle has at least one authority.
 //! Every error names the file and what to do about it, and none holds a byte of what the file contains.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -66,6 +67,28 @@ pub enum SetupError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// Somebody else than this process's user owns a private key, so could change it or open it to others.
+    #[error(
+        "the private key {} belongs to user {owner}, but this runs as user {user}. Run: chown {user} {}",
+        path.display(),
+        path.display()
+    )]
+    KeyOwner {
+        /// Which file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who reads it.
+        user: u32,
+    },
+    /// A folder, a pipe or a device.
+    #[error("the {what} {} is not a regular file. Put a PEM file there, or correct the path", path.display())]
+    NotAFile {
+        /// What the file is for.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
     },
     /// A file is not PEM, or its PEM is damaged.
     #[error("{} is not a valid PEM file. Was it cut short, or is it in DER form?", path.display())]
@@ -175,11 +198,31 @@ fn listening_advice(error: &std::io::Error) -> &'static str {
     }
 }
 
+impl SetupError {
+    /// The file that it is about.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Read { path, .. }
+            | Self::KeyPermissions { path, .. }
+            | Self::KeyOwner { path, .. }
+            | Self::NotAFile { path, .. }
+            | Self::Pem { path }
+            | Self::NoCertificate { path }
+            | Self::NoPrivateKey { path }
+            | Self::KeyMismatch { private_key: path, .. }
+            | Self::BadCertificate { path, .. }
+            | Self::BadAuthority { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
 impl ServerIdentity {
     /// Reads a server's chain and key. A SPIFFE ID is not required, since clients may check a DNS name alone; but if
     /// the certificate has a URI name it must be exactly one, and a valid id.
     pub fn load(certificate: &Path, private_key: &Path) -> Result<Self, SetupError> {
         let certified = certified_key(certificate, private_key, &super::provider::provider())?;
+        check_owner(private_key)?;
         let own = certified.cert.first().ok_or_else(|| SetupError::NoCertificate { path: certificate.to_owned() })?;
         let id = leaf::spiffe_id(own)
             .map_err(|source| SetupError::BadCertificate { path: certificate.to_owned(), source })?;
@@ -260,8 +303,25 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>, SetupError> {
     })
 }
 
+/// A server runs as its key's owner. (A client may be root, who calls with somebody's key.)
+fn check_owner(path: &Path) -> Result<(), SetupError> {
+    let metadata = std::fs::metadata(path);
+    let owner =
+        metadata.map_err(|source| SetupError::Read { what: "private key", path: path.to_owned(), source })?.uid();
+    let user = rustix::process::geteuid().as_raw();
+    // Root could read it anyway.
+    if owner == user || owner == 0 { Ok(()) } else { Err(SetupError::KeyOwner { path: path.to_owned(), owner, user }) }
+}
+
 fn open(what: &'static str, path: &Path) -> Result<File, SetupError> {
-    File::open(path).map_err(|source| SetupError::Read { what, path: path.to_owned(), source })
+    let failed = |source| SetupError::Read { what, path: path.to_owned(), source };
+    // Opening a named pipe would wait for who writes into it.
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
+    let file = file.map_err(failed)?;
+    match file.metadata().map_err(failed)?.is_file() {
+        true => Ok(file),
+        false => Err(SetupError::NotAFile { what, path: path.to_owned() }),
+    }
 }
 
 /// Reads a whole file into memory that is wiped afterwards, and does not read a wrong, endless one to its end.

@@ -35,7 +35,7 @@ pub const KEYS: [Key; 59] = [
         Value("\"vault\""),
         "",
         "\"vault-eu-1\"",
-        "How this process is called in audit events.",
+        "How this process is called in audit events: 1 to 64 of A-Z, a-z, 0-9, `-`, `_`, `.` and `:`.",
     ),
     key("server.workers", Kind::Integer, Value("0"), "threads", "4", "Network threads. 0: one for each core."),
     key(
