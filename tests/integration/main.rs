@@ -8,15 +8,18 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 #![allow(clippy::print_stdout, reason = "tests say what they left out and how much they did")]
 
+mod amounts;
 mod audit;
 mod bytes;
 mod clocks;
+mod confined;
 mod corruption;
 mod coverage;
 mod crash;
 mod deadlines;
 mod deadly;
 mod deputy;
+mod diet;
 mod disks;
 mod door;
 mod durability;
@@ -41,6 +44,7 @@ mod linear;
 mod matrix;
 mod memory;
 mod million;
+mod mistakes;
 mod needles;
 mod needs;
 mod open_loop;
