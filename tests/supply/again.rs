@@ -17,22 +17,30 @@ struct Builder {
 }
 
 impl Builder {
-    /// With a copy of the checkout as it is.
-    fn at(place: &Path, checkout: &str) -> Self {
-        let [home, cargo, target, out] = ["home", "cargo", "target", "out"].map(|name| place.join(name));
+    /// With a copy of the checkout as it is, and what cargo has fetched, where it is or in another place.
+    fn at(place: &Path, checkout: &str, fetches_anew: bool) -> Self {
+        let [home, target, out] = ["home", "target", "out"].map(|name| place.join(name));
         let checkout = place.join(checkout);
-        for folder in [&home, &cargo, &checkout] {
+        for folder in [&home, &checkout] {
             std::fs::create_dir_all(folder).unwrap();
         }
         let files = "git ls-files --cached --others --exclude-standard -z | tar --create --null --files-from - --file - | \
                      tar --extract --file - --directory";
         shell(&format!("{files} '{}'", checkout.display()), tree::root());
-        // What cargo has fetched, in another place, without fetching it again.
-        let fetched = std::env::var_os("CARGO_HOME")
+        let mut cargo = std::env::var_os("CARGO_HOME")
             .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"), PathBuf::from);
-        let (from, to) = (fetched.display(), cargo.display());
-        shell(&format!("cp -al '{from}/registry' '{to}/' 2>/dev/null || cp -a '{from}/registry' '{to}/'"), place);
-        shell(&format!("cp -a '{from}'/config.toml '{to}/' 2>/dev/null || true"), place);
+        if fetches_anew {
+            let (from, to) = (cargo.display(), place.join("cargo"));
+            let to = to.display();
+            shell(
+                &format!(
+                    "mkdir '{to}'; cp -al '{from}/registry' '{to}/' 2>/dev/null || cp -a '{from}/registry' '{to}/'"
+                ),
+                place,
+            );
+            shell(&format!("cp -a '{from}'/config.toml '{to}/' 2>/dev/null || true"), place);
+            cargo = place.join("cargo");
+        }
         Self { home, cargo, checkout, target, out }
     }
 
@@ -136,8 +144,8 @@ fn section_at(elf: &[u8], at: usize) -> Option<String> {
 /// Which of the places is told of in a file.
 fn told<'a>(places: &[&'a Path], file: &[u8]) -> Vec<&'a Path> {
     let is_in = |place: &Path| {
-        let place = place.as_os_str().as_encoded_bytes();
-        file.windows(place.len()).any(|bytes| bytes == place)
+        let place = regex::escape(place.to_str().expect("a path of ours is text"));
+        regex::bytes::Regex::new(&place).expect("escaped").is_match(file)
     };
     places.iter().copied().filter(|place| is_in(place)).collect()
 }
@@ -153,9 +161,9 @@ fn a_release_is_the_same_whoever_builds_it_where_and_when_p_03_p_04() {
     }
     let profile = std::env::var("RELEASE_PROFILE").unwrap_or_else(|_| "again".to_owned());
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let one = Builder::at(&place.path().join("one"), "cloakroom");
+    let one = Builder::at(&place.path().join("one"), "cloakroom", false);
     one.build(Command::new("bash"), "one", &profile);
-    let other = Builder::at(&place.path().join("another/with/a/longer/name"), "source/checked-out");
+    let other = Builder::at(&place.path().join("another/with/a/longer/name"), "source/checked-out", true);
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-user=12345", "--map-group=12345", "bash"]);
     command

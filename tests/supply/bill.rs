@@ -27,6 +27,9 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
+/// Something that a bill is spoilt with.
+type Change = fn(&mut Value);
+
 /// In what a bill differs from the lockfile and from what cargo builds.
 pub fn differences(bill: &Value, locked: &[Locked], packages: &[Package]) -> Vec<String> {
     let mut found = Vec::new();
@@ -117,7 +120,7 @@ fn the_bill_of_materials_is_valid_and_is_what_the_lockfile_says_p_04() {
 #[test]
 fn a_bill_that_is_wrong_is_found_p_04() {
     let (bill, locked, packages) = (bill(), tree::locked(&tree::lockfile()), tree::packages());
-    let changes: [(&str, fn(&mut Value)); 7] = [
+    let changes: [(&str, Change); 7] = [
         ("another checksum", |bill| bill["components"][3]["hashes"][0]["content"] = json!("00".repeat(32))),
         ("no checksum", |bill| drop(bill["components"][3].as_object_mut().unwrap().remove("hashes"))),
         ("another version", |bill| bill["components"][3]["version"] = json!("0.0.0")),

@@ -204,19 +204,24 @@ fn the_manifest_forbids_unsafe_code_everywhere_p_02() {
     let safe = "fn main() {}";
     let planted = "fn main() { let x = 1u8; let _ = unsafe { *std::ptr::from_ref(&x) }; }";
     put("build.rs", safe);
-    TARGETS.iter().for_each(|target| put(target, safe));
+    let put_all = |targets: &[&str], text: &str| {
+        for target in targets {
+            put(target, text);
+        }
+    };
+    put_all(&TARGETS, safe);
     let (passes, said) = check();
     assert!(passes, "{said}");
     // What others are built with is tried alone: where it fails, the others are not even tried.
     for planted_in in [&TARGETS[1..], &TARGETS[..1], &["build.rs"]] {
-        planted_in.iter().for_each(|target| put(target, planted));
+        put_all(planted_in, planted);
         let (passes, said) = check();
         assert!(!passes);
         for target in planted_in {
             let found = said.lines().any(|line| line.starts_with(target) && line.contains("`unsafe` block"));
             assert!(found, "{target} may be unsafe:\n{said}");
         }
-        planted_in.iter().for_each(|target| put(target, safe));
+        put_all(planted_in, safe);
     }
     // No file can lift it.
     put("tests/t.rs", &format!("#![allow(unsafe_code)]\n{planted}"));
