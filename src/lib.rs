@@ -52,5 +52,6 @@ pub mod server;
 pub mod bench;
 #[cfg(feature = "vault")]
 pub mod cli;
-#[cfg(all(test, feature = "vault"))]
+#[cfg(test)]
+#[cfg(feature = "vault")]
 mod fuzz;

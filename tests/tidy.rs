@@ -45,6 +45,8 @@ const ORDER: [&str; 32] = [
     "server",
     "bench",
     "cli",
+    // Only built for tests: it reaches every parser, wherever it stands.
+    "fuzz",
 ];
 
 /// Lines of a function, from its signature to its last brace. What is longer does more than one thing.

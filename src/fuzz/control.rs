@@ -3,9 +3,9 @@
 use super::Target;
 
 pub(super) const CONTROLS: &[Target] = &[
-    Target { name: "control_crash", run: crash, seeds: seeds, bytes_at_most: 64 },
-    Target { name: "control_slow", run: slow, seeds: seeds, bytes_at_most: 64 },
-    Target { name: "control_large", run: large, seeds: seeds, bytes_at_most: 64 },
+    Target { name: "control_crash", run: crash, seeds, bytes_at_most: 64 },
+    Target { name: "control_slow", run: slow, seeds, bytes_at_most: 64 },
+    Target { name: "control_large", run: large, seeds, bytes_at_most: 64 },
 ];
 
 fn seeds() -> Vec<Vec<u8>> {

@@ -71,7 +71,14 @@ pub(super) fn policy_seeds() -> Vec<Vec<u8>> {
         "((((((((((((((((((((",
     ];
     let samples = sample::FILES.iter().map(|(_, text)| *text);
-    samples.chain(more).map(|text| text.as_bytes().to_vec()).collect()
+    let deep = |condition: String| format!("@id(\"d\") permit (principal, action, resource) when {{ {condition} }};");
+    let deep = [
+        deep(format!("{}true{}", "(".repeat(300), ")".repeat(300))),
+        deep(format!("true{}", " && true".repeat(450))),
+        deep(format!("context{}", ".a".repeat(900))),
+    ];
+    let all = samples.chain(more).map(str::to_owned).chain(deep);
+    all.map(String::into_bytes).collect()
 }
 
 /// A file of expected decisions; and a call in words, one a line.

@@ -167,8 +167,11 @@ pub(super) fn field_seeds() -> Vec<Vec<u8>> {
 
 // === a store of rows ===
 
+/// A row by its table and key.
+type StoredRow = ((Table, Vec<u8>), Vec<u8>);
+
 struct Stored {
-    rows: Vec<((Table, Vec<u8>), Vec<u8>)>,
+    rows: Vec<StoredRow>,
     meta: Arc<MetaKey>,
     site: Site,
     outside: Outside,

@@ -94,6 +94,14 @@ impl Checked {
 
     /// Parses under a number; ids come later, when everything else is known to be right.
     fn parse(&mut self, site: &Site<'_>, number: usize) -> Option<Policy> {
+        if let Some(at) = site.statement.too_deep() {
+            self.mistakes.push(Mistake {
+                place: site.place(at),
+                what: "is too deep or too long for one policy".into(),
+                hint: "write several policies, or a set: `[\"a\", \"b\"].contains(context.purpose)`".into(),
+            });
+            return None;
+        }
         match Policy::parse(Some(numbered(number)), site.statement.text) {
             Ok(policy) => Some(policy),
             Err(errors) => {

@@ -8,6 +8,14 @@ use std::ops::Range;
 
 use cedar_policy::EntityUid;
 
+/// Brackets within each other at the most. Cedar goes down its own stack for each, and one that overflows ends the process:
+/// of a thread's usual 2 MiB, 140 of them are enough.
+const NESTED_AT_MOST: usize = 32;
+/// Connectives in one statement at the most, since Cedar nests those too: 400 are enough.
+const CONNECTIVES_AT_MOST: usize = 150;
+/// Accesses to attributes in one statement, calls and sets at the most, likewise: 800 are enough.
+const ACCESSES_AT_MOST: usize = 200;
+
 /// One statement of a policy file.
 pub(super) struct Statement<'a> {
     /// From its first character to its `;`.
@@ -70,6 +78,26 @@ impl Statement<'_> {
     /// Every entity written in it that can be read: `Type::Path::"id"`.
     pub fn mentions(&self) -> Vec<Mention> {
         (0..self.tokens.len()).filter_map(|index| self.mention_ending_at(index)).collect()
+    }
+
+    /// Where it becomes larger than can be parsed safely, if it does: see the limits above, which together leave room.
+    pub fn too_deep(&self) -> Option<usize> {
+        let (mut nested, mut accesses, mut halves) = (0_usize, 0_usize, 0_usize);
+        for (index, token) in self.tokens.iter().enumerate() {
+            match (self.sign(index), self.word(index)) {
+                (Some("(" | "[" | "{"), _) => (nested, accesses) = (nested + 1, accesses + 1),
+                (Some(")" | "]" | "}"), _) => nested = nested.saturating_sub(1),
+                (Some("."), _) => accesses += 1,
+                // `&&` and `||` are two signs.
+                (Some("&" | "|"), _) => halves += 1,
+                (Some("+" | "-" | "*"), _) | (_, Some("if" | "when" | "unless")) => halves += 2,
+                _ => {}
+            }
+            if nested > NESTED_AT_MOST || accesses > ACCESSES_AT_MOST || halves > 2 * CONNECTIVES_AT_MOST {
+                return Some(token.span.start);
+            }
+        }
+        None
     }
 
     /// Where each of its `when { … }` and `unless { … }` stands, in order.

@@ -23,6 +23,37 @@ fn permit(head: &str) -> String {
     format!("// A comment; with a semicolon.\n\n@id(\"x\")\npermit (\n  {head}\n);\n")
 }
 
+/// A policy that would overflow the stack would end the vault that loads it.
+#[test]
+fn a_policy_that_is_too_deep_is_a_mistake_i_01() {
+    let policy = |condition: &str| format!("@id(\"x\") permit (principal, action, resource) when {{ {condition} }};");
+    let nested =
+        |open: &str, close: &str, depth: usize| policy(&format!("{}true{}", open.repeat(depth), close.repeat(depth)));
+    let chain = |link: &str, count: usize| policy(&format!("true{}", link.repeat(count)));
+    for depth in [140, 1_000, 100_000] {
+        let texts = [
+            nested("(", ")", depth),
+            nested("[", "]", depth),
+            nested("{a:", "}", depth),
+            nested("if true then ", " else true", 3 * depth),
+            chain(" && true", 3 * depth),
+            chain(" || true", 3 * depth),
+            chain(".a", 6 * depth),
+            chain("[\"a\"]", 6 * depth),
+            chain(" } when { true", 3 * depth),
+        ];
+        for text in texts {
+            assert!(only(&text).contains("is too deep or too long for one policy"), "{}", &text[..80]);
+        }
+    }
+    // What is allowed fits, all of it at once: into the stack of a test's thread, which is that of the vault's.
+    let deepest = format!("{}true{}{}", "(".repeat(28), " && true".repeat(140), ")".repeat(28));
+    assert!(load(&[("a.cedar", &policy(&deepest))]).is_ok());
+    let long = load(&[("a.cedar", &chain(" || context.purpose == \"a\"", 140))]);
+    let said = long.err().map(|errors| errors.to_string()).unwrap_or_default();
+    assert!(!said.contains("too deep"), "{said}");
+}
+
 #[test]
 fn an_unknown_role_is_named_with_its_nearest() {
     let text = permit(r#"principal in Cloakroom::Role::"paymnets", action, resource"#);
