@@ -6,11 +6,10 @@ use crate::harness::{Identity, Server};
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::{Notify, oneshot};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -57,7 +56,6 @@ pub struct Raw {
     news: Arc<Notify>,
     listening: JoinHandle<()>,
     pings: usize,
-    local: SocketAddr,
 }
 
 /// A frame, with its head.
@@ -93,16 +91,7 @@ pub fn headers(stream: u32, flags: u8, block: &[u8]) -> Vec<u8> {
 }
 
 pub async fn handshake(server: &Server, identity: &Identity) -> std::io::Result<TlsStream<TcpStream>> {
-    handshake_over(TcpSocket::new_v4()?, server, identity).await
-}
-
-/// Over a socket that has been prepared.
-pub async fn handshake_over(
-    socket: TcpSocket,
-    server: &Server,
-    identity: &Identity,
-) -> std::io::Result<TlsStream<TcpStream>> {
-    let tcp = socket.connect(server.address).await?;
+    let tcp = TcpStream::connect(server.address).await?;
     tcp.set_nodelay(true)?;
     let name = ServerName::try_from("127.0.0.1").unwrap();
     TlsConnector::from(identity.tls()).connect(name, tcp).await
@@ -111,7 +100,7 @@ pub async fn handshake_over(
 impl Raw {
     /// With these settings.
     pub async fn open(server: &Server, identity: &Identity, settings: &[(u16, u32)]) -> Self {
-        let mut raw = Self::over(handshake(server, identity).await.unwrap(), None);
+        let mut raw = Self::over(handshake(server, identity).await.unwrap());
         let settings: Vec<u8> =
             settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
         // It may have been closed by now, which shows in what is heard.
@@ -119,23 +108,18 @@ impl Raw {
         raw
     }
 
-    /// Listens once it is told to; from the beginning if there is nobody to tell it.
-    pub fn over(stream: TlsStream<TcpStream>, begin: Option<oneshot::Receiver<()>>) -> Self {
-        let local = stream.get_ref().0.local_addr().unwrap();
+    fn over(stream: TlsStream<TcpStream>) -> Self {
         let (read, write) = tokio::io::split(stream);
         let (heard, news) = (Arc::<Mutex<Heard>>::default(), Arc::<Notify>::default());
         let listening = {
             let (heard, news) = (Arc::clone(&heard), Arc::clone(&news));
             tokio::spawn(async move {
-                if let Some(begin) = begin {
-                    let _ = begin.await;
-                }
                 listen(read, &heard, &news).await;
                 heard.lock().over = true;
                 news.notify_waiters();
             })
         };
-        Self { write, heard, news, listening, pings: 0, local }
+        Self { write, heard, news, listening, pings: 0 }
     }
 
     /// False if the vault takes nothing more. What the kernel has in between may be lost.
@@ -148,11 +132,6 @@ impl Raw {
             }
         }
         true
-    }
-
-    /// Its own address.
-    pub fn local(&self) -> SocketAddr {
-        self.local
     }
 
     pub fn heard(&self) -> Heard {
