@@ -45,7 +45,7 @@ use crate::store::{self, Batch, RocksConfig, RocksStore};
 use crate::telemetry::{self, TelemetryError};
 use crate::tls::{self, HandshakeFailure, SetupError};
 use crate::vault::{Failure, Handshakes, Parts, Vault, VaultEvent};
-use confine::{confine, keep_files_private};
+use confine::{confine, warn_of_root};
 use http::{Request, Response};
 use located::{is_passing, located};
 use signals::Signals;
@@ -394,6 +394,7 @@ async fn serve(config: &Config, metrics: metrics_exporter_prometheus::Prometheus
     for domain in config.trust_domains.iter().filter(|domain| domain.crls.is_empty()) {
         tracing::warn!(domain = domain.name, "no revocation lists: a certificate is good until it expires");
     }
+    warn_of_root();
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     let signals = Signals::listen()?;
     announce(address)?;

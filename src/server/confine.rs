@@ -10,16 +10,15 @@ pub(super) fn confine() -> Result<(), Error> {
         what: "can't give up new privileges (PR_SET_NO_NEW_PRIVS)",
         error: error.into(),
     })?;
-    keep_files_private();
-    if rustix::process::geteuid().is_root() {
-        tracing::warn!("runs as root, and needs no right of root's: give it a user of its own (docs/operations.md)");
-    }
-    Ok(())
-}
-
-/// Whatever the umask was: others read nothing that is written from now on, and the group changes nothing.
-pub(super) fn keep_files_private() {
     let wanted = Mode::from_raw_mode(0o027);
     let before = rustix::process::umask(wanted);
     rustix::process::umask(before | wanted);
+    Ok(())
+}
+
+/// Whoever runs as root is told, once it serves: a container may have no other user.
+pub(super) fn warn_of_root() {
+    if rustix::process::geteuid().is_root() {
+        tracing::warn!("runs as root, and needs no right of root's: give it a user of its own (docs/operations.md)");
+    }
 }

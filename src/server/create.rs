@@ -1,7 +1,7 @@
 //! A new vault's data.
 
 use super::rulebook::RulebookView;
-use super::{Error, identity, keep_files_private, ledger_settings, log_key, rocks_config, root_key, runtime};
+use super::{Error, identity, ledger_settings, log_key, rocks_config, root_key, runtime};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::crypto::VaultId;
@@ -17,7 +17,6 @@ use std::sync::Arc;
 /// If there is some already, or it can't be written.
 pub fn create(config: &Config) -> Result<(), Error> {
     let clock = SystemClock::shared();
-    keep_files_private();
     let root = root_key(config)?;
     let log_key = log_key(config)?;
     let genesis =

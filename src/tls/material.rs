@@ -318,10 +318,8 @@ fn open(what: &'static str, path: &Path) -> Result<File, SetupError> {
     // Opening a named pipe would wait for who writes into it.
     let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
     let file = file.map_err(failed)?;
-    match file.metadata().map_err(failed)?.is_file() {
-        true => Ok(file),
-        false => Err(SetupError::NotAFile { what, path: path.to_owned() }),
-    }
+    let is_file = file.metadata().map_err(failed)?.is_file();
+    if is_file { Ok(file) } else { Err(SetupError::NotAFile { what, path: path.to_owned() }) }
 }
 
 /// Reads a whole file into memory that is wiped afterwards, and does not read a wrong, endless one to its end.

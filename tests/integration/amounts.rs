@@ -153,18 +153,17 @@ async fn a_record_tells_its_values_size_to_the_step_and_no_more_i_04() {
 async fn ask(tester: &Client, call: &str, tokens: Vec<String>) -> Result<Vec<String>, Refusal> {
     let scope = "pan".to_owned();
     let mut service = tester.tokens();
-    let of = |error: &tonic::Status| Refusal::of(error);
     let said = |result: Result<(), ItemError>| result.err().map(|error| error.reason).unwrap_or_default();
     Ok(match call {
         "Detokenize" => tester.detokenize("pan", &tokens).await?.into_iter().map(|one| said(one.map(drop))).collect(),
         "InspectTokens" => {
             let request = v1::InspectTokensRequest { scope, tokens, ..Default::default() };
-            let answer = service.inspect_tokens(request).await.map_err(|error| of(&error))?.into_inner();
+            let answer = service.inspect_tokens(request).await.map_err(|error| Refusal::of(&error))?.into_inner();
             answer.results.into_iter().map(|one| said(info(one).map(drop))).collect()
         }
         "RenewTokens" => {
             let request = v1::RenewTokensRequest { scope, tokens, ..Default::default() };
-            let answer = service.renew_tokens(request).await.map_err(|error| of(&error))?.into_inner();
+            let answer = service.renew_tokens(request).await.map_err(|error| Refusal::of(&error))?.into_inner();
             let one = |result: v1::RenewResult| match result.outcome.unwrap() {
                 v1::renew_result::Outcome::ExpireTime(_) => String::new(),
                 v1::renew_result::Outcome::Error(status) => ItemError::of(&status).reason,
@@ -173,7 +172,7 @@ async fn ask(tester: &Client, call: &str, tokens: Vec<String>) -> Result<Vec<Str
         }
         _ => {
             let request = v1::RevokeTokensRequest { scope, tokens, ..Default::default() };
-            let answer = service.revoke_tokens(request).await.map_err(|error| of(&error))?.into_inner();
+            let answer = service.revoke_tokens(request).await.map_err(|error| Refusal::of(&error))?.into_inner();
             answer.results.into_iter().map(|one| said(crate::harness::revoke_time(one).map(drop))).collect()
         }
     })

@@ -196,6 +196,10 @@ async fn it_serves_as_nobody_on_a_read_only_system_and_keeps_its_memory_to_itsel
     let mut made = 0;
     for folder in ["data", "checkpoints"] {
         for file in files(&home.file(folder)).into_iter().filter(|file| !before.contains(file)) {
+            if file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("LOG.old")) {
+                // What `init` wrote, under another name, in a folder that is closed to others.
+                continue;
+            }
             let mode = std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
             assert_eq!(mode & 0o027, 0, "{} has mode {mode:o}", file.display());
             made += 1;
