@@ -164,7 +164,8 @@ HOSTILE = [
     "evilmark" * 1280,
     "\U0001f511evilmark\U0010ffff",
     "evilmark. ",
-    "4111111111111111evilmark",
+    # Shares no twelve bytes with a value: an auditor's question stands in the log, and values are looked for there.
+    "4111 1111 evilmark",
 ]
 NUMBERS = [0, 1, 2, 3, 7, 100, 1000, 1001, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, (1 << 64) - 1]
 BAD_TEXT = [b"\xff", b"evilmark\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\x80", b"\x80evilmark"]

@@ -68,7 +68,9 @@ async fn the_command_line_gives_back_every_byte_or_refuses_the_line_i_04() {
         vec![7; MIB],
     ];
     let lines: String = values.iter().map(|value| base64(value) + "\n").collect();
-    let objects: String = values.iter().map(|value| format!("{{\"value_base64\": \"{}\"}}\n", base64(value))).collect();
+    let objects: Vec<String> =
+        values.iter().map(|value| format!("{{\"value_base64\": \"{}\"}}\n", base64(value))).collect();
+    let objects = objects.concat();
     for (form, input) in [("base64", &lines), ("ndjson", &objects)] {
         let words = ["tokenize", "--scope", "pan", "--input", form];
         let (whole, tokens, said) = pipe(&home, &server, "gateway", &words, input.as_bytes());
@@ -336,7 +338,7 @@ fn to_toml(quoted: &str) -> String {
     let mut rest = quoted;
     while let Some((before, after)) = rest.split_once("\\U{") {
         let (digits, behind) = after.split_once('}').unwrap();
-        text.push_str(&format!("{before}\\U{digits:0>8}"));
+        text = format!("{text}{before}\\U{digits:0>8}");
         rest = behind;
     }
     text + rest

@@ -92,19 +92,21 @@ fn confined(home: &Home, writable: &[&str]) -> Command {
     let mut script = String::from("set -e\n");
     for name in writable {
         let path = home.file(name);
-        script.push_str(&format!("mount --bind '{0}' '{0}'\n", path.display()));
+        script += &["mount --bind '", &path.display().to_string(), "' '", &path.display().to_string(), "'\n"].concat();
     }
     let mut kept: Vec<String> = writable.iter().map(|name| format!("{}", home.file(name).display())).collect();
     kept.extend(["/proc*", "/sys*", "/dev*"].map(str::to_owned));
-    script.push_str(&format!(
-        "while read -r _ mount _; do\n  case \"$mount\" in {}) ;; *) mount -o remount,bind,ro \"$mount\" 2>/dev/null || true ;; esac\ndone < /proc/self/mounts\n",
-        kept.join("|")
-    ));
+    let kept = kept.join("|");
+    script += &[
+        "while read -r _ mount _; do\n  case \"$mount\" in ",
+        &kept,
+        ") ;; *) mount -o remount,bind,ro \"$mount\" 2>/dev/null || true ;; esac\ndone < /proc/self/mounts\n",
+    ]
+    .concat();
     // The control: the system is read-only indeed.
-    script.push_str(&format!(
-        "if touch '{}' 2>/dev/null; then echo 'the system can be written to' >&2; exit 99; fi\n",
-        home.file("written").display()
-    ));
+    let written = home.file("written").display().to_string();
+    let refused = "' 2>/dev/null; then echo 'the system can be written to' >&2; exit 99; fi\n";
+    script += &["if touch '", &written, refused].concat();
     script.push_str(
         "umask 0\nexec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all --bounding-set=-all \"$@\"\n",
     );
