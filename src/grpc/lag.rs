@@ -69,6 +69,9 @@ impl Lag {
         state.late = now.duration_since(state.due);
         state.length = std::mem::take(&mut state.begun);
         state.due = now + PERIOD;
+        if state.late <= CAUGHT_UP {
+            state.caught_up = now;
+        }
     }
 
     /// A call has its turn.

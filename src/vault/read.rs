@@ -23,6 +23,9 @@ pub(super) const BYTES_A_PART: usize = 4 << 20;
 /// As much of that as one of several blocking tasks may read: usual rows all fit.
 const BYTES_A_TASK: usize = BYTES_A_PART * ROWS_A_TASK / super::BATCH_AT_MOST;
 
+/// Of rows that are long no more are looked for in one part.
+const LONG_ROWS_A_PART: usize = 32;
+
 /// Blocking tasks of all calls at once, so that what they read before anybody has counted it is bounded too.
 const TASKS_AT_ONCE: usize = 16;
 
@@ -78,7 +81,11 @@ impl<'a> Reading<'a> {
             // A part takes some milliseconds, and others wait for this thread.
             tokio::task::yield_now().await;
         }
-        let handles = &self.handles[self.next..];
+        let mut handles = &self.handles[self.next..];
+        if self.is_long {
+            // A part has room for few, and each of the others would be looked for again and again.
+            handles = &handles[..handles.len().min(LONG_ROWS_A_PART)];
+        }
         let wanted: Vec<&[u8]> = handles.iter().flatten().map(|handle| handle.as_bytes().as_slice()).collect();
         let mut found = match self.vault.rows.get_within(Table::Tokens, &wanted, Tier::Memory, BYTES_A_PART) {
             // It does not say which: all are read again, off the network thread.

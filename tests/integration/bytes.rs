@@ -16,11 +16,11 @@ use tonic::Code;
 const MIB: usize = 1 << 20;
 const SCOPE: &str = "big";
 /// Tokens of a mebibyte each.
-const TOKENS: usize = 40;
+const TOKENS: usize = 18;
 /// Records that one call names.
-const MANY: usize = 400;
+const MANY: usize = 150;
 /// Calls at the same time.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 4;
 
 // As the vault of these tests is configured.
 const CACHE: usize = 32 * MIB;
@@ -110,7 +110,7 @@ impl Giant<'_> {
     }
 }
 
-/// Hundreds of records of a mebibyte each, in every call that reads records, alone and eight at a time.
+/// Hundreds of records of a mebibyte each, in every call that reads records, alone and several at a time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_call_reads_and_writes_is_bounded_in_bytes_d_07() {
     let home = home();
@@ -182,7 +182,7 @@ async fn too_long_to_write(giant: &Giant<'_>, tokens: &[String]) {
     let twice: Vec<String> = tokens[..3].iter().chain(&tokens[..3]).cloned().collect();
     let renewed = giant.client.tokens().renew_tokens(Giant::renewing(twice)).await.unwrap().into_inner();
     assert_eq!(renewed.results.len(), 6);
-    giant.says("forty records of a mebibyte, not renewed and not revoked");
+    giant.says("eighteen records of a mebibyte, not renewed and not revoked");
 }
 
 async fn dead_ones_weigh_as_much_as_unknown_ones(giant: &Giant<'_>) {
@@ -231,7 +231,7 @@ async fn halves_are_asked_for(home: &Home, giant: &Giant<'_>, tokens: &[String])
     let output = tokio::task::spawn_blocking(move || renewing.wait_with_output().unwrap()).await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), tokens.len());
-    giant.says("forty records of a mebibyte, renewed by the command line");
+    giant.says("eighteen records of a mebibyte, renewed by the command line");
 }
 
 /// Callers who ask for three mebibytes each and read nothing of them. What has no room is refused, and the others wait.
