@@ -282,9 +282,10 @@ impl Opening<'_> {
                 continue;
             };
             let takes_use = |left| self.before.is_some() || weight.takes_use(handle, left);
-            match record.claimed_header().uses_left.is_none_or(takes_use) {
-                true => weight.value(record.shortest_value()),
-                false => weight.error(),
+            if record.claimed_header().uses_left.is_none_or(takes_use) {
+                weight.value(record.shortest_value());
+            } else {
+                weight.error();
             }
         }
         weight.bytes

@@ -286,7 +286,8 @@ async fn large_messages_that_never_end(home: &Home, giant: &Giant<'_>) {
         lines.push(line);
     }
     println!("bytes: of 30 messages of 3 MiB without an end {refused} were refused");
-    assert!(refused >= 30 - IN_FLIGHT / (3 * MIB), "{refused}");
+    // The last mebibyte of each may still lie in the window of its connection, where nobody has read it yet.
+    assert!(refused >= 30 - IN_FLIGHT / (2 * MIB), "{refused}");
     giant.says("messages that never end");
     drop(lines);
     crate::harness::eventually("room", || async {

@@ -214,8 +214,17 @@ impl Line {
                 _ => {}
             }
         }
-        self.ping().await;
-        true
+        // The answer to a refused one may come while the last pieces are on their way.
+        self.send(PING, 0, 0, b"are you?").await;
+        self.tls.flush().await.unwrap();
+        while let Some(frame) = self.next().await {
+            match frame.kind {
+                PING if frame.flags == ACK => return true,
+                HEADERS | RST_STREAM | GOAWAY => return false,
+                _ => {}
+            }
+        }
+        false
     }
 
     /// Gives a call up.
