@@ -108,7 +108,8 @@ impl Door {
         for (name, value) in head {
             request = request.header(name, value);
         }
-        let connection = Arc::new(Connection { caller, exporter: [7; 32], key_exchange: "X25519MLKEM768" });
+        let connection =
+            Arc::new(Connection { caller, exporter: [7; 32], key_exchange: "X25519MLKEM768", waits: Arc::default() });
         let request = request.extension(connection).body(Body::new(Whole::new(Bytes::from(body)))).unwrap();
         let service = if path.starts_with(AUDIT) { self.audit.clone() } else { self.tokens.clone() };
         self.runtime.block_on(async move {

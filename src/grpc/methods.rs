@@ -51,11 +51,25 @@ const fn batches_on_scope(path: &'static str, action: Action) -> Method {
 }
 
 const fn on_vault(path: &'static str) -> Method {
-    Method { path, action: Action::QueryAudit, resource: Resource::Vault, batches: false, one_message: true, streams: false }
+    Method {
+        path,
+        action: Action::QueryAudit,
+        resource: Resource::Vault,
+        batches: false,
+        one_message: true,
+        streams: false,
+    }
 }
 
 const fn open(path: &'static str) -> Method {
-    Method { path, action: Action::Unspecified, resource: Resource::None, batches: false, one_message: true, streams: false }
+    Method {
+        path,
+        action: Action::Unspecified,
+        resource: Resource::None,
+        batches: false,
+        one_message: true,
+        streams: false,
+    }
 }
 
 macro_rules! rows {
