@@ -119,6 +119,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_systems_clocks_tell_the_time_and_do_not_stand_still() {
+        let clock = SystemClock::shared();
+        // After this was written, and within the years that a time can have.
+        assert!(clock.wall() > Timestamp::from_millis(1_790_000_000_000) && clock.wall().millis() < LATEST_MILLIS);
+        let before = clock.monotonic();
+        while clock.monotonic() == before {
+            std::hint::spin_loop();
+        }
+        assert!(clock.monotonic() > before);
+    }
+
+    #[test]
     fn adding_never_wraps_l_01() {
         let now = Timestamp::from_millis(1_700_000_000_000);
         assert_eq!(now.checked_add(Duration::from_millis(1)), Some(Timestamp::from_millis(1_700_000_000_001)));

@@ -115,4 +115,12 @@ mod tests {
         // The probe sees what is there.
         assert_eq!((offers!(String).len(), offers!(Vec<u8>).len(), offers!(u8).len()), (10, 10, 8));
     }
+
+    #[test]
+    fn its_length_is_no_secret() {
+        let [value, nothing] = [&b"4111"[..], b""].map(|bytes| SecretBytes::new(bytes.to_vec()));
+        assert_eq!((value.len(), nothing.len()), (4, 0));
+        assert!(nothing.is_empty() && !value.is_empty());
+        assert_eq!(value.into_exposed(), b"4111");
+    }
 }

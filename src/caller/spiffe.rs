@@ -322,6 +322,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_trust_domain_is_found_and_shown_by_its_bare_name() {
+        let domain = TrustDomain::parse("a-1_x.example").unwrap();
+        let bundles = std::collections::HashMap::from([(domain.clone(), 7)]);
+        let id = SpiffeId::parse("spiffe://a-1_x.example/payments").unwrap();
+        assert_eq!(bundles.get(id.trust_domain()), Some(&7));
+        assert_eq!(bundles.get("a-1_x.exampl"), None);
+        assert_eq!(
+            (domain.to_string(), format!("{domain:?}")),
+            ("a-1_x.example".into(), "TrustDomain(a-1_x.example)".into())
+        );
+    }
+
+    #[test]
     fn ids_differ_by_case_of_the_path_t_12() {
         let lower = SpiffeId::parse("spiffe://a.example/payments").unwrap();
         let upper = SpiffeId::parse("spiffe://a.example/Payments").unwrap();

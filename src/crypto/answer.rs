@@ -93,3 +93,86 @@ impl<'a> Row<'a> {
         Ok(Self { bytes, until: Timestamp::from_millis(until) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    const UNTIL: Timestamp = Timestamp::from_millis(1_794_528_000_123);
+    const SHORTEST: usize = HEADER_BYTES + TAG_BYTES;
+
+    /// Everything that a lock is made of.
+    struct Parts {
+        vault: VaultId,
+        name: [u8; 32],
+        secret: SecretKey,
+        payload: [u8; 32],
+    }
+
+    impl Parts {
+        fn new() -> Self {
+            Self { vault: VaultId([1; 16]), name: [2; 32], secret: Secret::new([3; 32]), payload: [4; 32] }
+        }
+
+        fn lock(&self) -> Lock<'_> {
+            Lock { vault: &self.vault, name: &self.name, secret: &self.secret, payload: &self.payload }
+        }
+
+        fn open(&self, row: &[u8]) -> Option<SecretBytes> {
+            let row = Row::parse(row).ok()?;
+            self.lock().open(&row).ok()
+        }
+    }
+
+    fn sealed(answer: &[u8]) -> Vec<u8> {
+        Parts::new().lock().seal(UNTIL, [5; SALT_BYTES], &Secret::new(answer.to_vec()))
+    }
+
+    #[test]
+    fn an_answer_comes_back_with_its_time_and_not_in_the_clear() {
+        for answer in [&b""[..], b"a", b"cr1_pan_0123456789abcdef"] {
+            let row = sealed(answer);
+            assert_eq!(row.len(), SHORTEST + answer.len());
+            assert_eq!(Row::parse(&row).unwrap().until, UNTIL);
+            assert!(Parts::new().open(&row).is_some_and(|opened| opened.matches(answer)));
+            assert!(answer.len() < 2 || !row.windows(answer.len()).any(|window| window == answer));
+        }
+    }
+
+    #[test]
+    fn only_the_same_request_opens_it() {
+        let row = sealed(b"answer");
+        let others = [
+            Parts { vault: VaultId([9; 16]), ..Parts::new() },
+            Parts { name: [9; 32], ..Parts::new() },
+            Parts { secret: Secret::new([9; 32]), ..Parts::new() },
+            Parts { payload: [9; 32], ..Parts::new() },
+        ];
+        assert!(others.iter().all(|other| other.open(&row).is_none()));
+        assert!(Parts::new().open(&row).is_some());
+    }
+
+    #[test]
+    fn a_row_with_any_bit_changed_does_not_open() {
+        let row = sealed(b"answer");
+        for bit in 0..row.len() * 8 {
+            let mut changed = row.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(Parts::new().open(&changed).is_none(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_short_or_of_another_version_is_no_row() {
+        let row = sealed(b"");
+        assert_eq!(row.len(), SHORTEST);
+        for length in 0..SHORTEST {
+            assert_eq!(Row::parse(&row[..length]).err(), Some(Malformed), "{length} bytes");
+        }
+        for format in (0..=u8::MAX).filter(|format| *format != FORMAT) {
+            assert_eq!(Row::parse(&[&[format][..], &row[1..]].concat()).err(), Some(Malformed), "format {format}");
+        }
+        assert!(Row::parse(&row).is_ok());
+    }
+}

@@ -91,6 +91,7 @@ mod tests {
             let handle = Handle::new(second, tail);
             prop_assert_eq!(handle.second(), second);
             prop_assert_eq!(handle.to_string().parse(), Ok(handle));
+            prop_assert_eq!(format!("{handle:?}"), handle.to_string());
             prop_assert_eq!(Handle::try_from(&handle.as_bytes()[..]), Ok(handle));
         }
 

@@ -131,6 +131,14 @@ fn the_documentation_shows_the_frozen_values_c_10() {
     }
 }
 
+/// As they stand in messages, logs and files.
+#[test]
+fn names_are_shown_in_their_one_spelling() {
+    assert_eq!(VaultId([0xab; 16]).to_string(), "ab".repeat(16));
+    assert_eq!(ScopeId(7).to_string(), "7");
+    assert_eq!(KeyVersion(12).to_string(), "12");
+}
+
 /// Fails to compile if one of the types can be printed, copied or compared with `==` (C-11, A-11).
 #[test]
 fn secrets_offer_nothing_c_11() {

@@ -150,6 +150,19 @@ mod tests {
     }
 
     #[test]
+    fn the_hash_of_a_question_is_taken_as_it_is() {
+        let mut hasher = AlreadyHashed::default();
+        hasher.write_u64(7_000_000_001);
+        assert_eq!(hasher.finish(), 7_000_000_001);
+    }
+
+    #[test]
+    #[should_panic(expected = "keys are u64")]
+    fn a_key_that_is_no_hash_is_not_taken() {
+        AlreadyHashed::default().write(b"a key");
+    }
+
+    #[test]
     fn it_stays_bounded_and_one_caller_pushes_out_only_its_shard() {
         let decisions = Decisions::new();
         let path = Path::parse("pan").unwrap();

@@ -288,6 +288,19 @@ mod tests {
             assert!(reads(token).token, "{token}");
         }
         assert!(!reads("context has token && context.token.actor == \"x\" && context.requested < 3").now);
+        // Whatever is not exactly the attribute of a call, with a dot or in brackets, is unknown.
+        for unknown in [
+            r#"context[purpose"#,
+            r#"context["purpose" + "#,
+            r#"context"#,
+            r#"context ; "purpose" ]"#,
+            r#"context has purpose"#,
+            r#"[context, "purpose"]"#,
+            r#"context.purposes"#,
+        ] {
+            let all = Reads { now: true, token: true, changing: true, ..Reads::default() };
+            assert_eq!(reads(unknown), all, "{unknown}");
+        }
         assert!(!reads("context.now < datetime(\"2027-01-01\") && context.requested < 3").token);
     }
 
@@ -300,5 +313,9 @@ mod tests {
         let expected = ["when { [{a: \"}\"}].contains({a: \"when {\"}) }", "unless{ context.purpose == \"\" }"];
         assert_eq!(found, expected);
         assert!(split("permit (principal, action, resource);")[0].clauses().is_empty());
+        // Neither the word without its braces, nor inside of something else, nor another word with braces.
+        for none in ["when (context);", "permit (when { a });", "else { a };", "when; { a };"] {
+            assert!(split(none).iter().all(|statement| statement.clauses().is_empty()), "{none}");
+        }
     }
 }

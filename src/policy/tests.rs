@@ -229,6 +229,69 @@ fn a_new_rulebook_decides_from_its_acknowledgement_on() {
     assert_eq!(denied.generation(), 2);
     assert_eq!(denied.rulebook(), policy.rulebook().digest());
     assert_ne!(denied.rulebook(), before);
+    assert_eq!(policy.publish(rulebook(READ_PAN)), 3);
+    let permit = policy.permit::<Detokenize>(&caller(PAYMENTS), Resource::Scope(&path), &CONTEXT).unwrap();
+    assert_eq!((permit.generation(), policy.generation()), (3, 3));
+}
+
+#[test]
+fn a_refusal_says_in_an_event_why_it_was() {
+    let policy = policy(READ_PAN);
+    let path = Path::parse("acme/ssn").unwrap();
+    let denied = policy.permit::<Detokenize>(&caller(PAYMENTS), Resource::Scope(&path), &CONTEXT).unwrap_err();
+    assert_eq!(format!("{denied:?}"), "Denied: not_allowed by []");
+    let words = [Refusal::UnknownScope, Refusal::NotAllowed, Refusal::Forbidden, Refusal::Failed].map(Refusal::as_str);
+    assert_eq!(words, ["unknown_scope", "not_allowed", "forbidden", "policy_failed"]);
+}
+
+/// Heads of every form: what they fit is what Cedar says of all policies together.
+#[test]
+fn a_head_of_any_form_says_whom_and_what_it_is_about() {
+    for (principal, resource, payments, gateway) in [
+        ("principal", "resource", true, true),
+        ("principal is Cloakroom::Workload", "resource is Cloakroom::Scope", true, true),
+        (r#"principal is Cloakroom::Workload in Cloakroom::Role::"payments""#, "resource", true, false),
+        (r#"principal in Cloakroom::Role::"payments""#, "resource", true, false),
+        (r#"principal == Cloakroom::Workload::"spiffe://a.example/payments""#, "resource", true, false),
+        ("principal", r#"resource is Cloakroom::Scope in Cloakroom::Scope::"acme""#, false, false),
+    ] {
+        let rulebook = rulebook(&format!(r#"@id("it") permit ({principal}, action, {resource});"#));
+        for (id, path, allowed) in [
+            (PAYMENTS, "pan", payments),
+            ("spiffe://a.example/gateway", "pan", gateway),
+            // The last is about this scope alone, and of the others each that is about the caller is about any scope.
+            (PAYMENTS, "acme/ssn", true),
+        ] {
+            let (caller, path) = (caller(id), Path::parse(path).unwrap());
+            let plainly = rulebook.decide_plainly(&caller.id, Verb::Detokenize, Resource::Scope(&path), &CONTEXT);
+            let (decision, _) = rulebook.decide(&caller.id, Verb::Detokenize, Resource::Scope(&path), &CONTEXT);
+            assert_eq!(decision.refusal.is_none(), allowed, "{principal} {resource}: {id} {path}");
+            assert_eq!((decision.refusal, &decision.policies[..]), (plainly.refusal, &plainly.policies[..]));
+        }
+    }
+}
+
+#[test]
+fn a_rulebook_knows_its_scopes() {
+    let rulebook = rulebook(READ_PAN);
+    assert!(rulebook.scopes().resolve(&Path::parse("acme/ssn").unwrap()).is_some());
+    assert!(rulebook.scopes().resolve(&Path::parse("acme").unwrap()).is_none());
+}
+
+#[test]
+fn a_selection_that_was_made_before_is_found_again() {
+    let rulebook = rulebook(READ_PAN);
+    let slice = |id: &str, path: &str| {
+        let (id, path) = (SpiffeId::parse(id).unwrap(), Path::parse(path).unwrap());
+        let (who, on) =
+            (schema::Kin::of_caller(&id, &rulebook.roles), schema::Kin::of_resource(Resource::Scope(&path)));
+        rulebook.index.slice(&who, Verb::Detokenize, &on)
+    };
+    let first = slice(PAYMENTS, "pan");
+    let empty = slice("spiffe://a.example/gateway", "pan");
+    assert!(!Arc::ptr_eq(&first, &empty));
+    assert!(Arc::ptr_eq(&first, &slice(PAYMENTS, "pan")));
+    assert!(Arc::ptr_eq(&empty, &slice("spiffe://b.example/x", "acme/ssn")));
 }
 
 #[test]

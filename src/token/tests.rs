@@ -255,3 +255,61 @@ fn tokens_offer_nothing_c_11() {
     <Parsed as Unless<_>>::holds();
     <Issued as Unless<_>>::holds();
 }
+
+#[test]
+fn a_second_of_issue_is_counted_from_2020() {
+    // 2020-01-01T00:00:00Z.
+    let begin = 1_577_836_800_000;
+    let at = |millis| second(Timestamp::from_millis(millis));
+    assert_eq!((at(0), at(begin - 1), at(begin), at(begin + 1_999)), (0, 0, 0, 1));
+    assert_eq!(at((1 << 41) * 1000), u32::MAX);
+    assert_eq!((time_of(0).millis(), time_of(90).millis()), (begin, begin + 90_000));
+    assert!([0, 1, 216_691_200, u32::MAX].into_iter().all(|seconds| second(time_of(seconds)) == seconds));
+}
+
+#[test]
+fn a_token_is_of_the_format_that_it_was_read_in() {
+    for (format, other) in [(format("pan"), Format::Uuid), (Format::Uuid, format("pan"))] {
+        let issued = issue(&format, &index_key(1), ScopeId(1), 7, [9; 16]);
+        let parsed = parse_any(issued.text.expose()).expect("well formed");
+        assert!(parsed.is_of(&format) && !parsed.is_of(&other));
+    }
+    // Another prefix is no other format.
+    let issued = issue(&format("pan"), &index_key(1), ScopeId(1), 7, [9; 16]);
+    assert!(parse_any(issued.text.expose()).expect("well formed").is_of(&format("ssn")));
+}
+
+#[test]
+fn a_uuid_has_its_length_and_its_hyphens() {
+    let text = issue(&Format::Uuid, &index_key(1), ScopeId(1), 7, [9; 16]).text.into_exposed();
+    for wrong in [
+        format!("{text}0"),
+        text[..35].to_owned(),
+        text.replace('-', "0"),
+        text.replacen('-', "_", 1),
+        text.replace('-', ""),
+        String::new(),
+    ] {
+        assert_eq!(parse(&Format::Uuid, &wrong).err(), Some(Malformed::Shape), "{wrong}");
+    }
+    assert!(parse(&Format::Uuid, &text).is_ok());
+}
+
+#[test]
+fn reasons_are_fixed_words() {
+    let all = [Malformed::Shape, Malformed::Alphabet, Malformed::Checksum, Malformed::OutOfRange, Malformed::Version];
+    assert_eq!(
+        all.map(Malformed::reason),
+        ["token_shape", "token_alphabet", "token_checksum", "token_out_of_range", "token_version"]
+    );
+}
+
+#[test]
+fn a_prefix_is_shown_as_it_is_written() {
+    let longest = "a".repeat(16);
+    let prefix = Prefix::parse(&longest).unwrap();
+    assert_eq!((prefix.to_string(), format!("{prefix:?}")), (longest.clone(), format!("\"{longest}\"")));
+    for wrong in ["", "Pan", "1pan", "p-n", "p n", &"a".repeat(17)] {
+        assert!(Prefix::parse(wrong).is_err(), "{wrong}");
+    }
+}

@@ -365,7 +365,7 @@ impl Opening<'_> {
     ) -> Result<(SecretBytes, Timestamp), ItemOutcome> {
         let vault = self.vault.keyring.vault();
         let Some(row) = row else {
-            dummy_open(vault, handle, parsed.canonical.expose(), self.data_key, self.stand_ins.of(handle));
+            _ = dummy_open(vault, handle, parsed.canonical.expose(), self.data_key, self.stand_ins.of(handle));
             return Err(ItemOutcome::Unknown);
         };
         let record = Record::parse(row).map_err(|_| ItemOutcome::Corrupt)?;

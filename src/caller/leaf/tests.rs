@@ -198,8 +198,21 @@ fn two_hundred_thousand_mutations_do_not_panic_t_07() {
 
 #[test]
 fn reasons_are_fixed_words() {
-    for error in [LeafError::Malformed, LeafError::NoUri, LeafError::SpiffeId(SpiffeError::PathMissing)] {
-        assert!(error.reason().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
+    for (error, reason) in [
+        (LeafError::Malformed, "certificate_malformed"),
+        (LeafError::NoUri, "certificate_no_spiffe_id"),
+        (LeafError::SpiffeId(SpiffeError::PathMissing), "spiffe_path_missing"),
+    ] {
+        assert_eq!(error.reason(), reason);
+    }
+}
+
+#[test]
+fn the_size_of_a_key_is_that_of_its_number_and_not_of_its_bytes() {
+    let cases: [(&[u8], usize); 7] =
+        [(&[], 0), (&[0], 0), (&[0, 0], 0), (&[1], 1), (&[0, 0x80], 8), (&[0, 1, 0], 9), (&[0, 0x7f, 0xff, 0xff], 23)];
+    for (integer, expected) in cases {
+        assert_eq!(bits(integer), expected, "{integer:?}");
     }
 }
 

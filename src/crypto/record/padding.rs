@@ -125,6 +125,8 @@ mod tests {
             assert_eq!(padded(length), expected, "{length}");
         }
         assert!((0..16).chain([17, 31, 257, 264, 520]).all(|length| !is_step(length)));
+        // The length has four bytes, so that no value is padded to more than this.
+        assert!(is_step(1 << 32) && !is_step(1 << 33));
     }
 
     #[test]

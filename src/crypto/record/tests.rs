@@ -326,7 +326,10 @@ fn a_row_that_could_never_open_is_not_written() {
 fn a_miss_can_be_worked_on_like_a_hit() {
     let place = Place::new(ScopeId(1), 1);
     for padded in [CARD_PADDED_BYTES, padded_bytes(1), padded_bytes(65_536)] {
-        dummy_open(&place.vault, &place.handle, &place.canonical, &place.key(), padded);
+        let worked_on = dummy_open(&place.vault, &place.handle, &place.canonical, &place.key(), padded);
+        assert_eq!(worked_on.len(), padded);
+        // Both locks went over all of it: whole blocks of zeros are left nowhere.
+        assert!(worked_on.expose().chunks_exact(16).all(|block| block != [0; 16]));
     }
     let row = place.seal(&header(1), &[7; 1000], &salts(1));
     assert_eq!(Record::parse(&row).unwrap().padded_bytes(), padded_bytes(1000));

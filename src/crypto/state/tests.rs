@@ -113,6 +113,33 @@ fn a_key_that_is_no_group_is_refused() {
     }
 }
 
+#[test]
+fn a_group_begins_where_its_first_record_can_be() {
+    let time = Timestamp::from_millis(1_794_528_000_123);
+    let group = Group { scope: ScopeId(3), day: day(time) };
+    let begins = group.begins();
+    assert!(begins <= time && time.since(begins).as_secs() < 24 * 60 * 60);
+    assert_eq!((day(begins), day(Timestamp::from_millis(begins.millis() - 1))), (group.day, group.day - 1));
+}
+
+#[test]
+fn a_tally_counts_its_records_and_is_empty_without_any() {
+    let (_, key) = vectors();
+    let imprint = |salt| Imprint {
+        scope: ScopeId(1),
+        created: Timestamp::from_millis(1_794_528_000_123),
+        outer_salt: [salt; 16],
+        outer_tag: [salt; 16],
+    };
+    let record = |salt| key.record(&Handle::from_bytes([salt; 20]), &imprint(salt));
+    let both = record(1).plus(&record(2));
+    assert_eq!((record(1).records(), both.records()), (1, 2));
+    assert!(Tally::default().is_empty() && both.minus(&record(2)).minus(&record(1)).is_empty());
+    // Neither a number of records alone nor a sum alone is nothing.
+    let instead = record(1).minus(&record(2));
+    assert!(instead.records() == 0 && !instead.is_empty() && !record(1).is_empty());
+}
+
 // === algebra ===
 
 /// Schoolbook arithmetic, byte by byte, from the right.

@@ -325,3 +325,41 @@ fn expected(given: &[&Value], how: &str, event: &Event, field: &str) -> Vec<Stri
         other => panic!("the test does not know `{other}`"),
     }
 }
+
+#[test]
+fn an_event_reads_as_a_sentence_and_says_who_and_from_where() {
+    let activity = api_activity(&whole(), "1.0.0");
+    assert_eq!(
+        activity["message"],
+        "DETOKENIZE ALLOWED in acme/ssn by spiffe://dev.cloakroom.internal/payments for refund: POLICY_DENIED"
+    );
+    let observables = activity["observables"].as_array().unwrap();
+    let seen: Vec<_> = observables.iter().map(|it| (it["name"].as_str(), it["value"].as_str())).collect();
+    assert_eq!(
+        seen,
+        [
+            (Some("actor.user.uid"), Some("spiffe://dev.cloakroom.internal/payments")),
+            (Some("src_endpoint.ip"), Some("192.0.2.7"))
+        ]
+    );
+    let nobody = Event { caller: String::new(), ..whole() };
+    assert_eq!(api_activity(&nobody, "1.0.0")["observables"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn policies_that_refuse_are_shown_as_refusing() {
+    for (outcome, decision) in
+        [(Outcome::Allowed, "allowed"), (Outcome::Denied, "denied"), (Outcome::Failed, "allowed")]
+    {
+        let activity = api_activity(&Event { outcome: outcome.into(), ..whole() }, "1.0.0");
+        let decisions = activity["actor"]["authorizations"].as_array().unwrap();
+        assert!(decisions.iter().all(|it| it["decision"] == decision), "{outcome:?}");
+        assert_eq!(decisions.len(), 2);
+    }
+}
+
+#[test]
+fn only_a_summary_has_a_count() {
+    let count = |count| api_activity(&Event { count, ..whole() }, "1.0.0").get("count").cloned();
+    assert_eq!((count(0), count(1)), (None, Some(json!(1))));
+}

@@ -218,6 +218,134 @@ proptest! {
 }
 
 #[test]
+fn every_call_is_in_one_sum_and_every_item_in_its_own() {
+    let own = |action, outcome, requested, succeeded| Event {
+        requested,
+        succeeded,
+        ..event(0, "spiffe://a/x", action, outcome)
+    };
+    let mut events = vec![
+        Event {
+            requested: 4,
+            item_outcomes: [ItemOutcome::Released, ItemOutcome::Released, ItemOutcome::Masked, ItemOutcome::Expired]
+                .map(i32::from)
+                .to_vec(),
+            ..own(Action::Detokenize, Outcome::Allowed, 4, 3)
+        },
+        own(Action::Detokenize, Outcome::Allowed, 9, 5),
+        own(Action::Detokenize, Outcome::Denied, 7, 0),
+        own(Action::Detokenize, Outcome::Failed, 7, 0),
+        own(Action::Tokenize, Outcome::Failed, 7, 0),
+        own(Action::Tokenize, Outcome::Allowed, 11, 10),
+        own(Action::QueryAudit, Outcome::Allowed, 0, 0),
+        own(Action::Purge, Outcome::Allowed, 6, 6),
+    ];
+    let others = [Action::Inspect, Action::Renew, Action::Revoke];
+    events.extend(others.map(|action| own(action, Outcome::Allowed, 3, 2)));
+    let summary = report(window(10), Bounds::default(), &events);
+    let expected = Totals {
+        values_full: 2 + 5,
+        values_masked: 1,
+        items_withheld: 1 + 4,
+        tokens_issued: 10,
+        release_calls: 2,
+        denied_calls: 1,
+        failed_calls: 2,
+        change_calls: 1 + 3,
+        question_calls: 1,
+        operation_calls: 1,
+    };
+    assert_eq!(summary.totals, expected);
+    let items = |rows: &[Row]| rows.iter().map(|row| (row.calls, row.done, row.not_done)).collect::<Vec<_>>();
+    assert_eq!(items(&summary.releases), [(2, 3 + 5, 1 + 4)]);
+    assert_eq!(items(&summary.operations), [(1, 6, 0)]);
+    let changes: Vec<_> = summary.changes.iter().map(|row| (row.action, row.done, row.not_done)).collect();
+    assert_eq!(changes.len(), 4);
+    for (action, done, not_done) in changes {
+        assert_eq!((done, not_done), if action == "tokenize" { (10, 1) } else { (2, 1) }, "{action}");
+    }
+}
+
+#[test]
+fn a_moment_lies_on_its_weekday_and_in_its_hour() {
+    let place =
+        |day: u64, hour: u64| place_in_week(Timestamp::from_millis(day * DAY + hour * HOUR_MILLIS + 59 * 60_000));
+    // 1970-01-01 was a Thursday, the 5th the first Monday; 2024-02-29 was a Thursday too.
+    assert_eq!((place(0, 0), place(0, 23)), ((3, 0), (3, 23)));
+    assert_eq!((place(3, 1), place(4, 2)), ((6, 1), (0, 2)));
+    assert_eq!(place(19_782, 13), (3, 13));
+    let events = [release(5 * HOUR_MILLIS, "spiffe://a/x", 3), release(DAY + 5 * HOUR_MILLIS, "spiffe://a/x", 4)];
+    let week = report(window(10), Bounds::default(), &events).week;
+    // SINCE is a Friday.
+    assert_eq!((week[4][5], week[5][5]), (3, 4));
+}
+
+#[test]
+fn centuries_have_points_too() {
+    let years = |years: u64| years * 365 * DAY;
+    let events = [release(0, "spiffe://a/x", 1), release(years(200), "spiffe://a/x", 2)];
+    let summary = report(window(365 * 300), Bounds::default(), &events);
+    assert_eq!((summary.point_seconds, summary.points.len()), (365 * 24 * 3_600, 201));
+    assert_eq!(summary.points.iter().map(|point| point.full).sum::<u64>(), 3);
+}
+
+/// Seven hours of 10 values, and one more of `values`, in hour 3.
+fn hours_with_one_of(values: usize) -> Vec<Event> {
+    let usual = (0..8).filter(|hour| *hour != 3).map(|hour| release(hour * HOUR_MILLIS, "spiffe://a/x", 10));
+    usual.chain([release(3 * HOUR_MILLIS, "spiffe://a/x", values)]).collect()
+}
+
+#[test]
+fn an_hour_at_the_threshold_is_not_beyond_it() {
+    let unusual = |values| report(window(10), Bounds::default(), &hours_with_one_of(values)).unusual;
+    // Eight hours are just enough to judge, and the floor is 100.
+    assert_eq!((unusual(100).rates_found, unusual(101).rates_found), (0, 1));
+    assert_eq!(unusual(101).callers_not_judged, 0);
+    let seven = report(window(10), Bounds::default(), &hours_with_one_of(101)[1..]).unusual;
+    assert_eq!((seven.rates_found, seven.callers_not_judged), (0, 1));
+}
+
+#[test]
+fn hours_without_values_say_nothing_of_what_is_usual() {
+    let refused = |hour| event(hour * HOUR_MILLIS, "spiffe://a/x", Action::Detokenize, Outcome::Denied);
+    let refused: Vec<_> = (0..20).map(refused).collect();
+    let unusual = report(window(10), Bounds::default(), &refused).unusual;
+    assert_eq!((unusual.callers_not_judged, unusual.hours_forgotten), (0, false));
+    let few = [&refused[..], &hours_with_one_of(101)[1..]].concat();
+    assert_eq!(report(window(10), Bounds::default(), &few).unusual.callers_not_judged, 1);
+}
+
+#[test]
+fn as_many_hours_are_kept_as_there_is_room_for() {
+    let with_room_for = |hours| {
+        let unusual = report(window(10), Bounds { hours, ..Bounds::default() }, &hours_with_one_of(101)).unusual;
+        (unusual.hours_forgotten, unusual.callers_not_judged)
+    };
+    assert_eq!((with_room_for(9), with_room_for(8), with_room_for(7)), ((false, 0), (false, 0), (true, 1)));
+}
+
+#[test]
+fn an_unusual_hour_is_shown_with_three_days_before_it_and_one_behind() {
+    let mut events = hours_with_one_of(101);
+    events.push(release(60 * HOUR_MILLIS, "spiffe://a/x", 10));
+    let rate = report(window(10), Bounds::default(), &events).unusual.rates.remove(0);
+    assert_eq!((rate.around.len(), rate.around_place, rate.values), (3 + 1 + 24, 3, 101));
+    events.push(release(200 * HOUR_MILLIS, "spiffe://a/x", 101));
+    events.push(release(201 * HOUR_MILLIS, "spiffe://a/x", 10));
+    let rate = report(window(10), Bounds::default(), &events).unusual.rates.remove(1);
+    assert_eq!((rate.around.len(), rate.around_place, rate.values), (72 + 1 + 1, 72, 101));
+}
+
+#[test]
+fn newcomers_are_told_only_where_the_log_is_older_than_a_day() {
+    let judged = |millis| {
+        let events = [release(millis, "spiffe://a/x", 1), release(9 * DAY + 5, "spiffe://a/y", 1)];
+        report(window(10), Bounds::default(), &events).unusual.newcomers_judged
+    };
+    assert_eq!((judged(9 * DAY - 1), judged(9 * DAY), judged(9 * DAY + 1)), (true, false, false));
+}
+
+#[test]
 fn one_wild_hour_stands_out_and_does_not_hide_itself() {
     let mut events: Vec<Event> =
         (0..48).map(|hour| release(hour * HOUR_MILLIS, "spiffe://a/x", 20 + (hour % 5) as usize)).collect();

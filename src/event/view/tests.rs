@@ -69,6 +69,45 @@ fn every_byte_of_a_frozen_event_can_be_any_other_and_both_agree_a_01() {
     }
 }
 
+#[test]
+fn every_character_is_escaped_as_by_the_serializer() {
+    for byte in 0..=0x7f_u8 {
+        for text in [String::from(char::from(byte)), format!("ä{}b", char::from(byte))] {
+            let mut line = Vec::new();
+            quoted(&mut line, &text);
+            assert_eq!(String::from_utf8(line).unwrap(), serde_json::to_string(&text).unwrap(), "{byte:#x}");
+        }
+    }
+}
+
+#[test]
+fn the_fields_are_those_of_the_event_but_for_the_sequence() {
+    let event = Event { caller: "spiffe://a/x".to_owned(), detail: "a detail".to_owned(), ..Event::default() };
+    let time = Timestamp::from_millis(1_790_000_000_123);
+    let bytes = finish(&event.encode_body(), time);
+    let view = View::read(&bytes).unwrap();
+    assert_eq!((view.time(), view.detail()), (time, "a detail"));
+    let mut fields = Vec::new();
+    Renderer::default().fields(&view, "l", &mut fields);
+    let whole = rendered(&bytes, "l", 7).replacen(r#""sequence":7,"#, "", 1);
+    assert_eq!(format!("{{{}}}", String::from_utf8(fields).unwrap()), whole);
+}
+
+#[test]
+fn a_number_has_64_bits_and_no_more() {
+    let read = |bytes: &[u8]| {
+        let mut fields = Fields(bytes);
+        fields.varint().map(|number| (number, fields.0.len()))
+    };
+    let nine = [0xff; 9];
+    assert_eq!(read(&[&nine[..], &[1, 7]].concat()), Some((u64::MAX, 1)));
+    assert_eq!(read(&[&[0x80; 9][..], &[1]].concat()), Some((1 << 63, 0)));
+    assert_eq!(read(&[&nine[..], &[2]].concat()), None);
+    assert_eq!(read(&[&nine[..], &[0]].concat()), None);
+    assert_eq!(read(&[&nine[..], &[0x81, 0]].concat()), None);
+    assert_eq!((read(&[0]), read(&[0x80, 0]), read(&[0x80]), read(&[])), (Some((0, 0)), None, None, None));
+}
+
 proptest! {
     #[test]
     fn a_view_says_what_the_serializer_says(bytes in nearly_canonical(), log_id in "[!-~ä]{1,20}", sequence: u64) {
