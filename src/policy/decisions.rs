@@ -163,6 +163,16 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_stays_while_there_is_room() {
+        let decisions = Decisions::new();
+        let (caller, path) = (SpiffeId::parse("spiffe://a.example/x").unwrap(), Path::parse("pan").unwrap());
+        let questions = ["one", "two", "three"].map(|purpose| ask(&caller, &path, purpose));
+        let refused = Arc::new(Decision::refused(Refusal::NotAllowed, [0; 32]));
+        questions.iter().for_each(|question| decisions.keep(question, refused.clone()));
+        assert!(questions.iter().all(|question| decisions.find(question).is_some()));
+    }
+
+    #[test]
     fn it_stays_bounded_and_one_caller_pushes_out_only_its_shard() {
         let decisions = Decisions::new();
         let path = Path::parse("pan").unwrap();

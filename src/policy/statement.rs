@@ -277,6 +277,10 @@ mod tests {
         assert_eq!(reads("when { context [ \"purpose\" ] != \"\" }"), purpose);
         assert_eq!(reads("when { context . reveal == \"full\" }"), Reads { reveal: true, ..Reads::default() });
         assert_eq!(reads("permit (principal, action, resource);"), Reads::default());
+        // Wherever it stands.
+        assert_eq!(reads("context[\"purpose\"] != \"\""), purpose);
+        assert_eq!(reads("when { a && context[\"purpose\"] != \"\" }"), purpose);
+        assert!(!reads("context has \"token\"").now && !reads("when { a && context has \"token\" }").now);
         for changing in ["context.now", "context.requested > 1", "context has token", "context[\"now\"]", "f(context)"]
         {
             assert!(reads(changing).changing, "{changing}");

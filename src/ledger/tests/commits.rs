@@ -393,7 +393,7 @@ fn a_checkpoint_that_can_not_be_written_is_tried_again() {
         shared: Arc::clone(&open.ledger.shared),
         rows: Arc::clone(&site.store) as _,
         signing: Signing::by(site.log_key()),
-        directories: Checkpoints::of(CheckpointDirectory::new("/nowhere/at/all")),
+        directories: Checkpoints::of(CheckpointDirectory::new("/dev/null/at/all")),
         rulebook_digest: Box::new(|| [0; 32]),
         witnessed: crate::ledger::witnesses::Witnessed::default(),
         doubtful: false,
