@@ -307,7 +307,8 @@ fn nothing_prints_copies_or_compares_a_secret_p_08() {
     let name = |file: &Path| file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
     // Tests may print what they made up.
     let is_for_tests = |name: &str| {
-        let words = ["tests", "tests.rs", "fixture.rs", "forge.rs", "sample.rs", "suite.rs"];
+        let words =
+            ["tests", "tests.rs", "fixture.rs", "forge.rs", "sample.rs", "suite.rs", "fuzz", "fuzz.rs", "fuzzed.rs"];
         name.split('/').any(|part| words.contains(&part))
     };
     let texts: Vec<(String, String)> = files

@@ -604,6 +604,8 @@ class Client:
         wrong("1,001 tokens", "BATCH_TOO_LARGE", ["tokens"], tokens=[tokens[0]] * 1001)
         wrong("a malformed scope", "SCOPE_MALFORMED", ["scope"], scope="..")
         wrong("a request id that is no UUID", "REQUEST_ID_MALFORMED", ["request_id"], request_id="x")
+        long = [token for _ in range(2) for token in self.issue(gateway, "pan", *[b"x" * 65536] * 45)]
+        wrong("records of more than 5 MiB", "RECORDS_TOO_LARGE", ["tokens"], tokens=long)
         for role in ("gateway", "payments", "auditor", "stranger"):
             caller = self.new(role)
             call = lambda: self.renew(caller, "pan", tokens[0])

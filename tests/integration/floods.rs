@@ -212,6 +212,7 @@ async fn what_an_attack_costs_is_seen_d_04() {
     assert!(idle.is_err(), "a process that turns in circles is not idle");
     let own = i32::try_from(std::process::id()).unwrap();
     let (before, _) = memory(own);
-    let held = vec![1_u8; 2 * usize::try_from(GROWTH_AT_MOST).unwrap()];
+    // Looked at, or the compiler would leave it out.
+    let held = std::hint::black_box(vec![1_u8; 2 * usize::try_from(GROWTH_AT_MOST).unwrap()]);
     assert!(memory(own).1 - before > GROWTH_AT_MOST, "{}", held.len());
 }

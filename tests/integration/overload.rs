@@ -245,6 +245,8 @@ async fn idle_then_all(connections: usize) {
     let home = Home::init();
     let mut serve = home.serve_command();
     serve.env("CLOAKROOM_SERVER__MAX_CONNECTIONS", connections.to_string());
+    // All of them are the gateway's.
+    serve.env("CLOAKROOM_SERVER__MAX_CONNECTIONS_PER_CALLER", connections.to_string());
     let server = Server::launch(&home, serve).unwrap();
     assert!(!server.log().contains("too few file descriptors"), "{}", server.log());
     let before = memory(&server, "VmRSS");

@@ -202,7 +202,7 @@ fn a_copy_of_another_history_is_refused_a_03() {
 fn a_copy_that_can_not_be_written_stops_nothing() {
     let (mut site, _second) = with_copy();
     // Below what is no directory: not even root makes one there.
-    site.copy = Some(CheckpointDirectory::new("/dev/null/at/all"));
+    site.copy = Some(CheckpointDirectory::new("/proc/nowhere/at/all"));
     grow(&site, 3);
     assert_eq!(site.vouched(), 4);
 }
