@@ -23,17 +23,21 @@ fn batch() -> v1::TokenizeRequest {
     v1::TokenizeRequest { scope: "pan".to_owned(), items: vec![item(VALUE); BATCH], ..Default::default() }
 }
 
+const CALLERS: usize = 16;
+
 /// Streams and single calls that go on until the vault ends: the tokens of each answer, and how many calls have none.
 async fn under_way(server: &Server, home: &Home, enough: usize) -> (Vec<Vec<String>>, usize) {
-    let done = Arc::new(AtomicUsize::new(0));
+    let (done, begun) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let mut callers = JoinSet::new();
-    for number in 0..16 {
+    for number in 0..CALLERS {
         let client = server.client(&home.identity("gateway")).await;
-        let done = Arc::clone(&done);
+        let (done, begun) = (Arc::clone(&done), Arc::clone(&begun));
         callers.spawn(async move {
             let mut told = Vec::new();
             let mut note = |answer: v1::TokenizeResponse| {
                 let tokens = answer.results.into_iter().map(|result| issued(result).unwrap().token).collect();
+                // A caller that comes when the vault stops is refused, and that is another matter.
+                begun.fetch_add(usize::from(told.is_empty()), Ordering::SeqCst);
                 told.push(tokens);
                 done.fetch_add(1, Ordering::SeqCst);
             };
@@ -56,7 +60,7 @@ async fn under_way(server: &Server, home: &Home, enough: usize) -> (Vec<Vec<Stri
             told
         });
     }
-    while done.load(Ordering::SeqCst) < enough {
+    while done.load(Ordering::SeqCst) < enough || begun.load(Ordering::SeqCst) < CALLERS {
         tokio::task::yield_now().await;
     }
     server.terminate();
