@@ -1,7 +1,7 @@
 # Everything is built with one profile (release) and with the tests' dependencies in the same resolution, so that RocksDB
 # and Cedar, a quarter of an hour on two cores, are built once for all of these.
 
-.PHONY: help demo test test-long soak fuzz mutants coverage lint build setup
+.PHONY: help demo test test-long soak fuzz reproducible mutants coverage lint build setup
 
 CARGO ?= cargo
 # `--test tidy` is named so that the features of what the tests need are resolved as for `make test`: without it cargo
@@ -14,6 +14,7 @@ help:
 	@echo "make test-long  power cuts, kill -9, a million lines; longer"
 	@echo "make soak       load with faults in between, for as long as you like (TIME=8h, SEED=7 to do it again)"
 	@echo "make fuzz       every parser and every call under a fuzzer (TIME=28800 seconds for each, TARGET=config,policy, SEED=7)"
+	@echo "make reproducible  a release, built twice in different places by different users: the same bytes; half an hour"
 	@echo "make mutants    which small changes of the source no unit test notices"
 	@echo "make coverage   which code no unit test runs"
 	@echo "make lint       formatting, clippy, protos and licences"
@@ -43,6 +44,10 @@ fuzz: build
 	@deploy/setup test-long
 	@FUZZ_SECONDS="$(or $(TIME),60)" $(if $(SEED),FUZZ_SEED="$(SEED)") $(if $(TARGET),FUZZ_TARGETS="$(TARGET)") \
 		$(CARGO) test --release --locked --test fuzz -- --ignored --nocapture
+
+reproducible: build
+	@deploy/setup test-long
+	$(CARGO) test --release --locked --test supply -- --ignored --nocapture a_release_is_the_same
 
 mutants:
 	@deploy/setup mutants

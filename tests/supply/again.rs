@@ -154,7 +154,7 @@ fn told<'a>(places: &[&'a Path], file: &[u8]) -> Vec<&'a Path> {
 /// then. A day that gets in would not be, so it is looked for. `RELEASE_PROFILE=dist` takes the profile of a release, which is
 /// built for longer.
 #[test]
-#[ignore = "long: builds everything twice, about fifteen minutes on two cores"]
+#[ignore = "alone: builds everything twice, half an hour on two cores (make reproducible)"]
 fn a_release_is_the_same_whoever_builds_it_where_and_when_p_03_p_04() {
     if !needs::met(&["git", "unshare"]) {
         return;
