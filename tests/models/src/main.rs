@@ -7,6 +7,7 @@
 //!
 //! Each use of a number is taken to be seen by all at once: orders that only weaker memory allows are not tried.
 
+mod caller;
 mod crypto;
 mod sync;
 #[allow(dead_code, reason = "models need a part of it")]
