@@ -377,7 +377,7 @@ async fn what_became_of_a_token_is_hardly_told_by_the_time_z_08() {
     let long = measure(&stage, &payments, DETOKENIZE, &[UnknownLong, RevokedLong], (3_000, 1)).await;
     compare("where values are long", &long);
     // The harness can find a difference: that between a long value and none, in a scope of short ones.
-    let control = measure(&stage, &payments, DETOKENIZE, &[Unknown, Live], (600, 8)).await;
+    let control = measure(&stage, &payments, DETOKENIZE, &[Unknown, Live], (600, 40)).await;
     let found = compare("control", &control);
     assert!(found > 0.8, "the harness does not tell a live token with a long value from none: AUC {found}");
     scopes(&stage, &stranger).await;
