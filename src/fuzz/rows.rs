@@ -264,7 +264,7 @@ pub(super) fn stored(data: &[u8]) {
         let index = verify_index(&store, &mut |_| {}).expect("rows in memory can be read");
         assert!(!batch.is_empty() || (report.is_clean() && index.is_clean()), "{report:?} {index:?}");
         // The checkpoint outside vouches for each record: no change of any row hides another record.
-        let found = store.scan(Table::Tokens, &[], &[0xff; 64], Order::Ascending, usize::MAX).expect("it was read");
+        let found = store.scan(Table::Tokens, &[], &[0xff; 1024], Order::Ascending, usize::MAX).expect("it was read");
         let honest = stored.rows.iter().filter(|((table, _), _)| *table == Table::Tokens);
         let is_honest = honest.map(|((_, key), row)| (key, row)).eq(found.iter().map(|(key, row)| (key, row)));
         assert!(is_honest || !report.records_are_clean(), "records that were changed pass for whole");

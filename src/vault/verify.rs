@@ -29,6 +29,8 @@ use std::sync::Arc;
 const ROWS_A_SCAN: usize = 2048;
 /// Findings that are listed one by one; the rest is counted.
 const FINDINGS_AT_MOST: usize = 1000;
+/// Behind every key that anybody would write: a row of ours is a fraction as long, and what else there is should be seen.
+const AFTER_ALL: [u8; 1024] = [0xff; 1024];
 
 /// What is verified.
 pub struct Subject<'a> {
@@ -230,7 +232,7 @@ fn sum_up(subject: &Subject<'_>, progress: &mut dyn FnMut(u64)) -> Result<Summed
     let mut summed = Summed::default();
     let mut keys = DataKeys::new(subject.keyring);
     let mut looked_at = 0;
-    each(subject.rows, Table::Tokens, &[], &[0xff; 1 + Handle::LENGTH], |rows| {
+    each(subject.rows, Table::Tokens, &[], &AFTER_ALL, |rows| {
         for (key, row) in rows {
             let Ok(handle) = Handle::try_from(&key[..]) else {
                 summed.no_handles += 1;
@@ -255,7 +257,7 @@ fn sum_up(subject: &Subject<'_>, progress: &mut dyn FnMut(u64)) -> Result<Summed
 /// The rows of `state`. `None` for one that can't be read.
 fn stored_sums(subject: &Subject<'_>) -> Result<BTreeMap<Group, Option<Tally>>, ReadError> {
     let mut sums = BTreeMap::new();
-    each(subject.rows, Table::State, &[], &[0xff; 1 + Group::LENGTH], |rows| {
+    each(subject.rows, Table::State, &[], &AFTER_ALL, |rows| {
         for (key, row) in rows {
             // A row with another key is no sum of anything, and does no harm.
             if let Some(group) = Group::from_bytes(key) {

@@ -358,6 +358,10 @@ impl Walk {
             };
             let content = at + HEADER..at + HEADER + header.length;
             if matches!(header.piece, Piece::Full | Piece::First) {
+                // A crash ends a log within a batch, but a start cuts that off before anything is written behind it.
+                if !self.batch_ended {
+                    return Err((at, Some(Kind::Sequence)));
+                }
                 self.batch_at = start + at as u64;
             }
             self.batch_ended = matches!(header.piece, Piece::Full | Piece::Last);
