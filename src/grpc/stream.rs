@@ -1,8 +1,8 @@
 //! Streams of batches: each message is a call of its own, with its own decision, event and receipt, answered in order.
 //!
-//! Of one stream at most three batches are taken in and not yet read by its caller: an answer that the transport is
-//! sending, the one that it has ready behind it, and one that waits for the transport or is still in work. The next
-//! message is read only when there is room for its answer; until then it stays where HTTP/2's window stops the sender.
+//! Of one stream at most two batches with large answers are taken in and not yet read by its caller: one whose answer the
+//! transport is sending, piece by piece, and one that waits for the transport or is still in work. The next message is
+//! read only when there is room for its answer; until then it stays where HTTP/2's window stops the sender.
 //! So a slow reader costs a bounded amount of memory, however much is sent.
 //!
 //! A stream runs in a task of its own. If its batches were run as their answers are asked for, a reader that stops
