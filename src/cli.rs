@@ -7,7 +7,6 @@
 
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -146,11 +145,20 @@ enum Exit {
 struct Usage(String);
 
 /// Runs the command that the process was called with.
-pub fn main() -> ExitCode {
+pub fn main() -> ! {
+    let exit = exit();
+    // Where it can't be written there is nobody to tell. What is asked of a command was flushed, and looked at, before.
+    let _ = std::io::stdout().flush();
+    // Not by returning: that runs the destructors of the store's library, and a thread that looks at the disks, which nobody
+    // waits for because a file system may hold it up, may be the last to use the store and make it abort.
+    signal_hook::low_level::exit(exit.into())
+}
+
+fn exit() -> u8 {
     // Hash tables would panic without it, and TLS would abort, with less to say.
     if let Err(error) = entropy::bytes::<1>() {
         complain(&error.to_string());
-        return ExitCode::from(Exit::Unavailable as u8);
+        return Exit::Unavailable as u8;
     }
     // A wrong command line ends in here, with status 2 and advice.
     let cli = Cli::parse();
@@ -161,7 +169,7 @@ pub fn main() -> ExitCode {
         complain(&in_words(&error));
         Exit::after(&error)
     });
-    ExitCode::from(exit as u8)
+    exit as u8
 }
 
 fn run(command: Command) -> anyhow::Result<Exit> {
