@@ -6,7 +6,7 @@
 //! beginning only: `stream` does the same for each batch.
 
 use super::bodies::{Incoming, Outgoing};
-use super::lag::{Lag, Turn};
+use super::lag::Lag;
 use super::methods::Counters;
 use super::{methods, pace, status};
 use crate::caller::Caller;
@@ -33,7 +33,8 @@ pub struct Guard {
     vault: Arc<Vault>,
     clock: Arc<dyn Clock>,
     counters: Arc<Vec<Counters>>,
-    lag: Arc<Lag>,
+    /// None where nobody looks how late it is.
+    lag: Option<Arc<Lag>>,
 }
 
 /// A call of a method in the table, with a certificate that is still valid.
@@ -69,13 +70,13 @@ impl Guard {
     /// A guard that asks `clock` whether certificates are still valid. Counters are made once, for all methods and codes.
     pub fn new(vault: Arc<Vault>, clock: Arc<dyn Clock>) -> Self {
         let counters = methods::METHODS.iter().map(|method| Counters::of(method));
-        Self { vault, clock, counters: Arc::new(counters.collect()), lag: Lag::new() }
+        Self { vault, clock, counters: Arc::new(counters.collect()), lag: None }
     }
 
     /// The same for a thread that is as late as `lag` says.
     #[must_use]
     pub fn of_thread(&self, lag: Arc<Lag>) -> Self {
-        Self { lag, ..self.clone() }
+        Self { lag: Some(lag), ..self.clone() }
     }
 
     /// The vault behind it.
@@ -100,19 +101,23 @@ impl Guard {
         Ok(Admitted { place, caller, waits, share: Arc::new(share) })
     }
 
-    /// Why a call is not begun any more, now that it is its turn: its caller does not wait any longer, or has waited for so long
-    /// that others should go first, or there is no room in front of the writer.
-    fn too_late(&self, call: &Admitted, is_over: bool, turn: Turn) -> Option<tonic::Status> {
-        if methods::METHODS[call.place].resource == methods::Resource::None {
-            return None;
+    /// Waits until the call may begin. Why it is not: its caller does not wait any longer, or it has waited for so long that others
+    /// should go first, or there is no room in front of the writer.
+    async fn turn(&self, call: &Admitted, deadline: Option<Instant>) -> Result<(), tonic::Status> {
+        if call.is_probe() {
+            return Ok(());
         }
-        if is_over {
+        let turn = match &self.lag {
+            Some(lag) => in_time(deadline, lag.turn()).await,
+            None => Some(Ok(())),
+        };
+        let Some(turn) = turn.filter(|_| deadline.is_none_or(|deadline| Instant::now() < deadline)) else {
             self.unread(call, Reason::DeadlineExceeded);
             self.counters[call.place].count(Code::DeadlineExceeded);
-            return Some(status::deadline_exceeded());
-        }
-        let is_too_much = turn.is_too_late || self.vault.ledger().is_full();
-        is_too_much.then(|| self.shed(call.place, &call.caller))
+            return Err(status::deadline_exceeded());
+        };
+        let is_too_much = turn.is_err() || self.vault.ledger().is_full();
+        if is_too_much { Err(self.shed(call.place, &call.caller)) } else { Ok(()) }
     }
 
     /// There is no room for one more call. Nothing of it was read.
@@ -124,10 +129,16 @@ impl Guard {
 
     /// Counts a call that ended before its message was read: nothing else would say that there was one.
     fn unread(&self, call: &Admitted, reason: Reason) {
-        let method = methods::METHODS[call.place];
-        if method.resource != methods::Resource::None {
-            self.vault.turned_away(&call.caller, method.action, reason);
+        if !call.is_probe() {
+            self.vault.turned_away(&call.caller, methods::METHODS[call.place].action, reason);
         }
+    }
+}
+
+impl Admitted {
+    /// Whether it is answered however much there is to do.
+    fn is_probe(&self) -> bool {
+        methods::METHODS[self.place].resource == methods::Resource::None
     }
 }
 
@@ -229,13 +240,14 @@ where
         };
         let guard = self.guard.clone();
         let now = Instant::now();
-        let turn = guard.lag.turn(now);
-        // What it has waited is gone of its caller's time.
-        let deadline =
-            super::deadline_of(request.headers()).map(|deadline| deadline.checked_sub(turn.waited).unwrap_or(now));
-        if let Some(status) = guard.too_late(&call, deadline.is_some_and(|deadline| now >= deadline), turn) {
+        let arrival = guard.lag.as_ref().map(|lag| lag.arrival(now)).unwrap_or_default();
+        if arrival.is_refused && !call.is_probe() {
+            let status = guard.shed(call.place, &call.caller);
             return Box::pin(async move { Ok(refused(status)) });
         }
+        // What it has waited is gone of its caller's time.
+        let deadline =
+            super::deadline_of(request.headers()).map(|deadline| deadline.checked_sub(arrival.waited).unwrap_or(now));
         let read = deadline.map(Read::before);
         if let Some(read) = &read {
             request.extensions_mut().insert(read.clone());
@@ -246,6 +258,9 @@ where
         let request = request.map(|body| pace::messages(Incoming::body(body, share), &call.waits, is_one));
         let answer = self.inner.call(request);
         Box::pin(async move {
+            if let Err(status) = guard.turn(&call, deadline).await {
+                return Ok(refused(status));
+            }
             let mut response = if let Some(answer) = in_time(deadline, answer).await {
                 answer?
             } else {
@@ -258,7 +273,7 @@ where
             if let Some(reason) = replaced.and_then(status::why_unreadable) {
                 guard.unread(&call, reason);
             }
-            if methods::METHODS[call.place].resource == methods::Resource::None {
+            if call.is_probe() {
                 response = response.map(|body| Body::new(InOurWords(body)));
             }
             // Unary failures are "trailers only": their code stands in the headers. What has none yet is under way.
