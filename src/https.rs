@@ -6,19 +6,18 @@
 //!
 //! This module knows nothing of what is asked. It follows no redirects: an address that has moved is for people to mend.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::path::Path;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HOST};
 use http::uri::Scheme;
 use http::{Method, Request, Uri};
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use http_body_util::Full;
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -57,7 +56,7 @@ pub struct BaseError;
 pub struct Client {
     base: Base,
     tls: Option<Arc<ClientConfig>>,
-    idle: Mutex<Option<SendRequest<Whole>>>,
+    idle: Mutex<Option<SendRequest<Full<Bytes>>>>,
 }
 
 /// What the server said, whatever its status.
@@ -87,9 +86,6 @@ pub enum Failed {
     #[error("the answer has more than {ANSWER_BYTES_AT_MOST} bytes")]
     TooLong,
 }
-
-/// A request's body that is there as a whole.
-pub struct Whole(Option<Bytes>);
 
 // === impl Base ===
 
@@ -189,7 +185,7 @@ impl Client {
 
     async fn exchange(
         &self,
-        mut connection: SendRequest<Whole>,
+        mut connection: SendRequest<Full<Bytes>>,
         path: &str,
         content_type: &str,
         body: Bytes,
@@ -199,7 +195,7 @@ impl Client {
             .uri(format!("{}{path}", self.base.path))
             .header(HOST, &self.base.authority)
             .header(CONTENT_TYPE, content_type)
-            .body(Whole::new(body))
+            .body(Full::new(body))
             .expect("path, authority and type are checked where they are made");
         let (head, body) = connection.send_request(request).await?.into_parts();
         let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -212,7 +208,7 @@ impl Client {
         Ok(answer)
     }
 
-    async fn connect(&self) -> Result<SendRequest<Whole>, Failed> {
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Failed> {
         let tcp = TcpStream::connect((self.base.host.as_str(), self.base.port)).await.map_err(Failed::Connect)?;
         tcp.set_nodelay(true).map_err(Failed::Connect)?;
         let Some(tls) = &self.tls else { return start(tcp).await };
@@ -234,7 +230,9 @@ pub(crate) async fn exchange_over(
     client.exchange(start(stream).await?, "/", "text/plain", Bytes::from_static(b"asked")).await
 }
 
-async fn start(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<SendRequest<Whole>, Failed> {
+async fn start(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<SendRequest<Full<Bytes>>, Failed> {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends when the sender is dropped or the server hangs up, which shows at the next request.
     tokio::spawn(connection);
@@ -255,32 +253,6 @@ pub async fn collect(mut body: Incoming, at_most: usize) -> Result<Option<Vec<u8
         bytes.extend_from_slice(&data);
     }
     Ok(Some(bytes))
-}
-
-// === impl Whole ===
-
-impl Whole {
-    /// A body of these bytes.
-    pub fn new(bytes: Bytes) -> Self {
-        Self(Some(bytes))
-    }
-}
-
-impl Body for Whole {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
-    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use super::delivery::Failed;
 use super::dial::Dial;
-use crate::https::Whole;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, Request, Uri};
+use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -35,7 +35,7 @@ pub(super) struct Answer {
 
 /// An open connection, and the task that moves its bytes.
 struct Open {
-    sender: SendRequest<Whole>,
+    sender: SendRequest<Full<Bytes>>,
     task: JoinHandle<()>,
 }
 
@@ -72,7 +72,7 @@ impl Post {
             .header(USER_AGENT, concat!("cloakroom/", env!("CARGO_PKG_VERSION")))
             .header(CONTENT_TYPE, content_type)
             .header(CONTENT_LENGTH, body.len())
-            .body(Whole::new(body.clone()))
+            .body(Full::new(body.clone()))
             .map_err(|error| Failed::Broken(error.to_string()))?;
         let response = open.sender.send_request(request).await.map_err(broken)?;
         let (head, content) = response.into_parts();

@@ -5,13 +5,13 @@ use super::{Input, chosen};
 use crate::clock::Clock;
 use crate::event::Action;
 use crate::grpc::{AuditDoor, Guard, MESSAGE_BYTES_AT_MOST, TokenDoor};
-use crate::https::Whole;
 use crate::proto::v1;
 use crate::proto::v1::audit_service_server::AuditServiceServer;
 use crate::proto::v1::token_service_server::TokenServiceServer;
 use crate::tls::Connection;
 use crate::vault::fixture::{Fixture, caller, item, lasting, limited};
 use http::{HeaderMap, Request};
+use http_body_util::Full;
 use hyper::body::Body as _;
 use prost::Message;
 use prost::bytes::Bytes;
@@ -110,7 +110,7 @@ impl Door {
         }
         let connection =
             Arc::new(Connection { caller, exporter: [7; 32], key_exchange: "X25519MLKEM768", waits: Arc::default() });
-        let request = request.extension(connection).body(Body::new(Whole::new(Bytes::from(body)))).unwrap();
+        let request = request.extension(connection).body(Body::new(Full::new(Bytes::from(body)))).unwrap();
         let service = if path.starts_with(AUDIT) { self.audit.clone() } else { self.tokens.clone() };
         self.runtime.block_on(async move {
             let Ok(response) = service.oneshot(request).await;

@@ -168,7 +168,9 @@ mod tests {
         let (caller, path) = (SpiffeId::parse("spiffe://a.example/x").unwrap(), Path::parse("pan").unwrap());
         let questions = ["one", "two", "three"].map(|purpose| ask(&caller, &path, purpose));
         let refused = Arc::new(Decision::refused(Refusal::NotAllowed, [0; 32]));
-        questions.iter().for_each(|question| decisions.keep(question, refused.clone()));
+        for question in &questions {
+            decisions.keep(question, refused.clone());
+        }
         assert!(questions.iter().all(|question| decisions.find(question).is_some()));
     }
 

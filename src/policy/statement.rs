@@ -294,13 +294,13 @@ mod tests {
         assert!(!reads("context has token && context.token.actor == \"x\" && context.requested < 3").now);
         // Whatever is not exactly the attribute of a call, with a dot or in brackets, is unknown.
         for unknown in [
-            r#"context[purpose"#,
+            "context[purpose",
             r#"context["purpose" + "#,
-            r#"context"#,
+            "context",
             r#"context ; "purpose" ]"#,
-            r#"context has purpose"#,
+            "context has purpose",
             r#"[context, "purpose"]"#,
-            r#"context.purposes"#,
+            "context.purposes",
         ] {
             let all = Reads { now: true, token: true, changing: true, ..Reads::default() };
             assert_eq!(reads(unknown), all, "{unknown}");

@@ -447,9 +447,9 @@ mod tests {
     #[test]
     fn running_out_of_descriptors_is_not_one_peers_affair() {
         const EMFILE: i32 = 24;
-        assert!(!concerns_one_peer(&io::Error::from_raw_os_error(EMFILE)));
         const EPROTO: i32 = 71;
         const ECONNABORTED: i32 = 103;
+        assert!(!concerns_one_peer(&io::Error::from_raw_os_error(EMFILE)));
         for error in [EPROTO, ECONNABORTED] {
             assert!(concerns_one_peer(&io::Error::from_raw_os_error(error)), "{error}");
         }

@@ -172,10 +172,10 @@ async fn deadlines_of_every_form_are_kept_or_count_as_none_d_08() {
 /// its caller was told, a write is there wholly or not at all, and its event says which.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_whose_caller_is_late_is_there_wholly_or_not_at_all_d_08() {
+    const BATCH: usize = 5;
     if !needs::met(&["strace"]) {
         return;
     }
-    const BATCH: usize = 5;
     let home = Home::init();
     let server = home.serve();
     let wires = [

@@ -102,7 +102,7 @@ fn varint(mut number: u64, out: &mut Vec<u8>) {
         out.push((number & 0x7f) as u8 | 0x80);
         number >>= 7;
     }
-    out.push(number as u8);
+    out.push((number & 0x7f) as u8);
 }
 
 fn scalar(field: &FieldDescriptorProto, wire: u64, value: &[u8]) -> Vec<u8> {

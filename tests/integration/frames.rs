@@ -1,13 +1,12 @@
 //! A call as it lies on the wire: every header that came, every piece of the body with its length, every trailer.
 
 use crate::harness::{Client, Identity, Server};
-use hyper::body::{Body, Bytes, Frame};
+use http_body_util::Full;
+use hyper::body::{Body, Bytes};
 use prost::Message;
 use rustls::pki_types::ServerName;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -24,22 +23,6 @@ pub struct Answer {
     /// The body, in the pieces in which it came.
     pub pieces: Vec<Vec<u8>>,
     pub trailers: Vec<(String, Vec<u8>)>,
-}
-
-/// A body that is there at once.
-struct Whole(Option<Bytes>);
-
-impl Body for Whole {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
 }
 
 /// A message as gRPC frames it.
@@ -69,7 +52,7 @@ async fn read(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request.body(tonic::body::Body::new(Whole(Some(body.into())))).unwrap();
+    let request = request.body(tonic::body::Body::new(Full::new(Bytes::from(body)))).unwrap();
     let answer = client.channel.clone().oneshot(request).await.map_err(|error| format!("{error:?}"))?;
     let (head, mut body) = answer.into_parts();
     let http_status = head.status.as_u16();
@@ -192,11 +175,12 @@ impl Line {
         let mut rest = body;
         while !rest.is_empty() {
             let piece = rest.len().min(PIECE);
-            if of_stream.min(of_connection) >= piece as i64 {
+            let cost = i64::try_from(piece).expect("a piece is small");
+            if of_stream.min(of_connection) >= cost {
                 self.send(DATA, 0, stream, &rest[..piece]).await;
                 rest = &rest[piece..];
-                of_stream -= piece as i64;
-                of_connection -= piece as i64;
+                of_stream -= cost;
+                of_connection -= cost;
                 continue;
             }
             self.tls.flush().await.unwrap();

@@ -5,15 +5,14 @@
 //! could only be sent later.
 
 use crate::harness::{Identity, Refusal, Server};
-use hyper::body::{Body, Bytes, Frame};
+use http_body_util::Full;
+use hyper::body::{Body, Bytes};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
@@ -102,10 +101,7 @@ pub fn percentile(times: &mut [Duration], percent: usize) -> Duration {
 
 /// A connection with nothing between a call and HTTP/2: no timeouts, no retries, no reading of headers.
 #[derive(Clone)]
-pub struct Wire(SendRequest<Whole>);
-
-/// A body that is there at once.
-pub struct Whole(Option<Bytes>);
+pub struct Wire(SendRequest<Full<Bytes>>);
 
 /// What came of a call.
 pub struct Answer {
@@ -142,7 +138,7 @@ impl Wire {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Whole(Some(body))).unwrap();
+        let request = request.body(Full::new(body)).unwrap();
         let mut sender = self.0.clone();
         sender.ready().await.map_err(|error| error.to_string())?;
         let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
@@ -172,19 +168,6 @@ impl Answer {
 
     pub fn refusal(&self) -> Refusal {
         Refusal::of(&self.status)
-    }
-}
-
-impl Body for Whole {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
     }
 }
 

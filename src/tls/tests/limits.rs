@@ -119,12 +119,12 @@ async fn a_few_who_fill_the_house_do_not_shut_it() {
 async fn a_crowd_of_which_each_has_one_place_does_not_shut_the_house_d_01() {
     let mut door = Door::open_with(|config| config.max_handshakes = 2).await;
     let mut silent = [silent_from(1, &door).await, silent_from(2, &door).await];
-    for number in 0..2 {
+    for longest in &mut silent {
         door.visit(&door.a.client(PAYMENTS)).await.is_served().await;
         let failure = door.failure().await;
-        assert_eq!((failure.reason, failure.peer), ("handshake_limit", silent[number].local_addr().unwrap()));
-        assert_eq!(silent[number].read(&mut [0]).await.unwrap(), 0);
-        silent[number] = silent_from(3, &door).await;
+        assert_eq!((failure.reason, failure.peer), ("handshake_limit", longest.local_addr().unwrap()));
+        assert_eq!(longest.read(&mut [0]).await.unwrap(), 0);
+        *longest = silent_from(3, &door).await;
     }
     drop(silent);
     for _ in 0..2 {

@@ -44,8 +44,11 @@ fn floods() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
     ]
 }
 
+/// What it sends on a stream.
+type Bomb = fn(u32) -> Vec<u8>;
+
 /// Header blocks that are more than they seem, each in whole frames, with the stream to be filled in.
-fn bombs() -> Vec<(&'static str, fn(u32) -> Vec<u8>)> {
+fn bombs() -> Vec<(&'static str, Bomb)> {
     vec![
         ("CONTINUATION without an end", |stream| {
             let mut frames = frame(HEADERS, 0, stream, &block(TOKENIZE, &[]));

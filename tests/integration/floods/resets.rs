@@ -107,8 +107,11 @@ async fn resets(arena: &mut Arena, connections: u32, each: u32, most: u32) {
 
 // === resets by the vault ===
 
+/// What it sends on a stream, with the header block of a call.
+type Provocation = fn(u32, &[u8]) -> Vec<u8>;
+
 /// Ways to have the vault reset a stream of its own accord, each for one stream.
-fn provocations() -> Vec<(&'static str, fn(u32, &[u8]) -> Vec<u8>)> {
+fn provocations() -> Vec<(&'static str, Provocation)> {
     vec![
         ("a window that is opened by nothing", |stream, block| {
             [headers(stream, 0, block), frame(WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
