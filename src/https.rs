@@ -17,7 +17,7 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::uri::Scheme;
 use http::{Method, Request, Uri};
 use http_body_util::Full;
-use hyper::body::{Body, Bytes, Incoming};
+use hyper::body::{Body, Bytes};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -243,7 +243,10 @@ async fn start(
 ///
 /// # Errors
 /// If the connection breaks.
-pub async fn collect(mut body: Incoming, at_most: usize) -> Result<Option<Vec<u8>>, hyper::Error> {
+pub async fn collect<B>(mut body: B, at_most: usize) -> Result<Option<Vec<u8>>, B::Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
     let mut bytes = Vec::new();
     while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         let Ok(data) = frame?.into_data() else { continue };

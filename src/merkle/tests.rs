@@ -298,7 +298,7 @@ fn rebuilding_refuses_what_does_not_fit() {
     };
     assert_eq!(rebuild(&log, &edge).unwrap().root(), log.frontier.root());
     assert!(matches!(rebuild(&log, &edge[1..]), Err(TreeError::WrongEdge { wanted: 232 })));
-    assert!(matches!(rebuild(&log, &log.leaves[767..]), Err(TreeError::WrongEdge { .. })));
+    assert!(matches!(rebuild(&log, &log.leaves[767..]), Err(TreeError::WrongEdge { wanted: 232 })));
     assert!(matches!(log.rebuilt(1000).map(|f| f.size()), Ok(1000)));
     let whole = log.tiles.insert(level_0(1), vec![0; 8191]).unwrap();
     assert!(matches!(rebuild(&log, &edge), Err(TreeError::DamagedTile { length: 8191, .. })));
@@ -310,6 +310,39 @@ fn rebuilding_refuses_what_does_not_fit() {
     assert_ne!(rebuild(&log, &edge).unwrap().root(), log.frontier.root(), "the root tells");
     let too_large = Frontier::rebuild(1 << 63, |_| Ok::<_, Infallible>(Some(vec![0; 8192])), []);
     assert!(matches!(too_large, Err(TreeError::TooLarge { .. })));
+}
+
+/// Each hash here is one of the tree's, only not the one that the proof should have climbed to.
+#[test]
+fn a_proof_that_ends_below_the_root_proves_nothing_even_of_what_it_reached() {
+    let log = Log::of_size(8);
+    let (mut tree, leaves) = (log.tree(), &log.leaves);
+    let path = tree.inclusion(5, 8).unwrap();
+    let reached = [leaves[5], naive::mth(&leaves[4..6]), naive::mth(&leaves[4..8])];
+    for (length, node) in reached.iter().enumerate() {
+        let short = &path[..length];
+        assert_eq!(verify_inclusion(&leaves[5], 5, 8, node, short), Err(ProofError::WrongLength), "{length}");
+    }
+    // From four leaves on, whose root is a node of the tree: without the right half nothing was added.
+    let old = naive::mth(&leaves[..4]);
+    assert_eq!(verify_consistency(4, &old, 8, &old, &[]), Err(ProofError::WrongLength));
+    // As many hashes stand to the left of leaf 4 as its index has peaks, and the proof goes on behind them.
+    let path = tree.inclusion(4, 7).unwrap();
+    assert_eq!(Peaks::before(4, 7, &path).unwrap().hashes(), [old]);
+    let path = tree.inclusion(1, 8).unwrap();
+    assert_eq!(Peaks::before(1, 8, &path).unwrap().hashes(), [leaves[0]]);
+    for length in 1..path.len() {
+        assert_eq!(Peaks::before(1, 8, &path[..length]), Err(ProofError::WrongLength), "{length}");
+    }
+}
+
+#[test]
+fn what_is_shown_of_a_tree_says_which_it_is() {
+    let log = Log::of_size(3);
+    let root = hex::encode(log.frontier.root().as_bytes());
+    assert_eq!(format!("{:?}", log.frontier.root()), root);
+    let shown = format!("{:?}", log.frontier);
+    assert!(shown.starts_with("Frontier { size: 3, root: ") && shown.contains(&root), "{shown}");
 }
 
 #[test]

@@ -168,7 +168,9 @@ mod tests {
 
     #[test]
     fn names_have_one_spelling() {
-        for good in ["pan", "acme/ssn", "0", "a-b_c/9", &"a/".repeat(7).add_one(), &"a".repeat(63)] {
+        let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(63)].join("/");
+        assert_eq!(longest.len(), MAX_BYTES);
+        for good in ["pan", "acme/ssn", "0", "a-b_c/9", &"a/".repeat(7).add_one(), &"a".repeat(63), &longest] {
             assert!(Path::parse(good).is_ok(), "{good}");
         }
         let bad = [
@@ -183,6 +185,7 @@ mod tests {
             ("pan ", PathError::BadSegment(1)),
             ("*/pan", PathError::BadSegment(1)),
             ("a/b/c/d/e/f/g/h/i", PathError::TooDeep),
+            (&longest.add_one(), PathError::TooLong),
             (&"a".repeat(64), PathError::SegmentTooLong(1)),
             (&"a".repeat(256), PathError::TooLong),
         ];

@@ -93,6 +93,12 @@ fn each_mistake_says_which_setting() {
         let settings = Settings { ttl: Some(bad.into()), max_ttl: Some("36525d".into()), ..opaque("pan") };
         assert_eq!(mistakes(settings), [(key("ttl"), format!("`{bad}` is not a lifetime"))]);
     }
+    for (ttl, max_ttl) in [("1s", "1s"), ("1s 1ms", "30d"), ("36525d", "36525d")] {
+        let settings = Settings { ttl: Some(ttl.into()), max_ttl: Some(max_ttl.into()), ..opaque("pan") };
+        let scope = settings.build("pan").unwrap();
+        assert_eq!(scope.ttl(), humantime::parse_duration(ttl).unwrap());
+        assert_eq!(scope.max_ttl(), humantime::parse_duration(max_ttl).unwrap());
+    }
     let settings = Settings { max_ttl: Some("1d".into()), ..opaque("pan") };
     let what = "the default lifetime of 30days is above the ceiling of 1day".to_string();
     assert_eq!(mistakes(settings), [(key("ttl"), what)]);

@@ -7,3 +7,4 @@ mod made;
 mod parts;
 mod structure;
 mod tampering;
+mod witnesses;

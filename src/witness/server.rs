@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body, Bytes};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,6 +22,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+
+#[cfg(test)]
+mod tests;
 
 use super::{REQUEST_BYTES_AT_MOST, Refused, Witness};
 use crate::https;
@@ -82,9 +85,11 @@ impl Door {
             };
             match accepted {
                 Ok((tcp, place)) => {
+                    // An answer is one small segment: it must not wait for an acknowledgement of the one before.
+                    let _ = tcp.set_nodelay(true);
                     let (tls, witness, told) = (self.tls.clone(), Arc::clone(&witness), told.clone());
                     connections.spawn(async move {
-                        admit(tcp, tls, witness, told).await;
+                        admit(tcp, tls, HANDSHAKE_AT_MOST, witness, told).await;
                         drop(place);
                     });
                 }
@@ -111,12 +116,16 @@ impl Door {
     }
 }
 
-async fn admit(tcp: TcpStream, tls: Option<TlsAcceptor>, witness: Arc<Witness>, told: watch::Receiver<()>) {
-    // An answer is one small segment: it must not wait for an acknowledgement of the one before.
-    let _ = tcp.set_nodelay(true);
+async fn admit(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    tls: Option<TlsAcceptor>,
+    handshake_at_most: Duration,
+    witness: Arc<Witness>,
+    told: watch::Receiver<()>,
+) {
     match tls {
-        None => converse(tcp, witness, told).await,
-        Some(tls) => match tokio::time::timeout(HANDSHAKE_AT_MOST, tls.accept(tcp)).await {
+        None => converse(stream, witness, told).await,
+        Some(tls) => match tokio::time::timeout(handshake_at_most, tls.accept(stream)).await {
             Ok(Ok(stream)) => converse(stream, witness, told).await,
             Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
             Err(_) => tracing::debug!("a handshake took too long"),
@@ -131,7 +140,7 @@ pub(crate) async fn converse(
 ) {
     let answer = service_fn(move |request| {
         let witness = Arc::clone(&witness);
-        async move { Ok::<_, Infallible>(answer(witness, request).await) }
+        async move { Ok::<_, Infallible>(answer(witness, request, BODY_AT_MOST).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -151,7 +160,10 @@ pub(crate) async fn converse(
     }
 }
 
-async fn answer(witness: Arc<Witness>, request: Request<Incoming>) -> Response<String> {
+async fn answer<B>(witness: Arc<Witness>, request: Request<B>, body_at_most: Duration) -> Response<String>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
     if request.uri().path() != ADD_CHECKPOINT {
         return text(StatusCode::NOT_FOUND, "there is only POST /add-checkpoint".to_owned());
     }
@@ -160,7 +172,7 @@ async fn answer(witness: Arc<Witness>, request: Request<Incoming>) -> Response<S
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
         return refusal;
     }
-    let collected = tokio::time::timeout(BODY_AT_MOST, https::collect(request.into_body(), REQUEST_BYTES_AT_MOST));
+    let collected = tokio::time::timeout(body_at_most, https::collect(request.into_body(), REQUEST_BYTES_AT_MOST));
     let body = match collected.await {
         Ok(Ok(Some(body))) => body,
         Ok(Ok(None)) => return text(StatusCode::PAYLOAD_TOO_LARGE, "a request has at most 256 KiB".to_owned()),

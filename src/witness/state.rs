@@ -7,7 +7,7 @@
 use crate::merkle::Hash;
 use crate::merkle::note::{Checkpoint, Name, Note};
 use sha2::{Digest, Sha256};
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -106,15 +106,11 @@ impl Directory {
     /// If it is not there, or another process has it.
     pub(super) fn open(path: &Path) -> Result<Self, StateError> {
         let file = path.join(LOCK_FILE);
-        let lock = match OpenOptions::new().read(true).write(true).open(&file) {
-            Ok(lock) => lock,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StateError::NotState(path.to_owned())),
-            Err(error) => return Err(StateError::Io { path: file, error }),
-        };
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(StateError::InUse(path.to_owned())),
-            Err(TryLockError::Error(error)) => Err(StateError::Io { path: file, error }),
+        match OpenOptions::new().read(true).write(true).open(&file).and_then(locked) {
+            Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StateError::NotState(path.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(StateError::InUse(path.to_owned())),
+            Err(error) => Err(StateError::Io { path: file, error }),
         }
     }
 
@@ -165,6 +161,12 @@ impl Directory {
         let outcome = replace();
         outcome.map_err(|error| NotStored { path, error, replaced })
     }
+}
+
+/// The file, locked for this process. `WouldBlock` if another has it.
+fn locked(file: File) -> io::Result<File> {
+    file.try_lock()?;
+    Ok(file)
 }
 
 /// The content of a file.

@@ -369,6 +369,36 @@ fn the_frozen_state_is_read_and_written() {
 }
 
 #[test]
+fn what_the_file_system_refuses_is_an_error_with_the_file_s_name_and_never_a_new_beginning() {
+    let log = History::new(50);
+    let site = Site::new(&[&log]);
+    site.open().add_checkpoint(&log.body(0, 20)).unwrap();
+    let (name, whole) = site.files().pop_first().unwrap();
+    let file = site.state().join(&name);
+    let refused = |at: &std::path::Path| match site.try_open().map(drop).unwrap_err() {
+        StateError::Io { path, .. } => assert_eq!(path, at),
+        other => panic!("{other}"),
+    };
+    fs::remove_file(&file).unwrap();
+    // What can't be opened, for it leads to itself, and what can be opened and not be read.
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    refused(&file);
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    refused(&file);
+    fs::remove_dir(&file).unwrap();
+    fs::write(&file, whole).unwrap();
+    // The directory's own lock.
+    let lock = site.state().join("lock");
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    refused(&lock);
+    fs::remove_dir(&lock).unwrap();
+    fs::write(&lock, "").unwrap();
+    site.open().add_checkpoint(&log.body(20, 30)).unwrap();
+}
+
+#[test]
 fn one_process_at_a_time_and_only_where_a_witness_was_made() {
     let log = History::new(5);
     let site = Site::new(&[&log]);

@@ -170,6 +170,41 @@ fn extension_lines_can_not_forge_lines() {
     }
 }
 
+/// A note of this text, with these signature lines under it.
+fn note_of(text: &str, signatures: &[String]) -> Result<Note, NoteError> {
+    Note::parse(&format!("{text}\n\n{}", signatures.concat()))
+}
+
+/// A signature line that belongs to nobody.
+fn signature(content: &[u8]) -> String {
+    format!("— a.example {}\n", BASE64.encode(content))
+}
+
+#[test]
+fn a_note_has_an_end_and_so_has_the_list_of_its_signatures() {
+    let line = signature(&[1, 2, 3, 4, 5]);
+    // Two line feeds behind the text.
+    let longest = MAX_NOTE_BYTES - line.len() - 2;
+    assert!(note_of(&"x".repeat(longest), std::slice::from_ref(&line)).is_ok());
+    let too_long = note_of(&"x".repeat(longest + 1), std::slice::from_ref(&line));
+    assert_eq!(too_long, Err(NoteError::Malformed("it is longer than a megabyte")));
+    let signed = |count: usize| note_of("text", &vec![line.clone(); count]);
+    assert_eq!(signed(MAX_SIGNATURES).unwrap().signatures().len(), MAX_SIGNATURES);
+    assert_eq!(signed(MAX_SIGNATURES + 1), Err(NoteError::Malformed("it has more than 100 signatures")));
+}
+
+#[test]
+fn a_signature_has_a_key_s_id_and_something_behind_it() {
+    let note = note_of("text", &[signature(&[1, 2, 3, 4, 5]), signature(&[6, 7, 8, 9, 10, 11])]).unwrap();
+    let (first, second) = (&note.signatures()[0], &note.signatures()[1]);
+    assert_eq!((first.name().as_str(), first.id(), &first.bytes[..]), ("a.example", KeyId(0x0102_0304), &[5][..]));
+    assert_eq!((second.id(), &second.bytes[..]), (KeyId(0x0607_0809), &[10, 11][..]));
+    for content in [&[1, 2, 3, 4][..], &[1, 2, 3], &[]] {
+        let refused = note_of("text", &[signature(content)]);
+        assert_eq!(refused, Err(NoteError::Malformed("a signature line is not: em dash, name, base64")), "{content:?}");
+    }
+}
+
 #[test]
 fn the_log_key_wipes_itself_and_does_not_print() {
     fn wipes<T: ZeroizeOnDrop>() {}

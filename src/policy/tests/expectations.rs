@@ -50,6 +50,16 @@ fn every_mistake_is_told_with_its_line() {
 }
 
 #[test]
+fn a_number_is_whole_and_one_that_fits() {
+    let given = |number: &str| parse(&format!("{CALL}decision = \"deny\"\nrequested = {number}\n"));
+    assert_eq!(given("2").unwrap()[0].call.requested, 2);
+    for number in ["-1", "18446744073709551616", "1.5", "true"] {
+        let mistake = "t.toml:6:1: requested: is not a whole number | write a whole number";
+        assert_eq!(given(number).unwrap_err(), [mistake], "{number}");
+    }
+}
+
+#[test]
 fn a_file_that_says_nothing_does_not_pass() {
     for text in ["", "# Later.", "expect = []"] {
         let found = parse(text).unwrap_err();

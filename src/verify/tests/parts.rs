@@ -185,3 +185,48 @@ fn one_event_is_proved_alone_and_nothing_else_is() {
         assert!(matches!(moved.verify(&trusting(&[1])), Err(Unproved::Path { .. })));
     }
 }
+
+#[test]
+fn a_proof_has_one_form_and_its_event_must_be_one() {
+    let log = Log::of_size(70);
+    let proof = Proof {
+        sequence: 33,
+        leaf: log.leaves[33].clone(),
+        hashes: Asked::of(&log).inclusion(33, 70),
+        note: log.note(70),
+    };
+    let text = proof.to_string();
+    let lines: Vec<&str> = text.split('\n').collect();
+    let path_line = lines[3];
+    for (from, to, refused) in [
+        ("tlog-proof@v1", "tlog-proof@v2", "the first line is another"),
+        ("extra ", "extra", "no event as extra data"),
+        ("extra ", "extra *", "no event as extra data"),
+        ("index 33", "index", "no index"),
+        ("index 33", "index -1", "no index"),
+        ("index 33", "33", "no index"),
+        ("index 33", "index 033", "the index is not a number in its shortest form"),
+        ("index 33", "index +33", "the index is not a number in its shortest form"),
+        (path_line, "AAAA", "a line of the path is not 32 bytes in base64"),
+        (path_line, "", "a line of the path is not 32 bytes in base64"),
+    ] {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text);
+        let found = changed.parse::<Proof>().and_then(|proof| proof.verify(&trusting(&[1]))).unwrap_err();
+        let is_form = matches!(&found, Unproved::Form(what) if *what == refused);
+        assert!(is_form || to.is_empty(), "{from:?} for {to:?}: {found}");
+    }
+    let whole = text.replace("\n\n", "\n").parse::<Proof>();
+    assert_eq!(whole, Err(Unproved::Form("no empty line parts proof and checkpoint")));
+    // What is signed here is a tree of something that is no event.
+    let mut other = log.clone();
+    other.leaves[33] = b"no event".to_vec();
+    let no_event = Proof {
+        leaf: other.leaves[33].clone(),
+        hashes: Asked::of(&other).inclusion(33, 70),
+        note: other.note(70),
+        ..proof.clone()
+    };
+    assert!(matches!(no_event.verify(&trusting(&[1])), Err(Unproved::Leaf(_))));
+    assert!(proof.verify(&trusting(&[1])).is_ok());
+}
