@@ -10,7 +10,6 @@ mod gather;
 mod guard;
 mod lag;
 pub mod methods;
-mod pace;
 mod status;
 mod stream;
 mod token;

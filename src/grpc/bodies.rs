@@ -1,11 +1,19 @@
-//! The bodies of calls and answers, whose bytes are held in the call's share for as long as they are here.
+//! The bodies of calls and answers: what passes here is counted, waits until it is whole, and says whose turn it is.
+//!
+//! The bytes of a call are held in its share for as long as they are here. Messages go on to be decoded when they are whole
+//! (`gather`). The transport asks a reply for its next piece when the peer has room for it, so between two questions, once
+//! there was a piece to give, it is the peer who is waited for. A call's one message is the peer's turn until it has come whole.
 
+use super::MESSAGE_BYTES_AT_MOST;
+use super::gather::Gather;
 use crate::limits::bytes::{INCLUDED, OF_A_CALL, Share};
-use hyper::body::{Body as _, Frame, SizeHint};
+use crate::tls::{Wait, Waits};
+use hyper::body::{Body as _, Frame};
 use prost::bytes::Bytes;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -13,28 +21,85 @@ use tonic::body::Body;
 /// who does not, the rest stays here.
 const PIECE: usize = 16 << 10;
 
-/// A call's message as it comes, or a stream's messages. It ends with an error where there is no room for more.
-pub(super) struct Incoming {
-    inner: Body,
+/// The messages of a call, as they come. They end with an error where there is no room for more.
+struct Messages {
+    body: Body,
     share: Arc<Share>,
     seen: usize,
+    gather: Gather,
+    /// What comes after all that was gathered: trailers, a failure, or nothing.
+    last: Option<Polled>,
+    /// Where there is to be one alone.
+    wait: Option<Wait>,
 }
 
 /// An answer as it goes.
-pub(super) struct Outgoing {
-    inner: Body,
+struct Reply {
+    body: Body,
     share: Arc<Share>,
     /// Whether it is the only one: then it is all that is left of its call.
     is_last: bool,
     rest: Bytes,
+    wait: Wait,
 }
 
-impl Incoming {
-    /// What comes in `inner` is held by `share`.
-    pub fn body(inner: Body, share: Arc<Share>) -> Body {
-        Body::new(Self { inner, share, seen: 0 })
+/// What a body has next.
+type Polled = Option<Result<Frame<Bytes>, Status>>;
+
+/// `body`, held by `share`, which the peer of `waits` is to send: one message, or as many as it likes, whenever it likes.
+pub(super) fn messages(body: Body, share: Arc<Share>, waits: &Arc<Waits>, is_one: bool) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    let wait = is_one.then(|| waits.for_peer(Instant::now()));
+    Body::new(Messages { body, share, seen: 0, gather: Gather::new(MESSAGE_BYTES_AT_MOST), last: None, wait })
+}
+
+/// `body`, held by `share`, which the peer of `waits` is to take: of a single answer `is_last`.
+pub(super) fn reply(body: Body, share: Arc<Share>, waits: &Arc<Waits>, is_last: bool) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    let wait = waits.for_peer(Instant::now());
+    Body::new(Reply { body, share, is_last, rest: Bytes::new(), wait })
+}
+
+impl hyper::body::Body for Messages {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Polled> {
+        loop {
+            if let Some(data) = self.gather.next() {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            if let Some(last) = self.last.take() {
+                return Poll::Ready(last);
+            }
+            let polled = ready!(Pin::new(&mut self.body).poll_frame(context));
+            if let Some(wait) = &self.wait
+                && (!matches!(polled, Some(Ok(_))) || self.body.is_end_stream())
+            {
+                wait.for_us();
+            }
+            match polled.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => match self.hold(data.len()) {
+                    Ok(()) => self.gather.push(data),
+                    Err(refused) => self.end(Some(Err(refused))),
+                },
+                Some(Ok(Err(trailers))) => self.end(Some(Ok(trailers))),
+                Some(Err(failure)) => self.end(Some(Err(failure))),
+                None => self.end(None),
+            }
+        }
     }
 
+    fn is_end_stream(&self) -> bool {
+        self.last.is_none() && self.gather.is_empty() && self.body.is_end_stream()
+    }
+}
+
+impl Messages {
     fn hold(&mut self, bytes: usize) -> Result<(), Status> {
         let before = self.seen;
         self.seen = before.saturating_add(bytes);
@@ -45,55 +110,40 @@ impl Incoming {
         // What it means is said where all statuses are: see `status::sanitize`.
         self.share.grow(more).map_err(|_| Status::resource_exhausted(""))
     }
-}
 
-impl Outgoing {
-    /// What goes out of `inner` is held by `share`, of a single answer `is_last`.
-    pub fn body(inner: Body, share: Arc<Share>, is_last: bool) -> Body {
-        if inner.is_end_stream() {
-            return inner;
+    fn end(&mut self, last: Polled) {
+        if let Some(wait) = &self.wait {
+            wait.for_us();
         }
-        Body::new(Self { inner, share, is_last, rest: Bytes::new() })
-    }
-
-    fn piece(&mut self) -> Frame<Bytes> {
-        Frame::data(self.rest.split_to(self.rest.len().min(PIECE)))
+        self.gather.release();
+        self.last = Some(last);
     }
 }
 
-impl hyper::body::Body for Incoming {
+impl hyper::body::Body for Reply {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-            && let Err(status) = self.hold(data.len())
-        {
-            return Poll::Ready(Some(Err(status)));
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Polled> {
+        let polled = self.poll_piece(context);
+        match &polled {
+            Poll::Ready(Some(Ok(_))) => self.wait.for_peer(Instant::now()),
+            Poll::Ready(_) | Poll::Pending => self.wait.for_us(),
         }
-        Poll::Ready(frame)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 }
 
-impl hyper::body::Body for Outgoing {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+impl Reply {
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Polled> {
         if !self.rest.is_empty() {
             return Poll::Ready(Some(Ok(self.piece())));
         }
-        Poll::Ready(match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
+        Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(context)) {
             Some(Ok(frame)) => Some(Ok(match frame.into_data() {
                 Ok(data) => {
                     if self.is_last && self.share.held() != OF_A_CALL.max(data.len()) {
@@ -108,8 +158,8 @@ impl hyper::body::Body for Outgoing {
         })
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.inner.is_end_stream()
+    fn piece(&mut self) -> Frame<Bytes> {
+        Frame::data(self.rest.split_to(self.rest.len().min(PIECE)))
     }
 }
 
@@ -141,10 +191,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_on_its_way_is_held_and_given_back_d_07() {
-        let budget = Budget::new(1 << 20);
+        let (budget, waits) = (Budget::new(1 << 20), Arc::default());
         for bytes in [0, 1, INCLUDED, INCLUDED + 1, 3 * PIECE, 900 << 10] {
             let share = Arc::new(budget.call().unwrap());
-            let mut body = Incoming::body(of(bytes), Arc::clone(&share));
+            let mut body = messages(of(bytes), Arc::clone(&share), &waits, true);
             let mut read = 0;
             while let Some(frame) = next(&mut body).await {
                 read += frame.unwrap().into_data().unwrap().len();
@@ -152,7 +202,7 @@ mod tests {
             let held = if bytes <= INCLUDED { OF_A_CALL } else { OF_A_CALL + bytes };
             assert_eq!((read, budget.held()), (bytes, held));
             drop(body);
-            let mut body = Outgoing::body(of(bytes), share, true);
+            let mut body = reply(of(bytes), share, &waits, true);
             let (mut sent, mut longest) = (0, 0);
             while let Some(frame) = next(&mut body).await {
                 let length = frame.unwrap().into_data().unwrap().len();
@@ -164,7 +214,7 @@ mod tests {
             assert_eq!(budget.held(), 0);
         }
         let share = Arc::new(budget.call().unwrap());
-        let mut body = Incoming::body(of(1 << 20), share);
+        let mut body = messages(of(1 << 20), share, &waits, true);
         assert_eq!(next(&mut body).await.unwrap().err().unwrap().code(), tonic::Code::ResourceExhausted);
         drop(body);
         assert_eq!(budget.held(), 0);

@@ -5,10 +5,9 @@
 //! answer no later than the caller's deadline; the status is one of ours; the call is counted. Of a stream of batches it sees the
 //! beginning only: `stream` does the same for each batch.
 
-use super::bodies::{Incoming, Outgoing};
 use super::lag::Lag;
 use super::methods::Counters;
-use super::{methods, pace, status};
+use super::{bodies, methods, status};
 use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::event::Action;
@@ -255,7 +254,7 @@ where
         request.extensions_mut().insert(Arc::clone(&call.share));
         let share = Arc::clone(&call.share);
         let is_one = methods::METHODS[call.place].one_message;
-        let request = request.map(|body| pace::messages(Incoming::body(body, share), &call.waits, is_one));
+        let request = request.map(|body| bodies::messages(body, share, &call.waits, is_one));
         let answer = self.inner.call(request);
         Box::pin(async move {
             if let Err(status) = guard.turn(&call, deadline).await {
@@ -283,9 +282,7 @@ where
                 guard.counters[call.place].count(code);
             }
             let is_last = !methods::METHODS[call.place].streams;
-            let waits = Arc::clone(&call.waits);
-            // The pace outside: between two pieces it is the peer's turn.
-            Ok(response.map(|body| pace::reply(Outgoing::body(body, call.share, is_last), &waits)))
+            Ok(response.map(|body| bodies::reply(body, call.share, &call.waits, is_last)))
         })
     }
 }

@@ -19,20 +19,23 @@ struct Slots {
     free: Vec<usize>,
 }
 
-/// One that waits, for us until it says otherwise. Dropped, it waits for nobody.
+/// One that waits, for the peer until it says otherwise. Dropped, it waits for nobody.
 pub struct Wait {
     of: Arc<Waits>,
     slot: usize,
 }
 
 impl Waits {
-    /// Begins one.
-    pub fn begin(self: &Arc<Self>) -> Wait {
+    /// Begins one, which from `now` on is the peer's turn.
+    pub fn for_peer(self: &Arc<Self>, now: Instant) -> Wait {
         let mut slots = self.0.lock();
-        let slot = slots.free.pop().unwrap_or_else(|| {
-            slots.since.push(None);
+        let slot = if let Some(slot) = slots.free.pop() {
+            slots.since[slot] = Some(now);
+            slot
+        } else {
+            slots.since.push(Some(now));
             slots.since.len() - 1
-        });
+        };
         drop(slots);
         Wait { of: Arc::clone(self), slot }
     }
@@ -56,16 +59,15 @@ impl Wait {
     }
 
     fn set(&self, since: Option<Instant>) {
-        if let Some(slot) = self.of.0.lock().since.get_mut(self.slot) {
-            *slot = since;
-        }
+        self.of.0.lock().since[self.slot] = since;
     }
 }
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.for_us();
-        self.of.0.lock().free.push(self.slot);
+        let mut slots = self.of.0.lock();
+        slots.since[self.slot] = None;
+        slots.free.push(self.slot);
     }
 }
 
@@ -79,10 +81,8 @@ mod tests {
         let at = |seconds| begin + Duration::from_secs(seconds);
         let waits = Arc::new(Waits::default());
         let longest = |seconds| waits.longest(at(seconds)).as_secs();
-        let (first, second) = (waits.begin(), waits.begin());
-        assert_eq!(longest(100), 0, "nobody waits for the peer");
-        first.for_peer(at(100));
-        second.for_peer(at(105));
+        let (first, second) = (waits.for_peer(at(100)), waits.for_peer(at(105)));
+        assert_eq!(longest(100), 0, "it has just begun");
         assert_eq!(longest(110), 10);
         first.for_us();
         assert_eq!(longest(110), 5);
@@ -90,10 +90,11 @@ mod tests {
         assert_eq!(longest(112), 7, "each turn begins anew");
         drop(second);
         assert_eq!(longest(112), 2);
-        let third = waits.begin();
+        first.for_us();
+        assert_eq!(longest(200), 0, "nobody waits for the peer");
+        let _third = waits.for_peer(at(200));
         drop(first);
         assert_eq!((longest(200), waits.0.lock().since.len()), (0, 2), "places are used again");
-        third.for_peer(at(200));
         assert_eq!(longest(201), 1);
     }
 }
