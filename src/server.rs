@@ -8,6 +8,7 @@ mod check;
 mod confine;
 mod create;
 mod descriptors;
+mod direct;
 mod door;
 mod figures;
 mod located;

@@ -3,6 +3,7 @@
 //! A commit's callers are woken by their own thread (see `ledger::Worker`), and a connection never moves between threads.
 //! That this is so is decided here and nowhere else.
 
+use super::direct::Direct;
 use super::{Error, until};
 use crate::config;
 use crate::grpc::{AuditDoor, Guard, Lag, MESSAGE_BYTES_AT_MOST, TokenDoor};
@@ -25,6 +26,7 @@ use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 use tower::Service;
+use tower::layer::util::{Identity, Stack};
 
 /// Connections that may wait for a busy thread.
 const WAITING_CONNECTIONS: usize = 64;
@@ -205,7 +207,7 @@ fn routes(
     config: &config::Server,
     doors: &Doors,
     guard: &Guard,
-) -> Result<Router<tower::layer::util::Stack<Guard, tower::layer::util::Identity>>, Error> {
+) -> Result<Router<Stack<Direct, Stack<Guard, Identity>>>, Error> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(crate::proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -219,8 +221,8 @@ fn routes(
         .max_encoding_message_size(MESSAGE_BYTES_AT_MOST);
     Ok(limited(config)
         .layer(guard.clone())
+        .layer(Direct(token))
         .add_service(doors.health.clone())
         .add_service(reflection)
-        .add_service(token)
         .add_service(audit))
 }
