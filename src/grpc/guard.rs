@@ -26,9 +26,12 @@ use tonic::Code;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// Makes the layer.
+/// Makes the layer. Each call has a copy, so that all of it lies behind one count, which only its own thread touches.
 #[derive(Clone)]
-pub struct Guard {
+pub struct Guard(Arc<Parts>);
+
+#[derive(Clone)]
+struct Parts {
     vault: Arc<Vault>,
     clock: Arc<dyn Clock>,
     counters: Arc<Vec<Counters>>,
@@ -69,32 +72,32 @@ impl Guard {
     /// A guard that asks `clock` whether certificates are still valid. Counters are made once, for all methods and codes.
     pub fn new(vault: Arc<Vault>, clock: Arc<dyn Clock>) -> Self {
         let counters = methods::METHODS.iter().map(|method| Counters::of(method));
-        Self { vault, clock, counters: Arc::new(counters.collect()), lag: None }
+        Self(Arc::new(Parts { vault, clock, counters: Arc::new(counters.collect()), lag: None }))
     }
 
     /// The same for a thread that is as late as `lag` says.
     #[must_use]
     pub fn of_thread(&self, lag: Arc<Lag>) -> Self {
-        Self { lag: Some(lag), ..self.clone() }
+        Self(Arc::new(Parts { lag: Some(lag), ..Parts::clone(&self.0) }))
     }
 
     /// The vault behind it.
     pub fn vault(&self) -> &Arc<Vault> {
-        &self.vault
+        &self.0.vault
     }
 
     fn refuse(&self, request: &Request<Body>) -> Result<Admitted, tonic::Status> {
         let connection = request.extensions().get::<Arc<Connection>>().ok_or_else(status::internal)?;
         let Some((place, method)) = methods::find(request.uri().path()) else {
-            self.vault.turned_away(&connection.caller, Action::Connect, Reason::NotImplemented);
+            self.0.vault.turned_away(&connection.caller, Action::Connect, Reason::NotImplemented);
             return Err(status::no_such_method());
         };
-        check_certificate(&self.vault, &*self.clock, &connection.caller, method.action)?;
+        check_certificate(&self.0.vault, &*self.0.clock, &connection.caller, method.action)?;
         let caller = Arc::clone(&connection.caller);
         // Probes are answered however much there is to do.
         let share = match method.resource {
-            methods::Resource::None => self.vault.budget().nothing(),
-            _ => self.vault.budget().call().map_err(|_| self.shed(place, &caller))?,
+            methods::Resource::None => self.0.vault.budget().nothing(),
+            _ => self.0.vault.budget().call().map_err(|_| self.shed(place, &caller))?,
         };
         let waits = Arc::clone(&connection.waits);
         Ok(Admitted { place, caller, waits, share: Arc::new(share) })
@@ -106,30 +109,30 @@ impl Guard {
         if call.is_probe() {
             return Ok(());
         }
-        let turn = match &self.lag {
+        let turn = match &self.0.lag {
             Some(lag) => in_time(deadline, lag.turn()).await,
             None => Some(Ok(())),
         };
         let Some(turn) = turn.filter(|_| deadline.is_none_or(|deadline| Instant::now() < deadline)) else {
             self.unread(call, Reason::DeadlineExceeded);
-            self.counters[call.place].count(Code::DeadlineExceeded);
+            self.0.counters[call.place].count(Code::DeadlineExceeded);
             return Err(status::deadline_exceeded());
         };
-        let is_too_much = turn.is_err() || self.vault.ledger().is_full();
+        let is_too_much = turn.is_err() || self.0.vault.ledger().is_full();
         if is_too_much { Err(self.shed(call.place, &call.caller)) } else { Ok(()) }
     }
 
     /// There is no room for one more call. Nothing of it was read.
     fn shed(&self, place: usize, caller: &Caller) -> tonic::Status {
-        self.vault.turned_away(caller, methods::METHODS[place].action, Reason::Overloaded);
-        self.counters[place].count(Code::ResourceExhausted);
+        self.0.vault.turned_away(caller, methods::METHODS[place].action, Reason::Overloaded);
+        self.0.counters[place].count(Code::ResourceExhausted);
         status::of(Failure::Overloaded)
     }
 
     /// Counts a call that ended before its message was read: nothing else would say that there was one.
     fn unread(&self, call: &Admitted, reason: Reason) {
         if !call.is_probe() {
-            self.vault.turned_away(&call.caller, methods::METHODS[call.place].action, reason);
+            self.0.vault.turned_away(&call.caller, methods::METHODS[call.place].action, reason);
         }
     }
 }
@@ -239,7 +242,7 @@ where
         };
         let guard = self.guard.clone();
         let now = Instant::now();
-        let arrival = guard.lag.as_ref().map(|lag| lag.arrival(now)).unwrap_or_default();
+        let arrival = guard.0.lag.as_ref().map(|lag| lag.arrival(now)).unwrap_or_default();
         if arrival.is_refused && !call.is_probe() {
             let status = guard.shed(call.place, &call.caller);
             return Box::pin(async move { Ok(refused(status)) });
@@ -279,7 +282,7 @@ where
             let code = response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
             // The batches of a stream that has begun are counted one by one.
             if code != Code::Ok || !methods::METHODS[call.place].batches {
-                guard.counters[call.place].count(code);
+                guard.0.counters[call.place].count(code);
             }
             let is_last = !methods::METHODS[call.place].streams;
             Ok(response.map(|body| bodies::reply(body, call.share, &call.waits, is_last)))

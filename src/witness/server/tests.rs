@@ -31,8 +31,8 @@ fn post<B>(body: B) -> Request<B> {
     Request::post(ADD_CHECKPOINT).body(body).unwrap()
 }
 
-fn whole(bytes: Vec<u8>) -> Request<https::Whole> {
-    post(https::Whole::new(bytes.into()))
+fn whole(bytes: Vec<u8>) -> Request<Full<Bytes>> {
+    post(Full::new(Bytes::from(bytes)))
 }
 
 /// A body that breaks off, or of which nothing ever comes.
@@ -94,7 +94,7 @@ async fn only_one_path_and_one_method_are_known() {
     let (_folder, witness) = witness(&log, standing());
     let ask = async |method: &str, path: &str| {
         let request =
-            Request::builder().method(method).uri(path).body(https::Whole::new(log.body(0, 5).into())).unwrap();
+            Request::builder().method(method).uri(path).body(Full::new(Bytes::from(log.body(0, 5)))).unwrap();
         answer(Arc::clone(&witness), request, BODY_AT_MOST).await
     };
     assert_eq!(ask("POST", "/").await.status().as_u16(), 404);
