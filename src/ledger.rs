@@ -130,7 +130,8 @@ pub struct Submission {
     /// What else `changes` rewrites, beside the records that it knows of.
     rewritten: Vec<Handle>,
     changes: Changes,
-    event: Event,
+    /// On the heap: it passes through many hands, and is long.
+    event: Box<Event>,
     /// The first moment at which something that it releases has expired.
     valid_until: Option<Timestamp>,
     /// Whether the time mark moves to the wall clock with it.
@@ -237,16 +238,25 @@ impl Ledger {
         Basis { commit, rulebook: (self.shared.rulebook_generation)() }
     }
 
-    /// Commits, and frees what is held once the event that names it is durable.
+    /// Commits, and frees what is held once the event that names it is durable. It is handed over before this returns; what
+    /// comes back only waits, and has no part of what is written.
     ///
     /// # Errors
     /// [`Refused`]; `held` is then wiped, except that after [`Refused::Stale`] the operation reads it anew.
-    pub async fn commit<T>(&self, submission: Submission, held: Held<T>) -> Result<(T, Receipt), Refused> {
-        let receipt = self.enqueue(submission, &held.names)?;
-        match tokio::time::timeout(self.shared.limits.patience, receipt).await {
-            Ok(Ok(outcome)) => outcome.map(|receipt| (held.content, receipt)),
-            // The writer dropped the sender: it is gone, and the process with it.
-            Ok(Err(_)) | Err(_) => Err(Refused::Unavailable),
+    pub fn commit<T>(
+        &self,
+        submission: Submission,
+        held: Held<T>,
+    ) -> impl Future<Output = Result<(T, Receipt), Refused>> + use<T> {
+        let Held { content, names } = held;
+        let patience = self.shared.limits.patience;
+        let receipt = self.enqueue(submission, &names);
+        async move {
+            match tokio::time::timeout(patience, receipt?).await {
+                Ok(Ok(outcome)) => outcome.map(|receipt| (content, receipt)),
+                // The writer dropped the sender: it is gone, and the process with it.
+                Ok(Err(_)) | Err(_) => Err(Refused::Unavailable),
+            }
         }
     }
 
@@ -254,8 +264,9 @@ impl Ledger {
     ///
     /// # Errors
     /// As [`Ledger::commit`].
-    pub async fn record(&self, submission: Submission) -> Result<Receipt, Refused> {
-        self.commit(submission, Held::nothing()).await.map(|((), receipt)| receipt)
+    pub fn record(&self, submission: Submission) -> impl Future<Output = Result<Receipt, Refused>> + use<> {
+        let done = self.commit(submission, Held::nothing());
+        async move { done.await.map(|((), receipt)| receipt) }
     }
 
     /// Size and root after all that is committed now. Waits for the writer, so it is for rare callers.
@@ -391,13 +402,13 @@ impl Basis {
 
 impl Submission {
     /// A submission that only records `event`.
-    pub fn new(basis: Basis, event: Event) -> Self {
+    pub fn new(basis: Basis, event: impl Into<Box<Event>>) -> Self {
         Self {
             basis,
             touched: Vec::new(),
             rewritten: Vec::new(),
             changes: Changes::default(),
-            event,
+            event: event.into(),
             valid_until: None,
             accepts_clock: false,
             kept_from: None,

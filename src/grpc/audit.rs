@@ -51,7 +51,7 @@ impl AuditDoor {
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let work = question(Arc::clone(&self.vault), call.clone());
-        finish(Arc::clone(&self.vault), call, method, Box::pin(work)).await
+        finish(&self.vault, call, method, Box::pin(work)).await
     }
 }
 

@@ -375,8 +375,7 @@ mod tests {
         let mut batches = batches(&fixture, &clock, stopped);
         batches.call.deadline = Some(Instant::now());
         let vault = Arc::clone(&fixture.vault);
-        let each =
-            move |call, batch| crate::grpc::token::tokenize(Arc::clone(&vault), call, &methods::STREAM_TOKENIZE, batch);
+        let each = move |call, batch| crate::grpc::token::tokenize(&vault, call, &methods::STREAM_TOKENIZE, batch);
         let items = vec![v1::TokenizeItem { value: vec![1], ..Default::default() }];
         let batch = v1::TokenizeRequest { scope: "pan".to_owned(), items, ..Default::default() };
         let mut answers = batches.answer(tokio_stream::iter([Ok(batch.clone()), Ok(batch)]), each).ok().unwrap();

@@ -44,7 +44,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
     async fn tokenize(&self, request: Request<v1::TokenizeRequest>) -> Result<Response<v1::TokenizeResponse>, Status> {
         let call = call_of(&request)?;
         let request = request.into_inner();
-        tokenize(Arc::clone(&self.vault), call, &methods::TOKENIZE, request).await.map(Response::new)
+        tokenize(&self.vault, call, &methods::TOKENIZE, request).await.map(Response::new)
     }
 
     async fn detokenize(
@@ -53,7 +53,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
     ) -> Result<Response<v1::DetokenizeResponse>, Status> {
         let call = call_of(&request)?;
         let request = request.into_inner();
-        detokenize(Arc::clone(&self.vault), call, &methods::DETOKENIZE, request).await.map(Response::new)
+        detokenize(&self.vault, call, &methods::DETOKENIZE, request).await.map(Response::new)
     }
 
     async fn inspect_tokens(
@@ -69,7 +69,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let call = call.clone();
             async move { vault.inspect(&call, request).await }
         };
-        let done = finish(Arc::clone(&self.vault), call, &methods::INSPECT_TOKENS, Box::pin(work)).await?;
+        let done = finish(&self.vault, call, &methods::INSPECT_TOKENS, Box::pin(work)).await?;
         Ok(Response::new(v1::InspectTokensResponse {
             results: done.results.into_iter().map(inspect_result).collect(),
             receipt: Some(convert::receipt(&done.receipt)),
@@ -93,7 +93,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let call = call.clone();
             async move { vault.renew(&call, request).await }
         };
-        let done = finish(Arc::clone(&self.vault), call, &methods::RENEW_TOKENS, Box::pin(work)).await?;
+        let done = finish(&self.vault, call, &methods::RENEW_TOKENS, Box::pin(work)).await?;
         let result = |result: Result<Timestamp, ItemFailure>| v1::RenewResult {
             outcome: Some(match result {
                 Ok(time) => v1::renew_result::Outcome::ExpireTime(convert::timestamp(time)),
@@ -124,7 +124,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
             let call = call.clone();
             async move { vault.revoke(&call, request).await }
         };
-        let done = finish(Arc::clone(&self.vault), call, &methods::REVOKE_TOKENS, Box::pin(work)).await?;
+        let done = finish(&self.vault, call, &methods::REVOKE_TOKENS, Box::pin(work)).await?;
         let result = |result: Result<Timestamp, ItemFailure>| v1::RevokeResult {
             outcome: Some(match result {
                 Ok(time) => v1::revoke_result::Outcome::RevokeTime(convert::timestamp(time)),
@@ -146,7 +146,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
         let vault = Arc::clone(&self.vault);
         let each = move |call, message: v1::StreamTokenizeRequest| {
             // Without a batch there is no scope to decide on: it is refused as one that names none.
-            let done = tokenize(Arc::clone(&vault), call, method, message.batch.unwrap_or_default());
+            let done = tokenize(&vault, call, method, message.batch.unwrap_or_default());
             async move { Ok(v1::StreamTokenizeResponse { batch: Some(done.await?) }) }
         };
         Batches { surroundings, call, method, counters: Some(counters) }
@@ -162,7 +162,7 @@ impl v1::token_service_server::TokenService for TokenDoor {
         let (method, counters) = (&methods::STREAM_DETOKENIZE, self.stream_detokenize.clone());
         let vault = Arc::clone(&self.vault);
         let each = move |call, message: v1::StreamDetokenizeRequest| {
-            let done = detokenize(Arc::clone(&vault), call, method, message.batch.unwrap_or_default());
+            let done = detokenize(&vault, call, method, message.batch.unwrap_or_default());
             async move { Ok(v1::StreamDetokenizeResponse { batch: Some(done.await?) }) }
         };
         Batches { surroundings, call, method, counters: Some(counters) }
@@ -173,40 +173,48 @@ impl v1::token_service_server::TokenService for TokenDoor {
 
 // === what single calls and batches of a stream have in common ===
 
-pub(super) async fn tokenize(
-    vault: Arc<Vault>,
+// Functions that give a future, and not `async` ones: those would keep room for what they were given until the end.
+
+pub(super) fn tokenize(
+    vault: &Arc<Vault>,
     call: Call,
     method: &'static Method,
     request: v1::TokenizeRequest,
-) -> Result<v1::TokenizeResponse, Status> {
+) -> impl Future<Output = Result<v1::TokenizeResponse, Status>> + Send + use<> {
     let request = tokenize_request(request);
     let work = {
-        let (vault, call) = (Arc::clone(&vault), call.clone());
-        async move { vault.tokenize(&call, request).await }
+        let (vault, call) = (Arc::clone(vault), call.clone());
+        async move { vault.tokenize(&call, &request).await }
     };
-    let done = finish(vault, call, method, Box::pin(work)).await?;
-    Ok(v1::TokenizeResponse {
-        results: done.results.into_iter().map(tokenize_result).collect(),
-        receipt: Some(convert::receipt(&done.receipt)),
-    })
+    let done = finish(vault, call, method, Box::pin(work));
+    async move {
+        let done = done.await?;
+        Ok(v1::TokenizeResponse {
+            results: done.results.into_iter().map(tokenize_result).collect(),
+            receipt: Some(convert::receipt(&done.receipt)),
+        })
+    }
 }
 
-async fn detokenize(
-    vault: Arc<Vault>,
+fn detokenize(
+    vault: &Arc<Vault>,
     call: Call,
     method: &'static Method,
     request: v1::DetokenizeRequest,
-) -> Result<v1::DetokenizeResponse, Status> {
+) -> impl Future<Output = Result<v1::DetokenizeResponse, Status>> + Send + use<> {
     let request = detokenize_request(request);
     let work = {
-        let (vault, call) = (Arc::clone(&vault), call.clone());
-        async move { vault.detokenize(&call, request).await }
+        let (vault, call) = (Arc::clone(vault), call.clone());
+        async move { vault.detokenize(&call, &request).await }
     };
-    let done = finish(vault, call, method, Box::pin(work)).await?;
-    Ok(v1::DetokenizeResponse {
-        results: done.results.into_iter().map(detokenize_result).collect(),
-        receipt: Some(convert::receipt(&done.receipt)),
-    })
+    let done = finish(vault, call, method, Box::pin(work));
+    async move {
+        let done = done.await?;
+        Ok(v1::DetokenizeResponse {
+            results: done.results.into_iter().map(detokenize_result).collect(),
+            receipt: Some(convert::receipt(&done.receipt)),
+        })
+    }
 }
 
 // === to the domain ===

@@ -15,6 +15,7 @@ use crate::ledger::{Basis, Changes, Held, Receipt, Refused, Submission};
 use crate::policy::{self, Context, Denied, Permit, Resource};
 use crate::scope::{self, Scope};
 use crate::secret::Secret;
+use std::pin::Pin;
 use std::sync::Arc;
 
 /// What a call wants, the shape of it being right.
@@ -34,7 +35,7 @@ pub(super) struct Wanted<'a> {
     /// Not available yet: an option that was given.
     pub unsupported: Option<&'static str>,
     /// The name that its outcome is remembered by, if it has one.
-    pub request: Option<Request>,
+    pub request: Option<Box<Request>>,
 }
 
 /// An attempt that policy permits.
@@ -44,12 +45,16 @@ pub(super) struct Attempt<A: policy::Action> {
     /// What policy found to be asked for.
     pub scope: Arc<Scope>,
     /// Begun: who, what, by which rule. Handles and outcomes are for the operation to fill in.
-    pub event: Event,
+    pub event: Box<Event>,
     /// As much as the operation asked for, from one system call.
     pub random: Supply,
     basis: Basis,
     permit: Permit<A>,
 }
+
+/// An attempt that is over, and what is still to be recorded of it. On the heap, like all that is rare: the future of every call
+/// would have to have room for it.
+pub(super) type Over<'a> = Pin<Box<dyn Future<Output = Failure> + Send + 'a>>;
 
 /// What an attempt would change, and what its answer rests on.
 #[derive(Default)]
@@ -68,29 +73,28 @@ impl Vault {
     ///
     /// # Errors
     /// The call is over: denied, late, or something that does not exist yet. All of these are recorded.
-    pub(super) async fn attempt<A: policy::Action>(
-        &self,
-        wanted: &Wanted<'_>,
+    pub(super) fn attempt<'a, A: policy::Action>(
+        &'a self,
+        wanted: &'a Wanted<'_>,
         random: usize,
-    ) -> Result<Attempt<A>, Failure> {
+    ) -> Result<Attempt<A>, Over<'a>> {
         let basis = self.ledger.basis();
         let now = self.now();
         let context = wanted.context(now);
         let permit = match self.policy.permit::<A>(&wanted.asked.call.caller, Resource::Scope(&wanted.path), &context) {
             Ok(permit) => permit,
-            // On the heap, like all that is rare: the future of every call would have to have room for it.
-            Err(denied) => return Err(Box::pin(self.denied_attempt(wanted, denied)).await),
+            Err(denied) => return Err(Box::pin(self.denied_attempt(wanted, denied))),
         };
         // For the event's salt too: a system call costs as much as sealing a value.
-        let mut supply = Supply::of(event::SALT_BYTES + random)?;
-        let mut event = wanted.event(self, supply.take());
+        let mut supply = Supply::of(event::SALT_BYTES + random).map_err(|failed| over(failed.into()))?;
+        let mut event = Box::new(wanted.event(self, supply.take()));
         decided(&mut event, &permit);
-        let scope = Arc::clone(permit.scope().ok_or(Failure::Internal)?);
+        let scope = Arc::clone(permit.scope().ok_or_else(|| over(Failure::Internal))?);
         if let Some(option) = wanted.unsupported {
-            return Err(Box::pin(self.unimplemented(event, option)).await);
+            return Err(Box::pin(self.unimplemented(*event, option)));
         }
         if wanted.asked.call.is_late() {
-            return Err(Box::pin(self.late(event)).await);
+            return Err(Box::pin(self.late(*event)));
         }
         Ok(Attempt { now, scope, event, random: supply, basis, permit })
     }
@@ -110,33 +114,45 @@ impl Vault {
     /// Commits what an attempt came to. `None` if its basis has changed: then nothing was written, and it has to be made
     /// again.
     ///
+    /// It is handed over before this returns, so that what waits need not hold what is written.
+    ///
     /// # Errors
     /// Nothing was released or changed.
-    pub(super) async fn conclude<A: policy::Action, T>(
-        &self,
+    pub(super) fn conclude<'a, A: policy::Action, T>(
+        &'a self,
         wanted: &Wanted<'_>,
         attempt: Attempt<A>,
         effects: Effects,
         held: Held<T>,
-    ) -> Result<Option<(T, Receipt)>, Failure> {
-        if wanted.asked.call.is_late() {
-            return Err(Box::pin(self.late(attempt.event)).await);
-        }
+    ) -> impl Future<Output = Result<Option<(T, Receipt)>, Failure>> + use<'a, A, T> {
         let damaged = damaged_items(&attempt.event);
-        let submission = Submission::new(attempt.basis.decided_by(attempt.permit.generation()), attempt.event)
-            .with_changes(effects.changes)
-            .resting_on(effects.touched, effects.rewritten)
-            .valid_until(effects.valid_until);
-        match self.ledger.commit(submission, held).await {
-            Ok(done) => {
-                // With the event that says so, and as rarely.
-                if damaged > 0 {
-                    metrics::counter!("cloakroom_records_damaged_total").increment(damaged);
+        let commit = if wanted.asked.call.is_late() {
+            let late: Over<'a> = Box::pin(self.late(*attempt.event));
+            Err(late)
+        } else {
+            let submission = Submission::new(attempt.basis.decided_by(attempt.permit.generation()), attempt.event)
+                .with_changes(effects.changes)
+                .resting_on(effects.touched, effects.rewritten)
+                .valid_until(effects.valid_until);
+            // On the heap: a future that is given to another one takes up its room twice.
+            Ok(Box::pin(self.ledger.commit(submission, held)))
+        };
+        async move {
+            let committed = match commit {
+                Ok(commit) => commit.await,
+                Err(late) => return Err(late.await),
+            };
+            match committed {
+                Ok(done) => {
+                    // With the event that says so, and as rarely.
+                    if damaged > 0 {
+                        metrics::counter!("cloakroom_records_damaged_total").increment(damaged);
+                    }
+                    Ok(Some(done))
                 }
-                Ok(Some(done))
+                Err(Refused::Stale) => Ok(None),
+                Err(refused) => Err(refused.into()),
             }
-            Err(Refused::Stale) => Ok(None),
-            Err(refused) => Err(refused.into()),
         }
     }
 
@@ -193,6 +209,11 @@ impl<'a> Wanted<'a> {
         }
         event
     }
+}
+
+/// With nothing to be recorded.
+fn over<'a>(failure: Failure) -> Over<'a> {
+    Box::pin(std::future::ready(failure))
 }
 
 /// Items of which a record is there that does not open.

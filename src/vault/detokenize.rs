@@ -87,11 +87,11 @@ impl Vault {
     ///
     /// # Errors
     /// [`Failure`]: nothing was released.
-    pub async fn detokenize(&self, call: &Call, request: DetokenizeRequest) -> Result<Detokenized, Failure> {
+    pub async fn detokenize(&self, call: &Call, request: &DetokenizeRequest) -> Result<Detokenized, Failure> {
         let asked = self.asked(call, Action::Detokenize, &request.scope, request.tokens.len());
-        let (path, reveal, named) = match self.check_detokenize(call, &request) {
+        let (path, reveal, named) = match self.check_detokenize(call, request) {
             Ok(shape) => shape,
-            Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
+            Err(violation) => return Err(Box::pin(self.invalid(self.event(&asked)?, violation)).await),
         };
         let wanted = Wanted {
             purpose: &request.purpose,
@@ -109,18 +109,21 @@ impl Vault {
                 Attempted::Queue(handles) => {
                     // The old turn goes first, or two callers could wait for each other.
                     drop(turn.take());
-                    turn = Some(self.uses.turn(handles).await);
+                    turn = Some(Box::pin(self.uses.turn(handles)).await);
                 }
             }
         }
-        Err(self.overtaken(&wanted).await)
+        Err(Box::pin(self.overtaken(&wanted)).await)
     }
 
     async fn attempt_detokenize(&self, wanted: &Wanted<'_>, turn: Option<&Turn>) -> Result<Attempted, Failure> {
-        let mut attempt = self.attempt::<policy::action::Detokenize>(wanted, requests::RANDOM_BYTES).await?;
+        let mut attempt = match self.attempt::<policy::action::Detokenize>(wanted, requests::RANDOM_BYTES) {
+            Ok(attempt) => attempt,
+            Err(over) => return Err(over.await),
+        };
         if attempt.scope.purpose_required() && wanted.purpose.is_empty() {
             let violation = Violation { field: "purpose", reason: Reason::PurposeRequired };
-            return Err(self.invalid(attempt.event, violation).await);
+            return Err(Box::pin(self.invalid(*attempt.event, violation)).await);
         }
         let before = self.before(wanted, &attempt).await?;
         let keys = self.keys_of(&wanted.path);
@@ -142,7 +145,9 @@ impl Vault {
         while let Some(part) = reading.next().await? {
             if opening.weigh(&parsed, &handles, &part, &mut weight) > REPLY_BYTES_AT_MOST {
                 opening.claim(&parsed, &handles, &part, &mut opened.outcomes);
-                return Err(self.too_long(attempt.event, Reason::ReplyTooLarge, &handles, opened.outcomes).await);
+                return Err(
+                    Box::pin(self.too_long(*attempt.event, Reason::ReplyTooLarge, &handles, opened.outcomes)).await
+                );
             }
             limited.extend(opening.limited_uses(&handles[part.places.clone()], &part.rows));
             // Who has to wait for a turn first learns of all for which.
@@ -151,14 +156,14 @@ impl Vault {
                 reading.keep(kept);
             }
             if part.places.end < handles.len() && wanted.asked.call.is_late() {
-                return Err(Box::pin(self.late(attempt.event)).await);
+                return Err(Box::pin(self.late(*attempt.event)).await);
             }
         }
         if !limited.is_empty() && !turn.is_some_and(|turn| turn.covers(&limited)) {
             return Ok(Attempted::Queue(limited));
         }
         if opened.reply_bytes() > REPLY_BYTES_AT_MOST {
-            return Err(self.too_long(attempt.event, Reason::ReplyTooLarge, &handles, opened.outcomes).await);
+            return Err(Box::pin(self.too_long(*attempt.event, Reason::ReplyTooLarge, &handles, opened.outcomes)).await);
         }
         opened.describe(&mut attempt.event, &handles);
         let mut effects = opening.spend(&opened)?;
@@ -184,7 +189,7 @@ impl Vault {
         &self,
         call: &Call,
         request: &DetokenizeRequest,
-    ) -> Result<(scope::Path, Reveal, Option<Request>), Violation> {
+    ) -> Result<(scope::Path, Reveal, Option<Box<Request>>), Violation> {
         let (path, reveal) = check_shape(request)?;
         let payload = || {
             let payload = Payload::new(Action::Detokenize, &request.scope).field(request.purpose.as_bytes());

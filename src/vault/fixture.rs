@@ -407,7 +407,7 @@ impl Client {
             request_id: Secret::new(self.request_id.clone()),
             unsupported: None,
         };
-        self.vault.tokenize(&self.call, request).await
+        self.vault.tokenize(&self.call, &request).await
     }
 
     /// Issues one token for each item, none of which may fail.
@@ -433,7 +433,7 @@ impl Client {
             request_id: Secret::new(self.request_id.clone()),
             unsupported: None,
         };
-        self.vault.detokenize(&self.call, request).await
+        self.vault.detokenize(&self.call, &request).await
     }
 
     /// As [`Client::detokenize`], for comparing.

@@ -100,7 +100,10 @@ impl Vault {
         &self,
         wanted: &Wanted<'_>,
     ) -> Result<Option<(Vec<Result<TokenInfo, ItemFailure>>, Receipt)>, Failure> {
-        let mut attempt = self.attempt::<policy::action::Inspect>(wanted, 0).await?;
+        let mut attempt = match self.attempt::<policy::action::Inspect>(wanted, 0) {
+            Ok(attempt) => attempt,
+            Err(over) => return Err(over.await),
+        };
         let keys = self.keys_of(&wanted.path);
         let named = Named::parse(attempt.scope.format(), wanted.tokens, wanted.handles);
         let handles = named.locate(self, &keys);

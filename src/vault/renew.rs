@@ -83,7 +83,10 @@ impl Vault {
         wanted: &Wanted<'_>,
         ttl: Option<Result<Duration, Reason>>,
     ) -> Result<Option<(Times, Receipt)>, Failure> {
-        let attempt = self.attempt::<policy::action::Renew>(wanted, requests::RANDOM_BYTES).await?;
+        let attempt = match self.attempt::<policy::action::Renew>(wanted, requests::RANDOM_BYTES) {
+            Ok(attempt) => attempt,
+            Err(over) => return Err(over.await),
+        };
         let before = self.before(wanted, &attempt).await?;
         let keys = self.keys_of(&wanted.path);
         let named = Named::parse(attempt.scope.format(), wanted.tokens, &[]);
@@ -112,7 +115,11 @@ impl Vault {
         self.conclude_first(wanted, attempt, &handles, timed).await
     }
 
-    fn check_renew(&self, call: &Call, request: &RenewRequest) -> Result<(scope::Path, Option<Request>), Violation> {
+    fn check_renew(
+        &self,
+        call: &Call,
+        request: &RenewRequest,
+    ) -> Result<(scope::Path, Option<Box<Request>>), Violation> {
         let path = scope_path(&request.scope)?;
         check_batch("tokens", request.tokens.len())?;
         let payload = || Payload::new(Action::Renew, &request.scope).lifetime(request.ttl).tokens(&request.tokens);

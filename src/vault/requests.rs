@@ -10,7 +10,7 @@ use super::{Failure, ItemFailure, Reason, Vault, Violation};
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
 use crate::crypto::answer::{Lock, Row};
-use crate::event::Action;
+use crate::event::{Action, Event};
 use crate::policy;
 use crate::secret::{Secret, SecretBytes, SecretKey};
 use crate::store::{Found, Table, Tier};
@@ -75,7 +75,7 @@ impl Vault {
         caller: &str,
         request_id: &str,
         payload: impl FnOnce() -> Payload,
-    ) -> Result<Option<Request>, Violation> {
+    ) -> Result<Option<Box<Request>>, Violation> {
         let malformed = Violation { field: "request_id", reason: Reason::RequestIdMalformed };
         if request_id.is_empty() {
             return Ok(None);
@@ -83,7 +83,7 @@ impl Vault {
         let id = parse(request_id).ok_or(malformed)?;
         let name = self.keyring.request().locate(caller, id.expose());
         let secret = self.keyring.request().answer_secret(id.expose());
-        Ok(Some(Request { name, secret, payload: payload().hash() }))
+        Ok(Some(Box::new(Request { name, secret, payload: payload().hash() })))
     }
 
     /// What became of each of the call's items the first time; `None` if this is the first time.
@@ -95,16 +95,16 @@ impl Vault {
         wanted: &Wanted<'_>,
         attempt: &Attempt<A>,
     ) -> Result<Option<Vec<Remembered>>, Failure> {
-        match self.recall(wanted.request.as_ref()).await? {
+        let Some(request) = &wanted.request else { return Ok(None) };
+        // On the heap, like all that is rare.
+        match Box::pin(self.recall(request)).await? {
             Recalled::Nothing => Ok(None),
             Recalled::Outcome(items) => Ok(Some(items)),
-            // On the heap, like all that is rare.
-            Recalled::Another => Err(Box::pin(self.request_id_used(attempt.event.clone())).await),
+            Recalled::Another => Err(Box::pin(self.request_id_used(Event::clone(&attempt.event))).await),
         }
     }
 
-    async fn recall(&self, request: Option<&Request>) -> Result<Recalled, Failure> {
-        let Some(request) = request else { return Ok(Recalled::Nothing) };
+    async fn recall(&self, request: &Request) -> Result<Recalled, Failure> {
         // By the mark: a clock that leaps must not make work be done twice.
         let now = self.ledger.clock().mark();
         let row = match self.rows.get(Table::Requests, &[&request.name], Tier::Memory)?.pop() {

@@ -79,7 +79,10 @@ impl Vault {
     }
 
     async fn attempt_revoke(&self, wanted: &Wanted<'_>) -> Result<Option<(Times, Receipt)>, Failure> {
-        let attempt = self.attempt::<policy::action::Revoke>(wanted, requests::RANDOM_BYTES).await?;
+        let attempt = match self.attempt::<policy::action::Revoke>(wanted, requests::RANDOM_BYTES) {
+            Ok(attempt) => attempt,
+            Err(over) => return Err(over.await),
+        };
         let before = self.before(wanted, &attempt).await?;
         let keys = self.keys_of(&wanted.path);
         let named = Named::parse(attempt.scope.format(), wanted.tokens, wanted.handles);
@@ -113,7 +116,7 @@ impl Vault {
         call: &Call,
         request: &RevokeRequest,
         requested: usize,
-    ) -> Result<(scope::Path, Option<Request>), Violation> {
+    ) -> Result<(scope::Path, Option<Box<Request>>), Violation> {
         let path = scope_path(&request.scope)?;
         check_batch("tokens", requested)?;
         if !check_words(&request.reason) {

@@ -77,7 +77,7 @@ impl Vault {
     ) -> Result<Option<(Times, Receipt)>, Failure> {
         if timed.is_too_long {
             let reason = Reason::RecordsTooLarge;
-            return Err(Box::pin(self.too_long(attempt.event, reason, handles, timed.outcomes)).await);
+            return Err(Box::pin(self.too_long(*attempt.event, reason, handles, timed.outcomes)).await);
         }
         timed.effects.touched.extend(handles.iter().flatten());
         if let Some(request) = &wanted.request {

@@ -94,19 +94,19 @@ impl Vault {
     ///
     /// # Errors
     /// [`Failure`]: nothing was issued.
-    pub async fn tokenize(&self, call: &Call, request: TokenizeRequest) -> Result<Tokenized, Failure> {
+    pub async fn tokenize(&self, call: &Call, request: &TokenizeRequest) -> Result<Tokenized, Failure> {
         let asked = self.asked(call, Action::Tokenize, &request.scope, request.items.len());
-        let (path, named) = match self.check_tokenize(call, &request) {
+        let (path, named) = match self.check_tokenize(call, request) {
             Ok(shape) => shape,
-            Err(violation) => return Err(self.invalid(self.event(&asked)?, violation).await),
+            Err(violation) => return Err(Box::pin(self.invalid(self.event(&asked)?, violation)).await),
         };
         let wanted = Wanted { unsupported: request.unsupported, request: named, ..Wanted::of(asked, path) };
         for _ in 0..ATTEMPTS {
-            if let Some((results, receipt)) = self.attempt_tokenize(&wanted, &request).await? {
+            if let Some((results, receipt)) = self.attempt_tokenize(&wanted, request).await? {
                 return Ok(Tokenized { results, receipt });
             }
         }
-        Err(self.overtaken(&wanted).await)
+        Err(Box::pin(self.overtaken(&wanted)).await)
     }
 
     async fn attempt_tokenize(
@@ -115,7 +115,10 @@ impl Vault {
         request: &TokenizeRequest,
     ) -> Result<Option<(Issues, Receipt)>, Failure> {
         let random = requests::RANDOM_BYTES + request.items.len() * RANDOM_BYTES_AN_ITEM;
-        let mut attempt = self.attempt::<policy::action::Tokenize>(wanted, random).await?;
+        let mut attempt = match self.attempt::<policy::action::Tokenize>(wanted, random) {
+            Ok(attempt) => attempt,
+            Err(over) => return Err(over.await),
+        };
         if let Some(items) = self.before(wanted, &attempt).await? {
             REPEATED.clone_into(&mut attempt.event.detail);
             return Made::again(items).conclude(self, wanted, attempt).await;
@@ -127,7 +130,7 @@ impl Vault {
         if request.all_or_nothing {
             let wrong = made.wrong();
             if !wrong.is_empty() {
-                return Err(self.all_or_nothing(attempt.event, wrong).await);
+                return Err(Box::pin(self.all_or_nothing(*attempt.event, wrong)).await);
             }
         }
         if let Some(request) = &wanted.request {
@@ -141,7 +144,7 @@ impl Vault {
         &self,
         call: &Call,
         request: &TokenizeRequest,
-    ) -> Result<(scope::Path, Option<Request>), Violation> {
+    ) -> Result<(scope::Path, Option<Box<Request>>), Violation> {
         let path = scope_path(&request.scope)?;
         check_batch("items", request.items.len())?;
         let payload = || {
@@ -295,15 +298,15 @@ impl Made {
         self.results.iter().enumerate().filter_map(wrong).collect()
     }
 
-    async fn conclude(
+    fn conclude<'a>(
         self,
-        vault: &Vault,
+        vault: &'a Vault,
         wanted: &Wanted<'_>,
         mut attempt: Attempt<policy::action::Tokenize>,
-    ) -> Result<Option<(Issues, Receipt)>, Failure> {
+    ) -> impl Future<Output = Result<Option<(Issues, Receipt)>, Failure>> + use<'a> {
         self.describe(&mut attempt.event);
         let names = self.names();
-        vault.conclude(wanted, attempt, self.effects, Held::new(self.results, names)).await
+        vault.conclude(wanted, attempt, self.effects, Held::new(self.results, names))
     }
 
     fn describe(&self, event: &mut Event) {

@@ -3,6 +3,7 @@
 
 use super::Vault;
 use crate::sync::{AtomicUsize, Notify};
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +36,14 @@ impl Vault {
             }
             none.await;
         }
+    }
+}
+
+impl Deref for UnderWay {
+    type Target = Vault;
+
+    fn deref(&self) -> &Vault {
+        &self.0
     }
 }
 

@@ -116,7 +116,7 @@ async fn the_shape_comes_first_then_policy_then_the_rest_i_05() {
 #[tokio::test]
 async fn words_and_reveal_are_checked_and_never_logged_wrong() {
     let f = Fixture::new();
-    let tester = f.tester();
+    let tester = &f.tester();
     let detokenize = |reveal: Option<crate::event::Reveal>, purpose: &str| {
         let request = DetokenizeRequest {
             scope: "pan".to_owned(),
@@ -126,7 +126,7 @@ async fn words_and_reveal_are_checked_and_never_logged_wrong() {
             request_id: crate::secret::Secret::new(String::new()),
             unsupported: None,
         };
-        tester.vault.detokenize(&tester.call, request)
+        async move { tester.vault.detokenize(&tester.call, &request).await }
     };
     assert_eq!(name(&detokenize(None, "p").await.err().unwrap()), "reveal REVEAL_UNKNOWN");
     for bad in ["4111111111111111", "semi;colon", "na\u{ef}ve", "line\nfeed", &"x".repeat(65)] {
@@ -173,8 +173,8 @@ async fn options_that_do_not_exist_are_refused_after_policy() {
             unsupported,
         };
         let failures = [
-            f.vault.tokenize(&client.call, tokenize).await.err().unwrap(),
-            f.vault.detokenize(&client.call, detokenize).await.err().unwrap(),
+            f.vault.tokenize(&client.call, &tokenize).await.err().unwrap(),
+            f.vault.detokenize(&client.call, &detokenize).await.err().unwrap(),
         ];
         for failure in failures {
             assert_eq!(name(&failure), expected);
