@@ -4,6 +4,7 @@ use super::*;
 use crate::clock::{Clock, FakeClock, Timestamp};
 use crate::tls::web;
 use crate::witness::fixture::{History, witness_key};
+use http_body_util::Full;
 use hyper::body::Frame;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
