@@ -94,8 +94,7 @@ async fn only_one_path_and_one_method_are_known() {
     let log = History::new(9);
     let (_folder, witness) = witness(&log, standing());
     let ask = async |method: &str, path: &str| {
-        let request =
-            Request::builder().method(method).uri(path).body(Full::new(Bytes::from(log.body(0, 5)))).unwrap();
+        let request = Request::builder().method(method).uri(path).body(Full::new(Bytes::from(log.body(0, 5)))).unwrap();
         answer(Arc::clone(&witness), request, BODY_AT_MOST).await
     };
     assert_eq!(ask("POST", "/").await.status().as_u16(), 404);
