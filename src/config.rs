@@ -336,6 +336,19 @@ pub enum Error {
 }
 
 impl Config {
+    /// Bytes of memory that a vault with these settings takes at the most. docs/operations.md says why each is in it.
+    pub fn memory_at_most(&self) -> u64 {
+        const PROGRAM: usize = 300 << 20;
+        const CONNECTION: usize = 64 << 10;
+        let settings = [
+            self.storage.cache_bytes,
+            self.server.max_bytes_in_flight.saturating_mul(3),
+            self.ledger.max_queued_bytes.saturating_mul(4),
+            self.server.max_connections.saturating_mul(CONNECTION),
+        ];
+        settings.into_iter().fold(PROGRAM, usize::saturating_add) as u64
+    }
+
     /// Reads `file`, with `variables` (the environment, of which only names that begin with `CLOAKROOM_` matter) laid
     /// over it.
     ///

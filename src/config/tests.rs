@@ -72,6 +72,7 @@ fn the_contracts_example_is_read_with_its_defaults() {
     assert_eq!(config.server.drain_timeout, Duration::from_secs(10));
     assert_eq!(config.server.workers, 0);
     assert_eq!(config.storage.cache_bytes, 256 << 20);
+    assert_eq!(config.memory_at_most(), 1_644 << 20, "docs/operations.md says 1.6 GiB");
     assert_eq!(config.purge.rows_per_second, 5_000);
     assert_eq!((config.purge.grace, config.purge.interval), (Duration::from_hours(24), Duration::from_mins(1)));
     assert_eq!(config.audit.signing_key, Path::new("/etc/log.key"));

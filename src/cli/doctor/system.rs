@@ -7,9 +7,6 @@ use rustix::process::{DumpableBehavior, Resource};
 use crate::config::Config;
 use crate::server::{Finding, bytes_in_words, descriptors_wanted};
 
-/// What a vault takes beside its cache and its queue.
-const OTHER_BYTES: u64 = 100 << 20;
-
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     // The vault raises its own limit to what it may have.
@@ -21,7 +18,7 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
         judge_swap(&text("/proc/swaps"), &|device| text(&format!("/sys/block/{device}/dm/uuid"))),
         judge_memory(
             total_memory(&text("/proc/meminfo")).into_iter().chain(limit).min(),
-            (config.storage.cache_bytes + config.ledger.max_queued_bytes) as u64 + OTHER_BYTES,
+            config.memory_at_most(),
         ),
     ]
 }
@@ -90,12 +87,16 @@ fn judge_memory(available: Option<u64>, needed: u64) -> Finding {
     };
     let seen = format!("{} in all, the vault takes up to {}", bytes_in_words(available), bytes_in_words(needed));
     if needed > available {
-        Finding::bad(SUBJECT, seen, "lower storage.cache_bytes or ledger.max_queued_bytes, or give it more")
+        Finding::bad(
+            SUBJECT,
+            seen,
+            "lower server.max_bytes_in_flight, storage.cache_bytes or ledger.max_queued_bytes, or give it more",
+        )
     } else if needed > available / 4 * 3 {
         Finding::warn(
             SUBJECT,
             seen,
-            "little is left for the system's own cache: lower storage.cache_bytes, or give it more",
+            "little is left for the system's own cache: lower server.max_bytes_in_flight or storage.cache_bytes, or give it more",
         )
     } else {
         Finding::ok(SUBJECT, seen)
