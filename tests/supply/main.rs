@@ -9,6 +9,7 @@ mod advisories;
 mod again;
 mod bill;
 mod floors;
+mod instructions;
 mod models;
 #[path = "../integration/needs.rs"]
 mod needs;

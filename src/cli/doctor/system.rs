@@ -16,10 +16,7 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
         judge_files(files, descriptors_wanted(config)),
         cores(),
         judge_swap(&text("/proc/swaps"), &|device| text(&format!("/sys/block/{device}/dm/uuid"))),
-        judge_memory(
-            total_memory(&text("/proc/meminfo")).into_iter().chain(limit).min(),
-            config.memory_at_most(),
-        ),
+        judge_memory(total_memory(&text("/proc/meminfo")).into_iter().chain(limit).min(), config.memory_at_most()),
     ]
 }
 
