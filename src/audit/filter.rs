@@ -1,5 +1,6 @@
 //! What the events of an answer must match.
 
+use crate::caller::SpiffeId;
 use crate::clock::Timestamp;
 use crate::crypto::Handle;
 use crate::event::{self, Action, Event, Outcome};
@@ -11,9 +12,6 @@ use crate::token;
 use crate::vault::{Reason, Violation, check_words, requests};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
-
-/// No caller's name is longer (SPIFFE). The question stands in the log, so it must not be as long as a message may be.
-const CALLER_AT_MOST: usize = 2048;
 
 /// A filter as asked. Empty strings and absent fields match everything.
 #[derive(Default)]
@@ -71,14 +69,9 @@ impl Filter {
     /// Which field is not well-formed.
     pub fn new(request: &FilterRequest, keyring: &Keyring, scopes: &scope::Scopes) -> Result<Self, Violation> {
         let malformed = |field| Violation { field, reason: Reason::FilterMalformed };
-        let text = |text: &str, length_at_most, field| match text.len() {
-            0 => Ok(None),
-            length if length <= length_at_most => Ok(Some(text.to_owned())),
-            _ => Err(malformed(field)),
-        };
         let time = |time: Option<Result<Timestamp, Reason>>, field| time.transpose().map_err(|_| malformed(field));
         Ok(Self {
-            caller: text(&request.caller, CALLER_AT_MOST, "filter.caller")?,
+            caller: caller(&request.caller).map_err(|()| malformed("filter.caller"))?,
             scope: scope_path(&request.scope).map_err(|()| malformed("filter.scope"))?,
             handle: handle(request, keyring, scopes)?,
             action: number(request.action, Action::try_from).map_err(|()| malformed("filter.action"))?,
@@ -156,6 +149,14 @@ impl Filter {
         add("request", self.request.as_ref().map(|request| hex::encode(request.hash)));
         words.push_str(if newest_first { "newest first" } else { "oldest first" });
         words
+    }
+}
+
+/// A caller's name, as a certificate may have it: nobody else has events, and the question itself goes into the log.
+fn caller(text: &str) -> Result<Option<String>, ()> {
+    match text {
+        "" => Ok(None),
+        text => SpiffeId::parse(text).map(|_| Some(text.to_owned())).map_err(|_| ()),
     }
 }
 

@@ -302,7 +302,7 @@ async fn questions_are_events_and_never_hold_a_token() {
     let (scope, issued) = &tokens[4];
     let time = Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5_000_000 });
     let filter = AuditFilter {
-        caller: "spiffe://a \"quoted\"\nname".to_owned(),
+        caller: "spiffe://a.example/some.name".to_owned(),
         scope: (*scope).to_owned(),
         token: issued.token.clone(),
         action: Action::Detokenize.into(),
@@ -318,7 +318,7 @@ async fn questions_are_events_and_never_hold_a_token() {
         v1::QueryEventsRequest { filter: Some(filter), newest_first: true, page_size: 1, ..Default::default() };
     let event = cast.page(request).await.events.remove(0);
     let expected = format!(
-        "caller=\"spiffe://a \\\"quoted\\\"\\nname\" scope=\"{scope}\" handle=\"{}\" action=\"{}\" outcome=\"{}\" \
+        "caller=\"spiffe://a.example/some.name\" scope=\"{scope}\" handle=\"{}\" action=\"{}\" outcome=\"{}\" \
          start=\"1700000000005\" end=\"1700000000005\" newest first",
         issued.handle, "detokenize", "denied",
     );
@@ -360,7 +360,8 @@ async fn malformed_questions_are_refused_by_field() {
         ("filter.token", AuditFilter { token, handle, scope: "pan".to_owned(), ..none() }),
         ("filter.start_time", AuditFilter { start_time: time(-1, 0), ..none() }),
         ("filter.end_time", AuditFilter { end_time: time(0, -1), ..none() }),
-        ("filter.caller", AuditFilter { caller: "c".repeat(3000), ..none() }),
+        ("filter.caller", AuditFilter { caller: format!("spiffe://c.example/{}", "c".repeat(3000)), ..none() }),
+        ("filter.caller", AuditFilter { caller: "payments".to_owned(), ..none() }),
         ("filter.scope", AuditFilter { scope: "s".repeat(300), ..none() }),
     ] {
         questions.push((

@@ -149,7 +149,7 @@ async fn a_token_in_a_question_becomes_its_handle_and_is_forgotten() {
 async fn the_question_says_all_that_was_asked() {
     let (f, tokens) = busy_vault().await;
     let filter = FilterRequest {
-        caller: "spiffe://x/\"quoted\"\n".to_owned(),
+        caller: "spiffe://x/y".to_owned(),
         scope: "pan".to_owned(),
         handle: tokens[0].handle.to_string(),
         action: Action::Detokenize.into(),
@@ -160,7 +160,7 @@ async fn the_question_says_all_that_was_asked() {
     };
     query(&f.client("auditor"), QueryRequest { newest_first: true, ..ask(filter) }).await.unwrap();
     let expected = format!(
-        r#"caller="spiffe://x/\"quoted\"\n" scope="pan" handle="{}" action="detokenize" outcome="denied" start="5" end="6" newest first"#,
+        r#"caller="spiffe://x/y" scope="pan" handle="{}" action="detokenize" outcome="denied" start="5" end="6" newest first"#,
         tokens[0].handle
     );
     assert_eq!(f.last_event().detail, expected, "on one line, and quoted (A-13)");
@@ -204,7 +204,11 @@ async fn what_is_not_well_formed_is_refused_and_recorded() {
             },
             "filter.request_id FILTER_MALFORMED",
         ),
-        (FilterRequest { caller: "x".repeat(2049), ..none() }, "filter.caller FILTER_MALFORMED"),
+        (
+            FilterRequest { caller: format!("spiffe://x/{}", "y".repeat(2049)), ..none() },
+            "filter.caller FILTER_MALFORMED",
+        ),
+        (FilterRequest { caller: "4111111111111111".to_owned(), ..none() }, "filter.caller FILTER_MALFORMED"),
         (FilterRequest { scope: "x".repeat(256), ..none() }, "filter.scope FILTER_MALFORMED"),
         (FilterRequest { scope: "PAN".to_owned(), ..none() }, "filter.scope FILTER_MALFORMED"),
         (FilterRequest { scope: "pan/../ssn".to_owned(), ..none() }, "filter.scope FILTER_MALFORMED"),
@@ -309,11 +313,13 @@ async fn a_damaged_log_is_never_an_incomplete_answer() {
 fn different_questions_have_different_words_i_07() {
     let f = Fixture::new();
     let rulebook = f.policy.rulebook();
-    let binding = |(caller, scope, newest_first): &(String, String, bool)| {
-        let request = FilterRequest { caller: caller.clone(), scope: scope.clone(), ..FilterRequest::default() };
+    let binding = |(caller, scope, purpose, newest_first): &(String, String, String, bool)| {
+        let (caller, scope, purpose) = (caller.clone(), scope.clone(), purpose.clone());
+        let request = FilterRequest { caller, scope, purpose, ..FilterRequest::default() };
         Filter::new(&request, f.vault.keyring(), rulebook.scopes()).map(|filter| filter.binding(*newest_first)).unwrap()
     };
-    let question = || ("[a-c\"= ]{0,5}", "([a-c][a-c_-]{0,3})?", any::<bool>());
+    let question =
+        || ("(spiffe://[a-c]/[a-c]{1,3})?", "([a-c][a-c_-]{0,3})?", "([a-c]([a-c: -]{0,4}[a-c])?)?", any::<bool>());
     proptest!(|(one in question(), other in question())| {
         prop_assert_eq!(binding(&one) == binding(&other), one == other);
     });
