@@ -11,10 +11,11 @@ BUILD = $(CARGO) build --release --locked --bin cloakroom --test tidy
 help:
 	@echo "make demo       watch payment orders lose their card numbers to tokens (ORDERS=file, KEEP=1)"
 	@echo "make test       what proves that it works; minutes"
-	@echo "make test-long  power cuts, kill -9, a million lines; longer"
+	@echo "make test-long  power cuts, kill -9, fuzzers, a million lines; three quarters of an hour"
 	@echo "make soak       load with faults in between, for as long as you like (TIME=8h, SEED=7 to do it again)"
 	@echo "make fuzz       every parser and every call under a fuzzer (TIME=28800 seconds for each, TARGET=config,policy, SEED=7)"
-	@echo "make reproducible  a release, built twice in different places by different users: the same bytes; half an hour"
+	@echo "make build      the program, target/release/cloakroom"
+	@echo "make reproducible  whether a release that is built twice, in different places by different users, has the same bytes; half an hour"
 	@echo "make mutants    which small changes of the source no unit test notices"
 	@echo "make coverage   which code no unit test runs"
 	@echo "make lint       formatting, clippy, protos and licences"
