@@ -82,8 +82,8 @@ fn program() -> PathBuf {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let said = String::from_utf8_lossy(&done.stdout);
     let artifacts = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let built = artifacts.filter(|artifact| artifact["target"]["name"] == "pieces");
-    let path = built.filter_map(|artifact| artifact["executable"].as_str().map(PathBuf::from)).last();
+    let mut built = artifacts.filter(|artifact| artifact["target"]["name"] == "pieces");
+    let path = built.find_map(|artifact| artifact["executable"].as_str().map(PathBuf::from));
     path.expect("cargo says where it is")
 }
 
