@@ -128,6 +128,34 @@ mod tests {
     }
 
     #[test]
+    fn there_are_at_most_a_thousand_files() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..MAX_FILES {
+            fs::write(dir.path().join(format!("{number}.cedar")), "").unwrap();
+        }
+        assert_eq!(read_directory(dir.path()).unwrap().len(), MAX_FILES);
+        fs::write(dir.path().join("one more.cedar"), "").unwrap();
+        let found = scan_directory(dir.path());
+        assert!(found.sources.is_empty() && found.unreadable.is_none());
+        assert_eq!(found.mistakes.len(), 1);
+        assert_eq!(found.mistakes[0].what, "has more than 1000 policy files");
+        fs::remove_file(dir.path().join("0.cedar")).unwrap();
+        assert_eq!(read_directory(dir.path()).unwrap().len(), MAX_FILES);
+    }
+
+    #[test]
+    fn a_file_that_leads_nowhere_is_named_and_the_others_are_there() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), dir.path().join("a.cedar")).unwrap();
+        fs::write(dir.path().join("b.cedar"), "B").unwrap();
+        let found = scan_directory(dir.path());
+        assert_eq!(found.sources.iter().map(|source| source.text.as_str()).collect::<Vec<_>>(), ["B"]);
+        assert_eq!(found.unreadable.map(|error| error.kind()), Some(io::ErrorKind::NotFound));
+        let said = messages(dir.path());
+        assert!(said.len() == 1 && said[0].starts_with("a.cedar: can't be read: "), "{said:?}");
+    }
+
+    #[test]
     fn what_is_no_policy_file_is_refused_all_at_once_z_09() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.cedar"), b"// fine\n// \xc3\xa4 \xff").unwrap();

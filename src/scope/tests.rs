@@ -107,6 +107,14 @@ fn each_mistake_says_which_setting() {
 }
 
 #[test]
+fn the_mistakes_of_all_scopes_are_told_together() {
+    let settings = [("a", Settings::default()), ("b", opaque("b")), ("c", opaque("9"))];
+    let found = Scopes::load(&settings.map(|(name, settings)| (name.to_owned(), settings)).into()).unwrap_err();
+    let keys: Vec<_> = found.iter().map(|mistake| mistake.key.as_str()).collect();
+    assert_eq!(keys, ["scopes.a.prefix", "scopes.c.prefix"]);
+}
+
+#[test]
 fn exact_beats_pattern_and_the_more_specific_pattern_wins() {
     let scopes = load(&["acme/ssn", "*/ssn", "*/*", "pan", "*/eu/*", "*/eu/ssn"]).unwrap();
     assert_eq!(resolved(&scopes, "acme/ssn").as_deref(), Some("acme/ssn"));

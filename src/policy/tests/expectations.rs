@@ -60,6 +60,20 @@ fn a_number_is_whole_and_one_that_fits() {
 }
 
 #[test]
+fn each_value_has_its_kind() {
+    let found = parse(&format!("{CALL}decision = \"deny\"\npurpose = 1\nnow = 1\n")).unwrap_err();
+    assert_eq!(
+        found,
+        [
+            "t.toml:6:1: purpose: is not a text in quotes | write a text in quotes",
+            "t.toml:7:1: now: is not a moment like 2027-01-01T12:00:00Z | write a moment like 2027-01-01T12:00:00Z",
+        ]
+    );
+    let found = parse("expect = [1]").unwrap_err();
+    assert!(found.len() == 1 && found[0].ends_with(": is not a table | write [[expect]]"), "{found:?}");
+}
+
+#[test]
 fn a_file_that_says_nothing_does_not_pass() {
     for text in ["", "# Later.", "expect = []"] {
         let found = parse(text).unwrap_err();

@@ -81,6 +81,31 @@ fn any_part_leads_to_the_signed_root() {
     }
 }
 
+/// As above for every part there is, of logs that are small enough for that.
+#[test]
+fn every_part_of_a_small_log_leads_to_the_signed_root() {
+    for size in 1..=9 {
+        let log = Log::of_size(size);
+        for (from, to) in (0..size).flat_map(|from| (from + 1..=size).map(move |to| (from, to))) {
+            let report = verified_part(&log, from, to);
+            holds(&report);
+            assert_eq!((report.first, report.entries, report.checkpoints), (from, to - from, 1));
+            assert_eq!(report.vouched.unwrap().size, size);
+        }
+    }
+}
+
+#[test]
+fn a_small_part_with_anything_changed_does_not_a_01() {
+    let log = Log::of_size(5);
+    let lines = part(&log, 2, 4).concat();
+    for place in (0..lines.len()).step_by(5) {
+        let mut lines = lines.clone();
+        lines[place] ^= 1;
+        assert!(!verified(&trusting(&[1]), &lines).holds(), "byte {place}");
+    }
+}
+
 #[test]
 fn a_checkpoint_without_any_entry_verifies_nothing_a_02() {
     let log = Log::of_size(70);

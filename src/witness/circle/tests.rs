@@ -280,6 +280,27 @@ fn only_a_cosignature_that_verifies_is_kept() {
 }
 
 #[test]
+fn a_witness_that_contradicts_a_running_vault_cosigns_nothing_and_rests() {
+    let log = History::new(100);
+    let site = Site::new("w.example/1");
+    let running = site.serve(&log);
+    let fresh = || circle(vec![member("w.example/1", running.address)], 1).0;
+    assert_eq!(cosign(&mut fresh(), &log, 50).len(), 1);
+    let forged = log.fork(30, 100);
+    let wandering = canned(|number| answer("409 Conflict", SIZE_TYPE, &format!("{}\n", number + 1)));
+    let mut behind = fresh();
+    assert_eq!(cosign(&mut behind, &log, 40).len(), 0, "it has seen more");
+    let mut forked = fresh();
+    assert_eq!(cosign(&mut forked, &forged, 50).len(), 0, "it has seen another of this size");
+    let (mut restless, _) = circle(vec![member("w.example/1", wandering)], 1);
+    assert_eq!(cosign(&mut restless, &log, 90).len(), 0, "it says something else each time");
+    for circle in [&behind, &forked, &restless] {
+        assert!(!circle.is_due(), "it is left alone for a while");
+    }
+    assert_eq!(cosign(&mut fresh(), &log, 51).len(), 1, "the right history goes on");
+}
+
+#[test]
 fn a_witness_that_talks_nonsense_is_not_asked_for_ever() {
     let log = History::new(100);
     // Each time another size; and always the same one, which it then refuses.
