@@ -12,6 +12,7 @@ mod load;
 mod oracle;
 mod replay;
 mod samples;
+mod slices;
 
 pub(super) const DOMAINS: [&str; 2] = ["a.example", "b.example"];
 

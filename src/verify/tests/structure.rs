@@ -163,6 +163,21 @@ fn a_tile_or_bundle_that_is_gone_is_named_a_02() {
 }
 
 #[test]
+fn a_tile_of_the_second_level_must_be_there_and_whole() {
+    let log = Log::of_size(600);
+    let mut files = log.files();
+    let tile = files.remove("tile/1/000.p/2").unwrap();
+    assert_eq!(only(&verified_files(&trusting(&[1]), &files)), &Fault::File(Gone::Missing));
+    for length in [0, 32, 63] {
+        files.insert("tile/1/000.p/2".to_owned(), tile[..length].to_vec());
+        let fault = Fault::File(Gone::Length { expected: 64, found: length });
+        assert_eq!(only(&verified_files(&trusting(&[1]), &files)), &fault);
+    }
+    files.insert("tile/1/000.p/2".to_owned(), tile);
+    holds(&verified_files(&trusting(&[1]), &files));
+}
+
+#[test]
 fn a_partial_tile_may_have_become_full_meanwhile() {
     let (log, mut shorter) = (Log::of_size(600), Log::of_size(600));
     shorter.leaves.truncate(300);
