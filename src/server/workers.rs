@@ -180,6 +180,9 @@ pub(super) type Incoming = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Res
 /// Done when the connections are to drain.
 type Stop = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// What each call passes before the router, outermost last.
+type Layers = Stack<Direct, Stack<Guard, Identity>>;
+
 /// A server with every limit set: the library's defaults are partly "none". What it has none for is bounded below it
 /// (`tls::frames`: PING, SETTINGS and their kind) and beside it (`tls::waits`: who never takes a reply).
 pub(super) fn limited(config: &config::Server) -> Server {
@@ -203,11 +206,7 @@ pub(super) fn limited(config: &config::Server) -> Server {
     }
 }
 
-fn routes(
-    config: &config::Server,
-    doors: &Doors,
-    guard: &Guard,
-) -> Result<Router<Stack<Direct, Stack<Guard, Identity>>>, Error> {
+fn routes(config: &config::Server, doors: &Doors, guard: &Guard) -> Result<Router<Layers>, Error> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(crate::proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
