@@ -84,7 +84,11 @@ impl hyper::body::Body for Messages {
             }
             match polled.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => match self.hold(data.len()) {
-                    Ok(()) => self.gather.push(data),
+                    Ok(()) => {
+                        if let Some(data) = self.gather.push(data) {
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                    }
                     Err(refused) => self.end(Some(Err(refused))),
                 },
                 Some(Ok(Err(trailers))) => self.end(Some(Ok(trailers))),

@@ -36,17 +36,20 @@ impl Gather {
         Self { held, ready, head: [0; HEAD_BYTES], read: 0, missing: 0, longest, through: false }
     }
 
-    /// More has come.
-    pub fn push(&mut self, mut data: Bytes) {
+    /// More has come. What goes on at once is given back: the usual call comes in one piece, which need not wait anywhere.
+    pub fn push(&mut self, mut data: Bytes) -> Option<Bytes> {
         let whole = self.follow(&data);
+        if whole > 0 && whole == data.len() && self.is_empty() {
+            return Some(data);
+        }
         if whole > 0 {
-            // The usual call comes in one piece, which goes on as it is.
             self.release();
             self.ready.push_back(data.split_to(whole));
         }
         if !data.is_empty() {
             self.hold(&data);
         }
+        None
     }
 
     /// Nothing more comes: what is held goes on, and whoever decodes it says what is wrong with it.
@@ -130,8 +133,8 @@ mod tests {
         let mut gather = Gather::new(LONGEST);
         let (mut lengths, mut passed) = (Vec::new(), Vec::new());
         for piece in bytes.chunks(piece) {
-            gather.push(Bytes::copy_from_slice(piece));
-            let on = ready(&mut gather);
+            let at_once = gather.push(Bytes::copy_from_slice(piece)).unwrap_or_default();
+            let on = [at_once.to_vec(), ready(&mut gather)].concat();
             lengths.push(on.len());
             passed.extend(on);
         }
@@ -155,11 +158,11 @@ mod tests {
     #[test]
     fn nothing_is_set_aside_for_a_length_d_05() {
         let mut gather = Gather::new(4 << 20);
-        gather.push(Bytes::from_static(&[0, 0, 0x40, 0, 0]));
+        assert!(gather.push(Bytes::from_static(&[0, 0, 0x40, 0, 0])).is_none());
         assert!(gather.next().is_none() && !gather.is_empty());
         // Nor much for a byte at a time.
         for _ in 0..100_000 {
-            gather.push(Bytes::from_static(&[1]));
+            assert!(gather.push(Bytes::from_static(&[1])).is_none());
         }
         assert!(gather.next().is_none());
         assert!(gather.held.iter().map(BytesMut::capacity).sum::<usize>() < 100_000 + 2 * BUFFER_BYTES);
