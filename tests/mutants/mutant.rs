@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::Write;
 use std::sync::LazyLock;
 
@@ -11,29 +12,25 @@ static ON: LazyLock<u32> = LazyLock::new(|| match std::env::var("MUTANT").as_der
     Err(_) => 0,
 });
 
-/// Whether this one is on. `MUTANT=record` turns none on and writes down which test comes past which.
+/// Where the numbers are written that any thread came past, one a line, some of them more than once.
+static SEEN: LazyLock<File> = LazyLock::new(|| {
+    let path = std::env::var_os("MUTANT_SEEN").expect("MUTANT_SEEN says where");
+    File::options().append(true).create(true).open(path).expect("MUTANT_SEEN can be written")
+});
+
+thread_local! {
+    static WRITTEN: RefCell<BTreeSet<u32>> = const { RefCell::new(BTreeSet::new()) };
+}
+
+/// Whether this one is on. `MUTANT=record` turns none on and writes down which ones the process comes past, at once: a
+/// thread that is still there when the process ends has no end of its own.
 pub fn on(number: u32) -> bool {
     let on = *ON;
     if on == u32::MAX {
-        _ = SEEN.try_with(|seen| seen.borrow_mut().0.insert(number));
+        if let Ok(true) = WRITTEN.try_with(|written| written.borrow_mut().insert(number)) {
+            (&*SEEN).write_all(format!("{number}\n").as_bytes()).expect("MUTANT_SEEN can be written");
+        }
         return false;
     }
     on == number
-}
-
-/// The mutants that one thread came past. A test's thread has the name of the test.
-struct Seen(BTreeSet<u32>);
-
-thread_local! {
-    static SEEN: RefCell<Seen> = const { RefCell::new(Seen(BTreeSet::new())) };
-}
-
-impl Drop for Seen {
-    fn drop(&mut self) {
-        let Ok(path) = std::env::var("MUTANT_SEEN") else { return };
-        let numbers: Vec<_> = self.0.iter().map(ToString::to_string).collect();
-        let line = format!("{}\t{}\n", std::thread::current().name().unwrap_or("?"), numbers.join(" "));
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).expect("MUTANT_SEEN can be written");
-        file.write_all(line.as_bytes()).expect("MUTANT_SEEN can be written");
-    }
 }

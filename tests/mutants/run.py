@@ -1,5 +1,6 @@
 """Lists the mutants, compiles all of them into one program, and asks the tests about each. See README.md."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -17,13 +18,17 @@ import switch
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 WORK = REPOSITORY / "target/mutants"
+# The source as it was at the start, so that it can be worked on while this runs, and the copy with the switches.
+SOURCE = WORK / "source"
 TREE = WORK / "tree"
-MODULES = "secret clock merkle crypto token scope event verify caller policy limits keys ledger witness".split()
+MODULES = (
+    "secret clock merkle crypto token scope event verify caller policy limits keys ledger witness store grpc/guard".split()
+)
 # Tests of other modules that use these.
-ALSO_TESTS_OF = ["vault", "store"]
+ALSO_TESTS_OF = ["vault", "grpc"]
 JOBS = int(os.environ.get("JOBS", "2"))
 # Seconds from which on a test is slow. Slow ones are asked only by LONG=1.
-SLOW = float("inf") if os.environ.get("LONG") else 5.0
+SLOW = 3600.0 if os.environ.get("LONG") else 5.0
 # A mutant may allocate without end.
 MOST_BYTES = 6_000_000_000
 
@@ -33,7 +38,7 @@ def listed():
     command = [REPOSITORY / "target/tools/bin/cargo-mutants", "mutants", "--list", "--json"]
     for module in MODULES:
         command += ["--file", f"src/{module}.rs", "--file", f"src/{module}/**/*.rs"]
-    mutants = json.loads(subprocess.check_output(command, cwd=REPOSITORY))
+    mutants = json.loads(subprocess.check_output(command, cwd=SOURCE))
     for number, mutant in enumerate(mutants, 1):
         mutant["number"] = number
     return mutants
@@ -51,13 +56,22 @@ EQUIVALENT = json.loads(pathlib.Path(__file__).with_name("equivalent.json").read
 # === compiling ===
 
 
+def copy(source, to):
+    """The repository's .cargo applies in the copy as it is: a second one would add its flags once more, and with other flags
+    everything that this crate stands on would be built again."""
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(source, to, ignore=shutil.ignore_patterns("target", ".git", ".cargo"), symlinks=True)
+
+
 def build(mutants):
     """The program with all mutants that compile behind a switch, and those that do not."""
-    unviable = set()
+    files = {name: hashlib.sha256((SOURCE / name).read_bytes()).hexdigest() for name in {m["file"] for m in mutants}}
+    memory = WORK / "unviable.json"
+    remembered = json.loads(memory.read_text()) if memory.exists() else {}
+    # What did not compile last time does not compile now, as long as its file is the same.
+    unviable = {m["number"] for m in mutants if remembered.get(m["name"]) == files[m["file"]]}
     while True:
-        shutil.rmtree(TREE, ignore_errors=True)
-        ignored = shutil.ignore_patterns("target", ".git")
-        shutil.copytree(REPOSITORY, TREE, ignore=ignored, symlinks=True)
+        copy(SOURCE, TREE)
         known, lost = switch.write(TREE, [m for m in mutants if m["number"] not in unviable])
         command = "cargo test --release --locked --lib --no-run --message-format=json".split()
         # What a mutant makes of the code need not be nice.
@@ -67,6 +81,8 @@ def build(mutants):
         messages = [json.loads(line) for line in built.stdout.splitlines() if line.startswith("{")]
         if built.returncode == 0:
             programs = [m["executable"] for m in messages if m.get("executable")]
+            now = {m["name"]: files[m["file"]] for m in mutants if m["number"] in unviable}
+            memory.write_text(json.dumps(remembered | now, indent=1))
             return programs[-1], known, lost, unviable
         more = switch.blamed(TREE, messages) - unviable
         if not more:
@@ -88,7 +104,7 @@ def wrapper():
 class Tests:
     """Which test comes past which mutant, and how long it takes."""
 
-    def __init__(self, program):
+    def __init__(self, program, of):
         self.program = program
         self.passed = {}
         self.past = defaultdict(set)
@@ -96,7 +112,7 @@ class Tests:
         self.names = [
             line.removesuffix(": test")
             for line in names.splitlines()
-            if line.endswith(": test") and line.split("::")[0] in MODULES + ALSO_TESTS_OF
+            if line.endswith(": test") and line.split("::")[0] in of
         ]
 
     def record(self):
@@ -111,16 +127,23 @@ class Tests:
         environment = os.environ | {"MUTANT": "record", "MUTANT_SEEN": str(seen)}
         begin = time.monotonic()
         # With one test at a time every thread is this test's.
-        ran = subprocess.run(
-            [self.program, "--exact", name], cwd=TREE, env=environment, stdout=subprocess.PIPE, text=True, check=False
-        )
+        command = [self.program, "--exact", name]
+        try:
+            ran = subprocess.run(command, cwd=TREE, env=environment, stdout=subprocess.PIPE, text=True, timeout=4 * SLOW)
+        except subprocess.TimeoutExpired:
+            print(f"== {name} is too slow to be asked", flush=True)
+            return
         if ran.returncode != 0:
-            sys.exit(f"{name} fails without any mutant")
+            raise SystemExit(f"{name} fails without any mutant:\n{ran.stdout}")
         if "1 passed" in ran.stdout:
             self.passed[name] = time.monotonic() - begin
-            numbers = seen.read_text().split() if seen.exists() else []
+            numbers = set(seen.read_text().split()) if seen.exists() else set()
             for number in numbers:
                 self.past[int(number)].add(name)
+
+    def slowest(self):
+        named = sorted(self.passed.items(), key=lambda test: -test[1])[:8]
+        return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in named)
 
     def ask(self, mutant):
         """What becomes of it."""
@@ -175,36 +198,61 @@ def common(test, module):
 
 
 def run_in_parallel(queue, work):
+    failed = []
+
     def loop():
-        while True:
+        while not failed:
             try:
-                work(queue.get_nowait())
+                item = queue.get_nowait()
             except Empty:
                 return
+            try:
+                work(item)
+            except BaseException as error:
+                failed.append(error)
 
     threads = [threading.Thread(target=loop) for _ in range(JOBS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if failed:
+        raise failed[0]
 
 
 def main():
     wanted = sys.argv[1:]
+    copy(REPOSITORY, SOURCE)
     mutants = [m for m in listed() if not wanted or any(m["file"].startswith(f"src/{name}") for name in wanted)]
     reasons = {m["number"]: justified(m) for m in mutants}
     print(f"== {len(mutants)} mutants; compiling them", flush=True)
     program, known, lost, unviable = build(mutants)
-    tests = Tests(program)
+    own = {m["file"].split("/")[1].removesuffix(".rs") for m in mutants}
+    tests = Tests(program, own if os.environ.get("OWN") else own.union(MODULES, ALSO_TESTS_OF))
     print(f"== {len(known)} are in; {len(tests.names)} tests show where they go", flush=True)
     tests.record()
+    print(f"== {sum(tests.passed.values()):.0f} s; the slowest: {tests.slowest()}", flush=True)
     outcomes = {}
     queue = Queue()
-    for mutant in known.values():
+    order = [*(f"src/{name}" for name in wanted), "src/"]
+    turn = lambda mutant: next(at for at, name in enumerate(order) if mutant["file"].startswith(name))
+    for mutant in sorted(known.values(), key=turn):
         queue.put(mutant)
+
+    def stop(*_):
+        # What was asked so far is reported, the rest as not asked.
+        print("== told to stop", flush=True)
+        with queue.mutex:
+            queue.queue.clear()
+
+    signal.signal(signal.SIGTERM, stop)
 
     def one(mutant):
         outcomes[mutant["number"]] = tests.ask(mutant)
+        if outcomes[mutant["number"]][0] == "missed" and not reasons[mutant["number"]]:
+            print(f"missed: {mutant['name']}", flush=True)
+        if len(outcomes) % 100 == 0:
+            print(f"== {len(outcomes)} of {len(known)} asked", flush=True)
 
     run_in_parallel(queue, one)
     report(mutants, outcomes, lost, unviable, reasons)
@@ -215,14 +263,15 @@ def report(mutants, outcomes, lost, unviable, reasons):
     left = []
     for mutant in mutants:
         number, module = mutant["number"], mutant["file"].split("/")[1].removesuffix(".rs")
-        outcome, by = outcomes.get(number, ("unviable" if number in unviable else "not run", ""))
+        otherwise = "unviable" if number in unviable else "not run" if number in lost else "not asked"
+        outcome, by = outcomes.get(number, (otherwise, ""))
         if outcome == "missed" and reasons[number]:
             outcome = "equivalent"
         if outcome in ("missed", "not run"):
             left.append(f"{outcome}: {mutant['name']} ({by})")
         table[module][outcome] += 1
     (WORK / "outcomes.json").write_text(json.dumps({m["name"]: outcomes.get(m["number"]) for m in mutants}, indent=1))
-    columns = ["caught", "timeout", "missed", "equivalent", "unviable", "not run"]
+    columns = ["caught", "timeout", "missed", "equivalent", "unviable", "not run", "not asked"]
     print("| module | mutants | " + " | ".join(columns) + " | caught of those that count |")
     print("| --- " * (len(columns) + 3) + "|")
     for module, counts in table.items():
