@@ -129,8 +129,11 @@ impl hyper::body::Body for Reply {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Polled> {
+        // It is asked for the next piece when the peer has room: what went before has been taken, or is on the wire.
+        let goes_on = !self.rest.is_empty();
         let polled = self.poll_piece(context);
         match &polled {
+            Poll::Ready(Some(Ok(_))) if goes_on => self.wait.taken(PIECE, Instant::now()),
             Poll::Ready(Some(Ok(_))) => self.wait.for_peer(Instant::now()),
             Poll::Ready(_) | Poll::Pending => self.wait.for_us(),
         }

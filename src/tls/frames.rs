@@ -17,6 +17,8 @@ const PER_SECOND: u32 = 1_000;
 const FOR_A_CALL: u32 = 2;
 /// What a call costs that it gives up: who gives up every other one is left alone.
 const OF_A_RESET: u32 = 4;
+/// DATA with less in it counts.
+const SMALL_DATA: u32 = 64;
 /// It gets one for so many bytes that it is sent. A reply to PING has 17.
 const SENT_BYTES: u64 = 64;
 
@@ -37,6 +39,8 @@ pub(super) struct Meter {
     /// What is still to come before the next head.
     skip: u32,
     left: u32,
+    /// Calls that have begun and not come to the end of their messages.
+    open: u32,
     filled: Instant,
     sent: u64,
 }
@@ -44,7 +48,7 @@ pub(super) struct Meter {
 impl Meter {
     /// Before the first byte.
     pub(super) fn new(now: Instant) -> Self {
-        Self { head: [0; HEAD_BYTES], read: 0, skip: PREFACE_BYTES, left: BURST, filled: now, sent: 0 }
+        Self { head: [0; HEAD_BYTES], read: 0, skip: PREFACE_BYTES, left: BURST, open: 0, filled: now, sent: 0 }
     }
 
     /// Bytes have come. False if with them the peer has gone too far. An honest peer's frames need no look at the clock.
@@ -79,15 +83,24 @@ impl Meter {
 
     fn frame(&mut self, clock: &impl Fn() -> Instant) -> bool {
         match (self.head[3], self.head[4]) {
-            (HEADERS, _) => {
+            (HEADERS, flags) => {
                 self.earn(FOR_A_CALL);
+                self.open = self.open.saturating_add(u32::from(flags & END_STREAM == 0));
                 true
             }
-            // Its end belongs to its call; what has contents is limited by windows, and where it is small by the library.
-            (DATA, flags) if flags & END_STREAM != 0 || self.skip > 0 => true,
+            // Each call has one end. More of them can be sent for ever, on a stream that was reset.
+            (DATA, flags) if flags & END_STREAM != 0 && self.open > 0 => {
+                self.open -= 1;
+                true
+            }
+            // What has contents is limited by windows, which a stream that was reset opens again.
+            (DATA, flags) if flags & END_STREAM == 0 && self.skip >= SMALL_DATA => true,
             // The library allows few in a row.
             (CONTINUATION, _) => true,
-            (RST_STREAM, _) => self.pay(OF_A_RESET, clock),
+            (RST_STREAM, _) => {
+                self.open = self.open.saturating_sub(1);
+                self.pay(OF_A_RESET, clock)
+            }
             _ => self.pay(1, clock),
         }
     }
@@ -143,6 +156,7 @@ mod tests {
             (2, 5, 1),
             (WINDOW_UPDATE, 4, 1),
             (DATA, 0, 1),
+            (DATA, 63, 1),
             (RST_STREAM, 4, 4),
             (200, 99, 1),
         ] {
@@ -183,6 +197,17 @@ mod tests {
         }
         meter.sent(1 << 30);
         assert_eq!(taken(&mut meter, &frame(PING, 0, 8), now), BURST, "and never saves up more than it had");
+    }
+
+    #[test]
+    fn a_call_has_one_end_d_04() {
+        let now = Instant::now();
+        for payload in [0, 16_000] {
+            let mut meter = begun(now);
+            let end = frame(DATA, END_STREAM, payload);
+            assert!((0..30_000).all(|_| meter.received(&frame(HEADERS, 4, 90), &|| now)));
+            assert_eq!(taken(&mut meter, &end, now), 30_000 + BURST, "{payload}");
+        }
     }
 
     #[test]

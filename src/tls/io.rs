@@ -13,7 +13,7 @@ use tonic::transport::server::Connected;
 
 use super::connections::Registration;
 use super::frames::Meter;
-use super::waits::Waits;
+use super::waits::{Wait, Waits};
 use crate::caller::Caller;
 
 /// What is known of a connection for as long as it lives. Handlers find it in a request's extensions as
@@ -40,6 +40,9 @@ pub struct TlsIo {
     /// Until the client has begun to speak.
     preface: Option<Preface>,
     meter: Meter,
+    /// Whether the kernel takes no more, since the peer does not read; until all that was written has gone.
+    is_blocked: bool,
+    blocked: Wait,
 }
 
 /// What has to come, and by when. The HTTP/2 library waits for it without end, and pings nobody before it.
@@ -58,7 +61,8 @@ impl TlsIo {
     ) -> Self {
         let expiry = Box::pin(tokio::time::sleep_until(expires));
         let preface = Some(Preface { missing: PREFACE_BYTES, expiry });
-        Self { stream, connection, registration, preface, meter: Meter::new(Instant::now()) }
+        let (now, blocked) = (Instant::now(), connection.waits.for_nobody());
+        Self { stream, connection, registration, preface, meter: Meter::new(now), is_blocked: false, blocked }
     }
 
     /// Who is at the other end.
@@ -77,9 +81,33 @@ impl TlsIo {
         preface.expiry.as_mut().poll(context).is_ready()
     }
 
+    /// After a write. A peer that never reads its socket answers no ping and takes no farewell either: it would stay for ever.
     fn sent(&mut self, outcome: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(bytes)) = outcome {
-            self.meter.sent(*bytes);
+        match outcome {
+            Poll::Ready(Ok(bytes)) => {
+                self.meter.sent(*bytes);
+                if self.is_blocked {
+                    self.blocked.taken(*bytes, Instant::now());
+                }
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.block(),
+        }
+    }
+
+    fn block(&mut self) {
+        if !self.is_blocked {
+            self.is_blocked = true;
+            self.blocked.for_peer(Instant::now());
+        }
+    }
+
+    fn flushed(&mut self, outcome: &Poll<io::Result<()>>) {
+        if outcome.is_pending() {
+            self.block();
+        } else if self.is_blocked {
+            self.is_blocked = false;
+            self.blocked.for_us();
         }
     }
 
@@ -155,6 +183,7 @@ impl AsyncWrite for TlsIo {
             return closed;
         }
         let outcome = Pin::new(&mut self.stream).poll_flush(cx);
+        self.flushed(&outcome);
         self.or_closed(outcome, cx)
     }
 
@@ -163,6 +192,7 @@ impl AsyncWrite for TlsIo {
             return closed;
         }
         let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.flushed(&outcome);
         self.or_closed(outcome, cx)
     }
 }

@@ -40,6 +40,13 @@ impl Waits {
         Wait { of: Arc::clone(self), slot }
     }
 
+    /// One that waits for nobody yet.
+    pub fn for_nobody(self: &Arc<Self>) -> Wait {
+        let wait = self.for_peer(Instant::now());
+        wait.for_us();
+        wait
+    }
+
     /// For how long the peer has been waited for, at the longest.
     pub fn longest(&self, now: Instant) -> Duration {
         let first = self.0.lock().since.iter().flatten().min().copied();
@@ -47,7 +54,20 @@ impl Waits {
     }
 }
 
+/// Bytes that a peer takes in a second, at the least.
+const BYTES_PER_SECOND: f64 = (16 << 10) as f64;
+
 impl Wait {
+    /// It is still the peer's turn, who has taken `bytes` of what it was to take, by `now`. That is worth as much time as it may need
+    /// for them, and no more: or a byte a minute would hold a whole answer for ever.
+    pub fn taken(&self, bytes: usize, now: Instant) {
+        let worth = Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND);
+        let mut slots = self.of.0.lock();
+        if let Some(since) = &mut slots.since[self.slot] {
+            *since = (*since + worth).min(now);
+        }
+    }
+
     /// From `now` on it is the peer's turn.
     pub fn for_peer(&self, now: Instant) {
         self.set(Some(now));
@@ -74,6 +94,23 @@ impl Drop for Wait {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_that_takes_little_has_little_more_time_d_04() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let waits = Arc::new(Waits::default());
+        let wait = waits.for_peer(at(0));
+        // 16 KiB every ten seconds.
+        (1..=6).for_each(|turn| wait.taken(16 << 10, at(10 * turn)));
+        assert_eq!(waits.longest(at(60)).as_secs(), 54);
+        // All of a megabyte at once.
+        wait.taken(1 << 20, at(60));
+        assert_eq!(waits.longest(at(60)), Duration::ZERO, "and no time is kept for later");
+        wait.for_us();
+        wait.taken(1, at(61));
+        assert_eq!(waits.longest(at(1000)), Duration::ZERO, "nobody waits for the peer");
+    }
 
     #[test]
     fn the_longest_wait_for_the_peer_counts_d_04() {
