@@ -1,17 +1,19 @@
 //! D-04: frames that cost the vault more than the peer, and peers that leave things lying.
 
 use super::raw::{
-    CONTINUATION, END_HEADERS, END_STREAM, INITIAL_WINDOW_SIZE, PING, PRIORITY, Raw, SETTINGS, WINDOW_UPDATE, block,
-    frame, headers,
+    CONTINUATION, END_HEADERS, END_STREAM, INITIAL_WINDOW_SIZE, PING, PREFACE, PRIORITY, Raw, SETTINGS, WINDOW_UPDATE,
+    block, frame, handshake, headers,
 };
 use super::{Arena, GROWTH_AT_MOST};
 use crate::frames::{DATA, HEADERS, RST_STREAM, framed};
-use crate::harness::{Identity, Server, item, texts};
+use crate::harness::{Identity, Server, eventually, item, texts};
 use cloakroom::proto::v1;
 use prost::Message;
+use tokio::io::AsyncWriteExt;
 
 const TOKENIZE: &str = "/cloakroom.v1.TokenService/Tokenize";
 const DETOKENIZE: &str = "/cloakroom.v1.TokenService/Detokenize";
+const STALLED: &str = "cloakroom_connections_closed_total{reason=\"stalled\"}";
 const FRAMES: usize = 100_000;
 /// Of the kinds of floods, so many the library reads without end. The others it ends itself.
 const FLOODS_AT_LEAST: u64 = 7;
@@ -187,6 +189,37 @@ async fn takes_no_reply(server: &Server, identity: &Identity, calls: u32, call: 
     println!("D-04: GOAWAY {:?}, {} calls were answered as far as that goes", heard.goaway, heard.answered.len());
     assert_eq!(heard.data, 0, "no window was opened");
     pings
+}
+
+/// With its windows wide open it reads nothing of what comes: no ping reaches it, and no farewell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_never_reads_its_socket_is_closed_d_04() {
+    const CALLS: u32 = 8;
+    let mut arena = Arena::open(|command| {
+        command.env("CLOAKROOM_SERVER__STALL_TIMEOUT", "2s");
+    })
+    .await;
+    let (server, payments) = (arena.target(), arena.home.identity("payments"));
+    let value = vec![7; LARGE_BYTES];
+    let tokens = texts(&arena.gateway.tokenize("pan", &vec![&value[..]; LARGE_VALUES]).await);
+    let purpose = "test".to_owned();
+    let detokenize = v1::DetokenizeRequest { scope: "pan".to_owned(), tokens, purpose, ..Default::default() };
+    let attack = async {
+        let mut stream = handshake(&server, &payments).await.unwrap();
+        let settings = [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &0x7fff_ffff_u32.to_be_bytes()].concat();
+        let window = frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes());
+        let mut all = [PREFACE, &frame(SETTINGS, 0, 0, &settings), &window].concat();
+        for number in 0..CALLS {
+            all.extend(call_of(DETOKENIZE, 2 * number + 1, &detokenize));
+        }
+        stream.write_all(&all).await.unwrap();
+        stream.flush().await.unwrap();
+        eventually("the vault closes it", || async { (server.metric(STALLED) > 0).then_some(()) }).await;
+    };
+    let ((), toll) = arena.endures("D-04: a socket that is never read", attack).await;
+    assert!(arena.closed("stalled") == 1 && toll.growth < GROWTH_AT_MOST, "{}", toll.growth);
+    drop(server);
+    arena.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
