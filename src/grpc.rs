@@ -34,6 +34,8 @@ use tonic::{Request, Status};
 
 /// Messages are at most this long, both ways.
 pub const MESSAGE_BYTES_AT_MOST: usize = 4 * 1024 * 1024;
+/// Of health and reflection, which ask for a name, and which nobody needs a permission for.
+pub const PROBE_BYTES_AT_MOST: usize = 4 * 1024;
 
 /// Who calls, as the connection proved it. Metadata is never believed about identity.
 fn call_of<T>(request: &Request<T>) -> Result<Call, Status> {

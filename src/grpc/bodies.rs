@@ -4,7 +4,6 @@
 //! (`gather`). The transport asks a reply for its next piece when the peer has room for it, so between two questions, once
 //! there was a piece to give, it is the peer who is waited for. A call's one message is the peer's turn until it has come whole.
 
-use super::MESSAGE_BYTES_AT_MOST;
 use super::gather::Gather;
 use crate::limits::bytes::{INCLUDED, OF_A_CALL, Share};
 use crate::tls::{Wait, Waits};
@@ -29,8 +28,11 @@ struct Messages {
     gather: Gather,
     /// What comes after all that was gathered: trailers, a failure, or nothing.
     last: Option<Polled>,
-    /// Where there is to be one alone.
-    wait: Option<Wait>,
+    /// Where there is to be one alone, from the beginning; else while one is on its way.
+    wait: Wait,
+    is_one: bool,
+    /// Whether it is the peer's turn.
+    is_awaited: bool,
 }
 
 /// An answer as it goes.
@@ -46,13 +48,15 @@ struct Reply {
 /// What a body has next.
 type Polled = Option<Result<Frame<Bytes>, Status>>;
 
-/// `body`, held by `share`, which the peer of `waits` is to send: one message, or as many as it likes, whenever it likes.
-pub(super) fn messages(body: Body, share: Arc<Share>, waits: &Arc<Waits>, is_one: bool) -> Body {
+/// `body`, held by `share`, which the peer of `waits` is to send: one message, or as many as it likes, whenever it likes. None is
+/// longer than `longest`.
+pub(super) fn messages(body: Body, share: Arc<Share>, waits: &Arc<Waits>, is_one: bool, longest: usize) -> Body {
     if body.is_end_stream() {
         return body;
     }
-    let wait = is_one.then(|| waits.for_peer(Instant::now()));
-    Body::new(Messages { body, share, seen: 0, gather: Gather::new(MESSAGE_BYTES_AT_MOST), last: None, wait })
+    let wait = if is_one { waits.for_peer(Instant::now()) } else { waits.for_nobody() };
+    let gather = Gather::new(longest);
+    Body::new(Messages { body, share, seen: 0, gather, last: None, wait, is_one, is_awaited: is_one })
 }
 
 /// `body`, held by `share`, which the peer of `waits` is to take: of a single answer `is_last`.
@@ -77,15 +81,18 @@ impl hyper::body::Body for Messages {
                 return Poll::Ready(last);
             }
             let polled = ready!(Pin::new(&mut self.body).poll_frame(context));
-            if let Some(wait) = &self.wait
-                && (!matches!(polled, Some(Ok(_))) || self.body.is_end_stream())
-            {
-                wait.for_us();
+            if !matches!(polled, Some(Ok(_))) || self.body.is_end_stream() {
+                self.awaits(false);
             }
             match polled.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => match self.hold(data.len()) {
                     Ok(()) => {
-                        if let Some(data) = self.gather.push(data) {
+                        let whole = self.gather.push(data);
+                        if !self.is_one {
+                            let is_begun = self.gather.is_begun();
+                            self.awaits(is_begun);
+                        }
+                        if let Some(data) = whole {
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
                     }
@@ -115,10 +122,17 @@ impl Messages {
         self.share.grow(more).map_err(|_| Status::resource_exhausted(""))
     }
 
-    fn end(&mut self, last: Polled) {
-        if let Some(wait) = &self.wait {
-            wait.for_us();
+    fn awaits(&mut self, is_awaited: bool) {
+        match (self.is_awaited, is_awaited) {
+            (false, true) => self.wait.for_peer(Instant::now()),
+            (true, false) => self.wait.for_us(),
+            _ => {}
         }
+        self.is_awaited = is_awaited;
+    }
+
+    fn end(&mut self, last: Polled) {
+        self.awaits(false);
         self.gather.release();
         self.last = Some(last);
     }
@@ -172,6 +186,7 @@ impl Reply {
 
 #[cfg(test)]
 mod tests {
+    use super::super::MESSAGE_BYTES_AT_MOST;
     use super::*;
     use crate::limits::bytes::Budget;
     use std::convert::Infallible;
@@ -196,12 +211,50 @@ mod tests {
         Body::new(Whole(Some(Bytes::from(vec![7; bytes]))))
     }
 
+    /// What comes when somebody says so.
+    struct Slow(tokio::sync::mpsc::UnboundedReceiver<Bytes>);
+
+    impl hyper::body::Body for Slow {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0.poll_recv(context).map(|data| data.map(|data| Ok(Frame::data(data))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_waits_for_the_rest_of_a_message_and_not_for_the_next_one_d_04() {
+        let (budget, waits) = (Budget::new(1 << 20), Arc::default());
+        let (send, pieces) = tokio::sync::mpsc::unbounded_channel();
+        let share = Arc::new(budget.call().unwrap());
+        let mut body = messages(Body::new(Slow(pieces)), share, &waits, false, 100);
+        let later = Instant::now() + std::time::Duration::from_hours(1);
+        let is_awaited = || !waits.longest(later).is_zero();
+        for (piece, awaited) in
+            [(&[0, 0][..], true), (&[0, 0, 3, 7], true), (&[7, 7], false), (&[0, 0, 0, 0, 1, 7], false)]
+        {
+            assert!(send.send(Bytes::copy_from_slice(piece)).is_ok());
+            let polled = has_some(&mut body).await;
+            assert_eq!((polled, is_awaited()), (!awaited, awaited), "{piece:?}");
+        }
+    }
+
+    /// Whether there is something at once.
+    async fn has_some(body: &mut Body) -> bool {
+        let polled = std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context))).await;
+        polled.is_ready()
+    }
+
     #[tokio::test]
     async fn what_is_on_its_way_is_held_and_given_back_d_07() {
         let (budget, waits) = (Budget::new(1 << 20), Arc::default());
         for bytes in [0, 1, INCLUDED, INCLUDED + 1, 3 * PIECE, 900 << 10] {
             let share = Arc::new(budget.call().unwrap());
-            let mut body = messages(of(bytes), Arc::clone(&share), &waits, true);
+            let mut body = messages(of(bytes), Arc::clone(&share), &waits, true, MESSAGE_BYTES_AT_MOST);
             let mut read = 0;
             while let Some(frame) = next(&mut body).await {
                 read += frame.unwrap().into_data().unwrap().len();
@@ -221,7 +274,7 @@ mod tests {
             assert_eq!(budget.held(), 0);
         }
         let share = Arc::new(budget.call().unwrap());
-        let mut body = messages(of(1 << 20), share, &waits, true);
+        let mut body = messages(of(1 << 20), share, &waits, true, MESSAGE_BYTES_AT_MOST);
         assert_eq!(next(&mut body).await.unwrap().err().unwrap().code(), tonic::Code::ResourceExhausted);
         drop(body);
         assert_eq!(budget.held(), 0);

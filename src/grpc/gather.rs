@@ -62,6 +62,11 @@ impl Gather {
         self.ready.pop_front()
     }
 
+    /// Whether a message has begun to come and is not whole.
+    pub fn is_begun(&self) -> bool {
+        self.read > 0 || self.missing > 0
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty() && self.ready.is_empty()

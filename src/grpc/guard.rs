@@ -1,17 +1,16 @@
 //! The outermost layer: every call passes here before its handler and on its way back.
 //!
 //! In: the method is in the table; the connection's certificate is still valid (a connection may outlive it); there is memory for
-//! one more. Out: an
-//! answer no later than the caller's deadline; the status is one of ours; the call is counted. Of a stream of batches it sees the
-//! beginning only: `stream` does the same for each batch.
+//! one more. Out: an answer no later than the caller's deadline; the status is one of ours; the call is counted. Of a stream of
+//! batches it sees the beginning only: `stream` does the same for each batch.
 
 use super::lag::Lag;
 use super::methods::Counters;
-use super::{bodies, methods, status};
+use super::{MESSAGE_BYTES_AT_MOST, PROBE_BYTES_AT_MOST, bodies, methods, status};
 use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::event::Action;
-use crate::limits::bytes::Share;
+use crate::limits::bytes::{Budget, Share};
 use crate::tls::{Connection, Waits};
 use crate::vault::{Failure, Reason, Vault};
 use http::{Request, Response};
@@ -26,6 +25,9 @@ use tonic::Code;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+/// For a thousand calls of health and reflection at once.
+const PROBES_BYTES: usize = 16 << 20;
+
 /// Makes the layer. Each call has a copy, so that all of it lies behind one count, which only its own thread touches.
 #[derive(Clone)]
 pub struct Guard(Arc<Parts>);
@@ -35,6 +37,8 @@ struct Parts {
     vault: Arc<Vault>,
     clock: Arc<dyn Clock>,
     counters: Arc<Vec<Counters>>,
+    /// For what is answered however much there is to do. Nobody needs a permission for it, so it has little.
+    probes: Arc<Budget>,
     /// None where nobody looks how late it is.
     lag: Option<Arc<Lag>>,
 }
@@ -72,7 +76,8 @@ impl Guard {
     /// A guard that asks `clock` whether certificates are still valid. Counters are made once, for all methods and codes.
     pub fn new(vault: Arc<Vault>, clock: Arc<dyn Clock>) -> Self {
         let counters = methods::METHODS.iter().map(|method| Counters::of(method));
-        Self(Arc::new(Parts { vault, clock, counters: Arc::new(counters.collect()), lag: None }))
+        let counters = Arc::new(counters.collect());
+        Self(Arc::new(Parts { vault, clock, counters, probes: Budget::new(PROBES_BYTES), lag: None }))
     }
 
     /// The same for a thread that is as late as `lag` says.
@@ -94,11 +99,8 @@ impl Guard {
         };
         check_certificate(&self.0.vault, &*self.0.clock, &connection.caller, method.action)?;
         let caller = Arc::clone(&connection.caller);
-        // Probes are answered however much there is to do.
-        let share = match method.resource {
-            methods::Resource::None => self.0.vault.budget().nothing(),
-            _ => self.0.vault.budget().call().map_err(|_| self.shed(place, &caller))?,
-        };
+        let budget = if method.resource == methods::Resource::None { &self.0.probes } else { self.0.vault.budget() };
+        let share = budget.call().map_err(|_| self.shed(place, &caller))?;
         let waits = Arc::clone(&connection.waits);
         Ok(Admitted { place, caller, waits, share: Arc::new(share) })
     }
@@ -257,7 +259,8 @@ where
         request.extensions_mut().insert(Arc::clone(&call.share));
         let share = Arc::clone(&call.share);
         let is_one = methods::METHODS[call.place].one_message;
-        let request = request.map(|body| bodies::messages(body, share, &call.waits, is_one));
+        let longest = if call.is_probe() { PROBE_BYTES_AT_MOST } else { MESSAGE_BYTES_AT_MOST };
+        let request = request.map(|body| bodies::messages(body, share, &call.waits, is_one, longest));
         let answer = self.inner.call(request);
         Box::pin(async move {
             if let Err(status) = guard.turn(&call, deadline).await {

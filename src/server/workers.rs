@@ -6,7 +6,7 @@
 use super::direct::Direct;
 use super::{Error, until};
 use crate::config;
-use crate::grpc::{AuditDoor, Guard, Lag, MESSAGE_BYTES_AT_MOST, TokenDoor};
+use crate::grpc::{AuditDoor, Guard, Lag, MESSAGE_BYTES_AT_MOST, PROBE_BYTES_AT_MOST, TokenDoor};
 use crate::ledger;
 use crate::proto::v1::audit_service_server::AuditServiceServer;
 use crate::proto::v1::token_service_server::TokenServiceServer;
@@ -211,7 +211,8 @@ fn routes(config: &config::Server, doors: &Doors, guard: &Guard) -> Result<Route
         .register_encoded_file_descriptor_set(crate::proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
-        .map_err(|error| Error::Io { what: "can't serve reflection", error: std::io::Error::other(error) })?;
+        .map_err(|error| Error::Io { what: "can't serve reflection", error: std::io::Error::other(error) })?
+        .max_decoding_message_size(PROBE_BYTES_AT_MOST);
     let token = TokenServiceServer::new(doors.token.clone())
         .max_decoding_message_size(MESSAGE_BYTES_AT_MOST)
         .max_encoding_message_size(MESSAGE_BYTES_AT_MOST);
@@ -221,7 +222,7 @@ fn routes(config: &config::Server, doors: &Doors, guard: &Guard) -> Result<Route
     Ok(limited(config)
         .layer(guard.clone())
         .layer(Direct(token))
-        .add_service(doors.health.clone())
+        .add_service(doors.health.clone().max_decoding_message_size(PROBE_BYTES_AT_MOST))
         .add_service(reflection)
         .add_service(audit))
 }

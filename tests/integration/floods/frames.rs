@@ -14,6 +14,8 @@ use tokio::io::AsyncWriteExt;
 const TOKENIZE: &str = "/cloakroom.v1.TokenService/Tokenize";
 const DETOKENIZE: &str = "/cloakroom.v1.TokenService/Detokenize";
 const STALLED: &str = "cloakroom_connections_closed_total{reason=\"stalled\"}";
+const STREAM: &str = "/cloakroom.v1.TokenService/StreamTokenize";
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const FRAMES: usize = 100_000;
 /// Of the kinds of floods, so many the library reads without end. The others it ends itself.
 const FLOODS_AT_LEAST: u64 = 7;
@@ -251,24 +253,25 @@ async fn a_peer_that_takes_no_reply_is_not_waited_for_without_end_d_04() {
     println!("D-04: {LARGE} replies of {replies} bytes in all");
     assert!(arena.closed("stalled") == 2 && toll.growth < GROWTH_AT_MOST, "{}", toll.growth);
 
-    // A message that is begun.
-    let attack = async {
-        let mut raw = Raw::open(&server, &gateway, &[]).await;
-        for number in 0..UNTAKEN {
-            let stream = 2 * number + 1;
-            let call =
-                [headers(stream, 0, &block(TOKENIZE, &[])), frame(DATA, 0, stream, &[0, 0, 0, 0, 99, 1])].concat();
-            if !raw.send(&call).await {
-                break;
+    // A message that is begun: the only one, one of many, and one for which nobody needs a permission.
+    for path in [TOKENIZE, STREAM, REFLECTION] {
+        let attack = async {
+            let mut raw = Raw::open(&server, &gateway, &[]).await;
+            for number in 0..UNTAKEN {
+                let stream = 2 * number + 1;
+                let begun = frame(DATA, 0, stream, &[0, 0, 0, 0, 99, 1]);
+                if !raw.send(&[headers(stream, 0, &block(path, &[])), begun].concat()).await {
+                    break;
+                }
             }
-        }
-        while raw.is_read().await {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    let before = arena.closed("stalled");
-    let ((), toll) = arena.endures("D-04: messages that never end", attack).await;
-    assert!(arena.closed("stalled") == before + 1 && toll.growth < GROWTH_AT_MOST);
+            while raw.is_read().await {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        let before = arena.closed("stalled");
+        let ((), toll) = arena.endures(&format!("D-04: messages that never end, {path}"), attack).await;
+        assert!(arena.closed("stalled") == before + 1 && toll.growth < GROWTH_AT_MOST, "{path}");
+    }
     drop(server);
     arena.close().await;
 }
