@@ -269,6 +269,30 @@ mod tests {
         assert!(split("@id(\"x\") \"free\";")[0].mentions().is_empty());
     }
 
+    /// What fits, and where it ends: each limit by itself, to the last one that is allowed.
+    #[test]
+    fn depth_and_length_are_counted_to_their_limits_i_01() {
+        let too_deep = |text: &str| split(text)[0].too_deep();
+        let ends_at = |piece: &str, at_most: usize| {
+            assert_eq!(too_deep(&piece.repeat(at_most)), None, "{piece}");
+            assert_eq!(too_deep(&piece.repeat(at_most + 1)), Some(piece.len() * at_most), "{piece}");
+        };
+        for open in ["(", "[", "{"] {
+            ends_at(open, NESTED_AT_MOST);
+        }
+        // What is closed is no nesting any more, but each pair may be a call on what stands before.
+        for piece in ["()", "[]", "{}", ".a"] {
+            ends_at(piece, ACCESSES_AT_MOST);
+        }
+        for piece in ["&&", "||", "+", "-", "* ", "if ", "when ", "unless "] {
+            ends_at(piece, CONNECTIVES_AT_MOST);
+        }
+        // Different ones add up.
+        let mixed = format!("{}{}", "&&".repeat(CONNECTIVES_AT_MOST - 1), "+".repeat(2));
+        assert_eq!(too_deep(&mixed), Some(mixed.len() - 1));
+        assert_eq!(too_deep(&mixed[..mixed.len() - 1]), None);
+    }
+
     #[test]
     fn what_is_read_is_never_understated() {
         let reads = |text: &str| split(text)[0].reads();
