@@ -259,6 +259,7 @@ impl Exit {
             }
             Some(
                 client::Error::Unreachable { .. }
+                | client::Error::OtherServer { .. }
                 | client::Error::Limited(_)
                 | client::Error::Unavailable(_)
                 | client::Error::Conflict(_)

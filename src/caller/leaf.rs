@@ -131,6 +131,25 @@ pub fn spiffe_id(der: &[u8]) -> Result<Option<SpiffeId>, LeafError> {
     only_uri(&parse(der)?)
 }
 
+/// The end of a certificate's validity period, whatever else it is.
+pub fn not_after(der: &[u8]) -> Result<Timestamp, LeafError> {
+    Ok(timestamp(parse(der)?.validity().not_after.timestamp()))
+}
+
+/// Whether a certificate is an authority's: `CA:TRUE` in its basic constraints.
+pub fn is_authority(der: &[u8]) -> Result<bool, LeafError> {
+    let certificate = parse(der)?;
+    let constraints = certificate.basic_constraints().map_err(|_| LeafError::Malformed)?;
+    Ok(constraints.is_some_and(|found| found.value.ca))
+}
+
+/// Whether a server may show a certificate: if it says at all what it is for, then for servers too.
+pub fn is_for_servers(der: &[u8]) -> Result<bool, LeafError> {
+    let certificate = parse(der)?;
+    let usage = certificate.extended_key_usage().map_err(|_| LeafError::Malformed)?;
+    Ok(usage.is_none_or(|found| found.value.server_auth || found.value.any))
+}
+
 /// Checks one intermediate certificate that a client sent: it must be an authority's and say that it signs
 /// certificates. TLS libraries look at the first alone.
 pub fn check_issuer(der: &[u8]) -> Result<(), LeafError> {

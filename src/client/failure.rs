@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 
+use crate::tls::client::Mistrust;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -28,6 +29,12 @@ pub enum Error {
         /// What the system or TLS said.
         problem: String,
     },
+    /// Somebody answers there, and it is not the vault that the profile names.
+    #[error("{problem}. Is the profile's address right?")]
+    OtherServer {
+        /// Who it is, or why it is not known.
+        problem: String,
+    },
     /// The vault did not accept our certificate.
     #[error(
         "the vault at {address} refused the connection: {problem}. Is the profile's certificate valid, and of a trust domain that the vault knows?"
@@ -37,6 +44,8 @@ pub enum Error {
         address: String,
         /// What TLS said.
         problem: String,
+        /// Whether it said so. If not, it may have closed the connection for another reason, such as its end.
+        is_said: bool,
     },
     /// Policy, or an access token's check, said no.
     #[error("{0}. A policy of the vault must name this caller, action and scope; some ask for a purpose")]
@@ -91,10 +100,20 @@ impl Error {
     /// What became of the connection.
     pub(super) fn from_transport(address: &str, error: &(dyn std::error::Error + 'static)) -> Self {
         let address = address.to_owned();
+        match mistrust(error) {
+            Some(Mistrust::OfUs(problem)) => {
+                return Self::HandshakeRefused { address, problem: problem.clone(), is_said: true };
+            }
+            Some(Mistrust::Silent(problem)) => {
+                return Self::HandshakeRefused { address, problem: problem.clone(), is_said: false };
+            }
+            Some(Mistrust::OfServer(problem)) => return Self::OtherServer { problem: problem.clone() },
+            None => {}
+        }
         let problem = innermost(error);
         // What the other side says about our certificate comes as a TLS alert.
         if problem.contains("fatal alert") {
-            Self::HandshakeRefused { address, problem }
+            Self::HandshakeRefused { address, problem, is_said: true }
         } else {
             Self::Unreachable { address, problem }
         }
@@ -132,7 +151,10 @@ impl Error {
     /// What the server said, if it was asked at all.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Profile { .. } | Self::Unreachable { .. } | Self::HandshakeRefused { .. } => None,
+            Self::Profile { .. }
+            | Self::Unreachable { .. }
+            | Self::OtherServer { .. }
+            | Self::HandshakeRefused { .. } => None,
             Self::Denied(failure)
             | Self::Invalid(failure)
             | Self::Limited(failure)
@@ -222,6 +244,20 @@ impl fmt::Display for Failure {
     }
 }
 
+/// What the connector found out, somewhere in the chain. An I/O error names its content's cause as its own, and not its
+/// content.
+fn mistrust<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e Mistrust> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let content = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(found) = content.and_then(|content| content.downcast_ref()) {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 /// The cause at the end of the chain: what wraps it only says that something failed.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
@@ -259,6 +295,18 @@ mod tests {
         };
         assert_eq!(failure("not a scope").to_string(), "FAILED_PRECONDITION: not a scope (field scope)");
         assert_eq!(failure("too long").to_string(), "FAILED_PRECONDITION: not a scope; scope: too long");
+    }
+
+    #[test]
+    fn who_mistrusts_whom_is_told_apart_t_13() {
+        let told = |mistrust| Error::from_transport("a:1", &std::io::Error::other(mistrust));
+        let error = told(Mistrust::OfUs("it said no".to_owned()));
+        assert!(matches!(&error, Error::HandshakeRefused { .. }));
+        assert!(error.to_string().starts_with("the vault at a:1 refused the connection: it said no. "), "{error}");
+        let error = told(Mistrust::OfServer("the server at a:1 is b".to_owned()));
+        assert_eq!(error.to_string(), "the server at a:1 is b. Is the profile's address right?");
+        let error = Error::from_transport("a:1", &std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+        assert!(matches!(error, Error::Unreachable { .. }));
     }
 
     #[test]

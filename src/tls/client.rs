@@ -13,9 +13,11 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage, OtherError, SignatureScheme};
+use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -24,6 +26,8 @@ use super::material::{self, SetupError};
 use super::provider::{ALPN_H2, provider};
 use crate::caller::SpiffeId;
 use crate::caller::leaf::{self, LeafError};
+use crate::clock::{SystemClock, Timestamp};
+use crate::event::json::rfc3339;
 
 /// Settings of a client.
 #[derive(Clone, Debug)]
@@ -46,17 +50,41 @@ pub struct Config {
 pub struct Connector {
     tls: TlsConnector,
     server_name: Option<ServerName<'static>>,
+    /// For what is said if it fails.
+    files: Arc<Files>,
 }
 
-/// Why the server's certificate was refused by a rule of ours.
+/// What a client shows, and by what it judges.
+struct Files {
+    authorities: PathBuf,
+    certificate: PathBuf,
+    /// Until when our certificate is good.
+    not_after: Option<Timestamp>,
+}
+
+/// Why the server's certificate was refused by a rule of ours, said behind "the server at …".
 #[derive(Debug, thiserror::Error)]
 enum ServerRefusal {
-    #[error("the server's SPIFFE ID is not the expected one")]
-    WrongId,
-    #[error("the server's certificate has no SPIFFE ID")]
-    NoId,
-    #[error("the server's certificate cannot be used: {0}")]
+    #[error("is {found}, the profile's server_id wants {expected}")]
+    WrongId { found: SpiffeId, expected: SpiffeId },
+    #[error("has a certificate without a SPIFFE ID, the profile's server_id wants {0}")]
+    NoId(SpiffeId),
+    #[error("has a certificate that cannot be used: {0}")]
     Leaf(#[from] LeafError),
+}
+
+/// Why two that could talk do not, in whole sentences.
+#[derive(Debug, thiserror::Error)]
+pub enum Mistrust {
+    /// The server refused our certificate.
+    #[error("{0}")]
+    OfUs(String),
+    /// It closes the connection as if it had, without a word: it may be about to stop, too.
+    #[error("{0}")]
+    Silent(String),
+    /// It is not the server that we want, or none.
+    #[error("{0}")]
+    OfServer(String),
 }
 
 /// Verifies a server for its name, and then by its SPIFFE ID.
@@ -96,7 +124,14 @@ impl Connector {
                 Some(ServerName::try_from(name.clone()).map_err(|_| SetupError::ServerName { name: name.clone() })?)
             }
         };
-        Ok(Self { tls: TlsConnector::from(build_client_config(config)?), server_name })
+        let tls = TlsConnector::from(build_client_config(config)?);
+        let own = CertificateDer::from_pem_file(&config.certificate).ok();
+        let files = Files {
+            authorities: config.authorities.clone(),
+            certificate: config.certificate.clone(),
+            not_after: own.and_then(|own| leaf::not_after(&own).ok()),
+        };
+        Ok(Self { tls, server_name, files: Arc::new(files) })
     }
 
     /// Connects to `host`:`port` and verifies who is there.
@@ -135,8 +170,70 @@ impl tower::Service<Uri> for Connector {
                 |what| io::Error::new(io::ErrorKind::InvalidInput, format!("the server's address has no {what}"));
             let host = server.host().ok_or_else(|| missing("host"))?;
             let port = server.port_u16().ok_or_else(|| missing("port"))?;
-            connector.connect(host, port).await.map(TokioIo::new)
+            let files = Arc::clone(&connector.files);
+            let greeted = async { greeted(connector.connect(host, port).await?, &files).await };
+            greeted.await.map(TokioIo::new).map_err(|error| files.explain(&format!("{host}:{port}"), error))
         })
+    }
+}
+
+/// The connection, once the server has said something: HTTP/2 has it begin with its settings, without being asked.
+///
+/// In TLS 1.3 a client is done before the server has seen its certificate. Who begins to talk then may be reset in the middle
+/// of a word, and the alert that says why is lost with it.
+async fn greeted(mut stream: TlsStream<TcpStream>, files: &Files) -> io::Result<TlsStream<TcpStream>> {
+    let closed = |kind| {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+    };
+    // The bytes stay where they are, for who reads next.
+    match stream.fill_buf().await {
+        Ok([]) => Err(files.closed()),
+        Err(error) if closed(error.kind()) => Err(files.closed()),
+        Err(error) => Err(error),
+        Ok(_) => Ok(stream),
+    }
+}
+
+impl Files {
+    fn closed(&self) -> io::Error {
+        let why = format!(
+            "it closed the connection right after the handshake, most likely because it refused the certificate {}",
+            self.own()
+        );
+        io::Error::other(Mistrust::Silent(why))
+    }
+
+    /// Our certificate and how long it is good.
+    fn own(&self) -> String {
+        let file = self.certificate.display();
+        match self.not_after {
+            Some(end) if end <= SystemClock::shared().wall() => format!("{file}, which ended at {}", rfc3339(end)),
+            Some(end) => format!("{file}, good until {}", rfc3339(end)),
+            None => file.to_string(),
+        }
+    }
+
+    /// The error, in words for people where the library has none.
+    fn explain(&self, server: &str, error: io::Error) -> io::Error {
+        use CertificateError::{BadSignature, UnknownIssuer};
+        let why = match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(rustls::Error::AlertReceived(_)) => {
+                Mistrust::OfUs(format!("{error}, to the certificate {}", self.own()))
+            }
+            Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => Mistrust::OfServer(format!(
+                "what answers at {server} does not speak TLS: is it the operations listener?"
+            )),
+            Some(rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature)) => Mistrust::OfServer(format!(
+                "the certificate of the server at {server} is not vouched for by {} (ca)",
+                self.authorities.display()
+            )),
+            Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(refusal)))) => {
+                Mistrust::OfServer(format!("the server at {server} {refusal}"))
+            }
+            _ => return error,
+        };
+        io::Error::other(why)
     }
 }
 
@@ -147,8 +244,8 @@ impl ServerVerifier {
         };
         match leaf::spiffe_id(certificate)? {
             Some(id) if id == *expected => Ok(()),
-            Some(_) => Err(ServerRefusal::WrongId),
-            None => Err(ServerRefusal::NoId),
+            Some(found) => Err(ServerRefusal::WrongId { found, expected: expected.clone() }),
+            None => Err(ServerRefusal::NoId(expected.clone())),
         }
     }
 }

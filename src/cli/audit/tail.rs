@@ -151,11 +151,13 @@ async fn first_place(client: &Client, since: Option<prost_types::Timestamp>) -> 
 fn may_pass(error: &Error) -> bool {
     match error {
         Error::Unreachable { .. }
+        | Error::HandshakeRefused { is_said: false, .. }
         | Error::Limited(_)
         | Error::Unavailable(_)
         | Error::Conflict(_)
         | Error::Unexpected(_) => true,
         Error::Profile { .. }
+        | Error::OtherServer { .. }
         | Error::HandshakeRefused { .. }
         | Error::Denied(_)
         | Error::Invalid(_)

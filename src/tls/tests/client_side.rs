@@ -54,6 +54,78 @@ async fn the_wrong_server_is_left_before_anything_is_sent_t_13() {
     }
 }
 
+async fn called(connector: &mut Connector, port: u16) -> String {
+    let server: Uri = format!("http://127.0.0.1:{port}").parse().unwrap();
+    connector.ready().await.unwrap().call(server).await.err().expect("it is refused").to_string()
+}
+
+/// However the vault closes: with an alert, or without one.
+#[tokio::test]
+async fn a_certificate_that_the_vault_refuses_is_named_t_13() {
+    let mut door = Door::open().await;
+    let good = settings(&door);
+    let stranger = Authority::new("a");
+    let (certificate, private_key) = write_client(door.files.path(), &stranger, PAYMENTS);
+    let mut connector = Connector::new(&Config { certificate: certificate.clone(), private_key, ..good }).unwrap();
+    for _ in 0..20 {
+        let said = called(&mut connector, door.address.port()).await;
+        let file = certificate.display().to_string();
+        assert!(said.contains("fatal alert") && said.contains(&file) && said.contains("good until"), "{said}");
+        door.failure().await;
+    }
+    // The same server without a word: a listener that takes the handshake and closes.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let acceptor = tokio_rustls::TlsAcceptor::from(crate::tls::build_server_config(&door.config).unwrap());
+    let closing = tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        drop(acceptor.accept(tcp).await.unwrap());
+    });
+    let mut connector = Connector::new(&settings(&door)).unwrap();
+    let said = called(&mut connector, port).await;
+    assert!(said.contains("right after the handshake") && said.contains("good until"), "{said}");
+    closing.await.unwrap();
+    door.is_open_to_good_clients().await;
+}
+
+#[tokio::test]
+async fn who_is_there_instead_is_said_in_words_t_13() {
+    let mut door = Door::open().await;
+    let port = door.address.port();
+    let stranger = Authority::new("stranger");
+    let authorities = door.files.path().join("stranger.pem");
+    write_pem(&authorities, "CERTIFICATE", &stranger.der);
+    let impostor = "spiffe://a.example/impostor";
+    let rows = [
+        (
+            Config { server_id: Some(impostor.parse().unwrap()), ..settings(&door) },
+            format!("the server at 127.0.0.1:{port} is {SERVER_ID}, the profile's server_id wants {impostor}"),
+        ),
+        (
+            Config { authorities: authorities.clone(), ..settings(&door) },
+            format!(
+                "the certificate of the server at 127.0.0.1:{port} is not vouched for by {} (ca)",
+                authorities.display()
+            ),
+        ),
+    ];
+    for (config, expected) in rows {
+        assert_eq!(called(&mut Connector::new(&config).unwrap(), port).await, expected);
+        door.failure().await;
+    }
+    let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = plain.local_addr().unwrap().port();
+    let answering = tokio::spawn(async move {
+        let (mut tcp, _) = plain.accept().await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut tcp, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        tcp
+    });
+    let said = called(&mut Connector::new(&settings(&door)).unwrap(), port).await;
+    assert_eq!(said, format!("what answers at 127.0.0.1:{port} does not speak TLS: is it the operations listener?"));
+    drop(answering.await.unwrap());
+    door.is_open_to_good_clients().await;
+}
+
 #[tokio::test]
 async fn the_connector_is_a_service_for_http_clients() {
     let door = Door::open().await;
