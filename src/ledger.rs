@@ -62,7 +62,8 @@ pub use checkpoint::{CheckpointDirectory, CheckpointError, Checkpoints};
 pub use checkpointer::Vouched;
 pub use index::{IndexKey, IndexRow};
 pub use open::{
-    Genesis, OpenError, Outside, Running, Settings, check, create, identify, log_keys, log_keys_row, open, stored_head,
+    Genesis, OpenError, Outside, Running, Settings, Unvouched, check, create, identify, log_keys, log_keys_row, open,
+    stored_head,
 };
 pub use replay::ReplayError;
 pub use signing::{LogKeys, Signing};

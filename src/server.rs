@@ -66,7 +66,7 @@ use workers::Doors;
 #[cfg(test)]
 pub(crate) use operations::converse_with_probes;
 
-pub use check::{Finding, InUse, Verdict, check, config_mistakes, in_use};
+pub use check::{Finding, InUse, Verdict, bundle_mistakes, certificate_doubts, check, config_mistakes, in_use};
 pub use create::create;
 use readiness::{Readiness, Reason};
 use room::Disks;
@@ -138,6 +138,9 @@ pub enum Error {
     /// The first or last event can't be written.
     #[error("the log can't be written: {0:?}")]
     Log(Failure),
+    /// The last checkpoint can't be written.
+    #[error("stopped: the last event is written; the checkpoint is not: {0}. The next start goes by the one before")]
+    Unvouched(#[from] ledger::Unvouched),
     /// The process's own log or metrics.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
@@ -175,7 +178,8 @@ impl Error {
                 !matches!(error, SinkError::Export(export::SetupError::Cursor(_)) | SinkError::Cursor(_))
             }
             Self::Telemetry(error) => matches!(error, TelemetryError::Levels(_) | TelemetryError::Word(_)),
-            Self::Full(_) | Self::Store(_) | Self::Ledger(_) | Self::Keys(_) | Self::Log(_) | Self::Io { .. } => false,
+            Self::Full(_) | Self::Store(_) | Self::Ledger(_) | Self::Keys(_) => false,
+            Self::Log(_) | Self::Unvouched(_) | Self::Io { .. } => false,
         }
     }
 
@@ -233,11 +237,14 @@ fn open_signing(
     let root = root_key(config)?;
     let signing = signing(log_key(config)?);
     let witnesses = witness::circle(config, clock)?;
-    if let Some(full) = Disks::of(config).full(false) {
+    let rocks = rocks_config(config);
+    if let Some(full) = Disks::of(config).full_at_start(rocks.taken_by_opening()) {
         return Err(Error::Full(full));
     }
+    // Found now and not with the first checkpoint: until there is one, what is acknowledged could be cut off unseen.
+    verify::checkpoints(config).directory.check_writable().map_err(ledger::OpenError::from)?;
     room::spare_threads().map_err(|error| Error::Io { what: room::NO_THREADS, error })?;
-    let store = Arc::new(RocksStore::open(&config.storage.path, &rocks_config(config))?);
+    let store = Arc::new(RocksStore::open(&config.storage.path, &rocks)?);
     let (genesis, meta) = ledger::identify(&*store, &root)?;
     let readiness = Arc::new(Readiness::new());
     let mut settings =
@@ -303,15 +310,17 @@ impl Opened {
     /// Records that the vault ends, and closes the log with a last checkpoint.
     pub async fn stop(self) -> Result<(), Error> {
         let recorded = self.own(Action::Stop, String::new()).await;
-        self.close().await?;
-        recorded
+        let closed = self.close().await;
+        recorded?;
+        closed
     }
 
     async fn close(self) -> Result<(), Error> {
         let running = self.running;
         // It waits for threads.
         let closed = tokio::task::spawn_blocking(move || running.close()).await;
-        closed.map_err(|error| Error::Io { what: "can't close the log", error: error.into() })
+        closed.map_err(|error| Error::Io { what: "can't close the log", error: error.into() })??;
+        Ok(())
     }
 
     async fn own(&self, action: Action, detail: String) -> Result<(), Error> {
@@ -394,6 +403,9 @@ async fn serve(config: &Config, metrics: metrics_exporter_prometheus::Prometheus
     let accepting = tokio::spawn(door.run(workers.doors(), note, until(stopped.clone())));
     for domain in config.trust_domains.iter().filter(|domain| domain.crls.is_empty()) {
         tracing::warn!(domain = domain.name, "no revocation lists: a certificate is good until it expires");
+    }
+    for doubt in door::doubts(config) {
+        tracing::warn!(certificate = %config.server.certificate.display(), "the vault's own certificate: {doubt}");
     }
     warn_of_root();
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");

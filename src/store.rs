@@ -205,6 +205,17 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// What the engine or the system said about `path`. By its text: RocksDB hands on what the system says in no other way.
+    pub fn refused(path: &Path, detail: &dyn std::fmt::Display) -> Self {
+        let (path, detail) = (path.to_owned(), detail.to_string());
+        match Trouble::ALL.into_iter().find(|trouble| trouble.texts().iter().any(|text| detail.contains(text))) {
+            Some(trouble) => Self::System { path, detail, trouble },
+            None => Self::Refused { path, detail },
+        }
+    }
+}
+
 /// A path as a shell takes it.
 fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();

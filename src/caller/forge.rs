@@ -18,7 +18,7 @@ pub(crate) const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 37];
 /// An extension that nobody knows: 1.3.6.1.4.1.55555.1.
 pub(crate) const UNHEARD_OF: &[u8] = &[0x2b, 6, 1, 4, 1, 0x83, 0xb2, 3, 1];
 
-const CLIENT_AUTH: u8 = 2;
+pub(crate) const CLIENT_AUTH: u8 = 2;
 const SERVER_AUTH: u8 = 1;
 
 /// A certificate that is not signed yet.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{ConfigFile, Exit, Format, findings, variables};
 use crate::clock::{SystemClock, Timestamp};
 use crate::config::Config;
-use crate::server::{Finding, InUse, in_use};
+use crate::server::{Finding, InUse, bundle_mistakes, certificate_doubts, in_use};
 
 mod certificates;
 mod clocks;
@@ -46,6 +46,8 @@ fn look(config: &Config, now: Timestamp) -> Vec<Finding> {
     found.extend(files::look(config));
     found.extend(system::look(config));
     found.extend(certificates::look(config, now));
+    found.extend(bundle_mistakes(config));
+    found.extend(certificate_doubts(config));
     found
 }
 

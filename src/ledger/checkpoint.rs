@@ -6,6 +6,7 @@
 use super::LogKeys;
 use crate::merkle::note::{Checkpoint, NoteError};
 use crate::store::Trouble;
+use rustix::fs::Access;
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -126,6 +127,17 @@ impl CheckpointDirectory {
     pub fn write(&self, note: &str) -> Result<(), CheckpointError> {
         let path = self.file();
         replace(&path, note).map_err(|error| CheckpointError::Io { path, error })
+    }
+
+    /// Whether checkpoints can be written here. That the directory is not there at all is for who looks for the newest one.
+    ///
+    /// # Errors
+    /// If this user may not write here.
+    pub fn check_writable(&self) -> Result<(), CheckpointError> {
+        match rustix::fs::access(&self.path, Access::WRITE_OK | Access::EXEC_OK) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(CheckpointError::Io { path: self.file(), error: error.into() }),
+        }
     }
 
     /// Where it stands that a checkpoint was refused, if one was.

@@ -43,6 +43,8 @@ pub(super) struct Checkpointer {
     pub witnessed: Witnessed,
     /// The stored log was not what the tree says. Nothing is signed any more.
     pub doubtful: bool,
+    /// Why the last attempt that failed did, for who ends the ledger.
+    pub failed: String,
 }
 
 impl Vouched {
@@ -124,6 +126,7 @@ impl Checkpointer {
         if let Err(error) = self.write(head.size, &note) {
             tracing::error!(%error, "a checkpoint could not be written outside the database");
             metrics::counter!("cloakroom_checkpoint_failures_total").increment(1);
+            self.failed = error.to_string();
             return Err(Refused::Unavailable);
         }
         self.shared.queue.leave_checkpoint(note.clone());
@@ -171,10 +174,12 @@ impl Checkpointer {
         metrics::counter!("cloakroom_checkpoint_failures_total").increment(1);
         if let ReplayError::Read(error) = error {
             tracing::error!(%error, "the log could not be read again before it was signed; it is tried again");
+            self.failed = format!("the log could not be read again before it was signed: {error}");
             return Refused::Unavailable;
         }
         self.doubtful = true;
         let fatal = Fatal::Doubt(error);
+        self.failed = fatal.to_string();
         if let Err(error) = self.directories.leave_doubt(&format!("{fatal}\n")) {
             tracing::error!(%error, "that a checkpoint was refused could not be written down");
         }

@@ -364,7 +364,12 @@ fn hash(parts: &[&[u8]]) -> [u8; 32] {
 impl Open {
     /// Ends in order, as far as it still can.
     pub fn close(self) {
-        self.running.close();
+        let _last_checkpoint = self.end();
+    }
+
+    /// As [`Open::close`], and whether the last checkpoint is written.
+    pub fn end(self) -> Result<(), super::Unvouched> {
+        self.running.close()
     }
 }
 

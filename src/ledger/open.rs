@@ -76,6 +76,11 @@ pub struct Running {
     checkpointer: JoinHandle<Checkpointer>,
 }
 
+/// The last checkpoint could not be signed or written, and why. The events are.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unvouched(String);
+
 /// What lies outside the database: the newest checkpoints.
 pub struct Outside {
     newest: Option<(Checkpoint, String)>,
@@ -332,6 +337,7 @@ pub fn open(
         rulebook_digest: settings.rulebook_digest,
         witnessed: Witnessed::by(settings.witnesses),
         doubtful: false,
+        failed: String::new(),
     };
     checkpointer.check_start(&frontier, state.digest(frontier.size(), &total))?;
     if format != FORMAT {
@@ -373,16 +379,23 @@ fn start(
 
 impl Running {
     /// Finishes what waits, signs the last checkpoint and ends the threads.
-    pub fn close(self) {
+    ///
+    /// # Errors
+    /// If the last checkpoint could not be written. The next start goes by the one before.
+    pub fn close(self) -> Result<(), Unvouched> {
         // Its end of the channel gone, or a message: both end the thread's wait.
         let _ = self.ledger.shared.orders.send(checkpointer::Order::Stop);
         let checkpointer = self.checkpointer.join();
         self.ledger.shared.queue.drain();
         // A writer that failed or panicked has called `on_fatal`; there is nothing left to sign for.
         let head = self.writer.join();
-        if let (Ok(mut checkpointer), Ok(Some(head))) = (checkpointer, head) {
-            // It has said why, if it could not; the next start goes by the one before.
-            let _ = checkpointer.sign(&head);
+        let Ok(Some(head)) = head else { return Ok(()) };
+        let Ok(mut checkpointer) = checkpointer else {
+            return Err(Unvouched("the thread that signs it has failed".to_owned()));
+        };
+        match checkpointer.sign(&head) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Unvouched(checkpointer.failed)),
         }
     }
 }

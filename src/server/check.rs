@@ -1,10 +1,11 @@
 //! Everything that the start looks at before it opens anything, looked at without opening anything.
 
 use super::room::Disks;
-use super::{Error, door, identity, log_key, root_key, rulebook, sinks, witness};
+use super::{Error, door, identity, log_key, rocks_config, root_key, rulebook, sinks, witness};
 use crate::config::{self, Config};
 use crate::ledger::{CheckpointDirectory, LogKeys};
-use crate::tls::{self, ServerIdentity};
+use crate::store::OpenError;
+use crate::tls::{self, ServerIdentity, SetupError};
 use rustix::fs::Access;
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType};
@@ -121,6 +122,7 @@ fn check_certificates(config: &Config) -> Vec<Finding> {
     let own = ServerIdentity::load(&server.certificate, &server.private_key).map_err(Error::from);
     let good = own.is_ok();
     let mut findings = judged("certificate", server.certificate.display(), own.map(drop));
+    findings.extend(certificate_doubts(config));
     findings.extend(identity(config).err().map(|error| Finding::bad("trust domain", error.to_string(), "")));
     for domain in config.trust_domains.iter().filter(|_| good) {
         // The door is made for each domain alone, so that each one's mistakes are found.
@@ -134,6 +136,27 @@ fn check_certificates(config: &Config) -> Vec<Finding> {
         findings.extend(judged("trust domain", seen, made.map(drop)));
     }
     findings
+}
+
+/// Why clients might refuse the vault, though it can serve.
+pub fn certificate_doubts(config: &Config) -> Vec<Finding> {
+    let server = &config.server;
+    let doubts = door::doubts(config).into_iter();
+    let finding = |doubt| Finding::warn("certificate", format!("{}: {doubt}", server.certificate.display()), "");
+    doubts.map(finding).collect()
+}
+
+/// Bundles with which nobody is let in.
+pub fn bundle_mistakes(config: &Config) -> Vec<Finding> {
+    let domains = config.trust_domains.iter();
+    domains
+        .filter_map(|domain| match tls::check_bundle(&domain.name, &domain.bundle) {
+            Err(error @ SetupError::NotAnAuthority { .. }) => {
+                Some(Finding::bad(&format!("authority of {}", domain.name), error.to_string(), ""))
+            }
+            _ => None,
+        })
+        .collect()
 }
 
 fn check_checkpoints(config: &Config, key: Option<&crate::merkle::note::LogKey>) -> Finding {
@@ -212,9 +235,10 @@ fn check_sinks(config: &Config, key: Option<&crate::merkle::note::LogKey>) -> Ve
 fn check_room(config: &Config) -> Finding {
     const SUBJECT: &str = "room";
     let disks = Disks::of(config);
-    match disks.full(false) {
+    let opening = rocks_config(config).taken_by_opening();
+    match disks.full_at_start(opening) {
         Some(full) => Finding::bad(SUBJECT, full.to_string(), ""),
-        None => Finding::ok(SUBJECT, disks.wanted()),
+        None => Finding::ok(SUBJECT, disks.wanted(opening)),
     }
 }
 
@@ -231,6 +255,9 @@ fn check_data(path: &Path) -> Finding {
     let shown = path.display();
     // The file that says which of its others are in force: a database has it from its first moment.
     if let Err(error) = std::fs::metadata(path.join("CURRENT")) {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            return Finding::bad(SUBJECT, OpenError::refused(path, &error).to_string(), "");
+        }
         let seen = format!("no data in {shown}: {error}");
         return Finding::bad(SUBJECT, seen, "run `cloakroom init` for a new vault, or correct storage.path");
     }

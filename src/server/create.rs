@@ -41,6 +41,5 @@ pub fn create(config: &Config) -> Result<(), Error> {
     let submission = Submission::new(ledger.basis(), event).with_changes(keys);
     let runtime = runtime("can't start a runtime")?;
     runtime.block_on(ledger.record(submission)).map_err(|refused| Error::Log(refused.into()))?;
-    running.close();
-    Ok(())
+    Ok(running.close()?)
 }

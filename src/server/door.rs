@@ -1,11 +1,12 @@
 //! The door as the vault has it: its settings, who was refused at it, and who is turned out.
 
 use super::{Error, descriptors, until};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::limits::Gravity;
-use crate::tls::{self, HandshakeFailure};
+use crate::tls::{self, Doubt, HandshakeFailure, ServerIdentity};
 use crate::vault::Handshakes;
+use rustls::pki_types::UnixTime;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -18,6 +19,14 @@ pub(super) fn bind(config: &Config) -> Result<tls::Acceptor, Error> {
     let mut door = settings(config);
     descriptors::fit(&mut door);
     Ok(tls::Acceptor::bind(&door)?)
+}
+
+/// Why clients might refuse the vault's certificate. What can't be read has been found elsewhere.
+pub(super) fn doubts(config: &Config) -> Vec<Doubt> {
+    let (server, door) = (&config.server, settings(config));
+    let Ok(own) = ServerIdentity::load(&server.certificate, &server.private_key) else { return Vec::new() };
+    let now = Duration::from_millis(SystemClock::shared().wall().millis());
+    own.doubts(&door.trust_domains, UnixTime::since_unix_epoch(now))
 }
 
 /// As the configuration has it.

@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 /// The file that RocksDB starts from.
 const CURRENT: &str = "CURRENT";
+/// The unit in which the system says how many blocks a file has, whatever the file system's own is.
+const BLOCK: u64 = 512;
 /// RocksDB begins a file now and then, and each checkpoint is one for a moment.
 const INODES_AT_LEAST: u64 = 100;
 
@@ -69,6 +71,8 @@ pub struct Full {
     directory: PathBuf,
     room: Room,
     bytes_at_least: u64,
+    /// Of them, what opening the database takes.
+    opening: u64,
 }
 
 impl Room {
@@ -122,6 +126,28 @@ impl Disks {
     /// The first of them without room. One that was found full must have an eighth more than it needs, or it would be full
     /// again at once. What can't be asked is left to whoever writes there.
     pub fn full(&self, was_full: bool) -> Option<Full> {
+        self.full_beside(was_full, 0)
+    }
+
+    /// As [`Disks::full`], before the database is opened, which takes `opening` bytes of the data's disk.
+    pub fn full_at_start(&self, opening: u64) -> Option<Full> {
+        self.full_beside(false, self.taken(opening))
+    }
+
+    /// What opening takes that is not given back: the logs of a vault that was killed still have blocks beyond their ends.
+    fn taken(&self, opening: u64) -> u64 {
+        if self.bytes_at_least == 0 {
+            return 0;
+        }
+        let files = std::fs::read_dir(self.data()).into_iter().flatten().flatten();
+        let logs = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "log"));
+        let beyond = |file: std::fs::DirEntry| {
+            file.metadata().map_or(0, |found| (found.blocks() * BLOCK).saturating_sub(found.len()))
+        };
+        opening.saturating_sub(logs.map(beyond).sum())
+    }
+
+    fn full_beside(&self, was_full: bool, opening: u64) -> Option<Full> {
         let more = |least: u64| if was_full { least.saturating_add(least / 8) } else { least };
         let (bytes, inodes) = (more(self.bytes_at_least), more(self.inodes_at_least()));
         let mut found = None;
@@ -129,19 +155,23 @@ impl Disks {
             let Ok(room) = Room::of(directory) else { continue };
             #[expect(clippy::cast_precision_loss, reason = "a gauge is a float, and this one is looked at")]
             metrics::gauge!("cloakroom_disk_free_bytes", "directory" => *name).set(room.bytes as f64);
-            if !room.is_enough(bytes, inodes) && found.is_none() {
-                found = Some(Full { directory: directory.clone(), room, bytes_at_least: self.bytes_at_least });
+            let opening = if directory == self.data() { opening } else { 0 };
+            if !room.is_enough(bytes.saturating_add(opening), inodes) && found.is_none() {
+                let bytes_at_least = self.bytes_at_least.saturating_add(opening);
+                found = Some(Full { directory: directory.clone(), room, bytes_at_least, opening });
             }
         }
         found
     }
 
-    /// What is wanted of each.
-    pub fn wanted(&self) -> String {
+    /// What a start wants of each, if opening the database takes `opening` bytes.
+    pub fn wanted(&self, opening: u64) -> String {
+        let opening = self.taken(opening);
         let [(_, data), (_, checkpoints)] = &self.directories;
-        let wanted = bytes_in_words(self.bytes_at_least);
-        let inodes = self.inodes_at_least();
-        format!("at least {wanted} and {inodes} inodes are free at {} and {}", data.display(), checkpoints.display())
+        let (kept, inodes) = (bytes_in_words(self.bytes_at_least), self.inodes_at_least());
+        let wanted = bytes_in_words(self.bytes_at_least.saturating_add(opening));
+        let (data, checkpoints) = (data.display(), checkpoints.display());
+        format!("at least {wanted} are free at {data}, {kept} at {checkpoints}, and {inodes} inodes at each")
     }
 
     fn inodes_at_least(&self) -> u64 {
@@ -168,7 +198,14 @@ impl fmt::Display for Full {
                 if there == wanted {
                     (there, wanted) = (format!("{bytes} bytes"), format!("{least}"));
                 }
-                write!(formatter, "{there} are free, storage.min_free_bytes wants {wanted}")?;
+                write!(formatter, "{there} are free, storage.min_free_bytes ")?;
+                match self.opening {
+                    0 => write!(formatter, "wants {wanted}")?,
+                    opening => {
+                        let opening = bytes_in_words(opening);
+                        write!(formatter, "and the {opening} that opening the database takes want {wanted}")?;
+                    }
+                }
             }
         }
         formatter.write_str(". Make room; nothing is lost")
@@ -224,7 +261,7 @@ mod tests {
     fn what_lacks_is_said_in_words_s_05() {
         let full = |bytes, inodes| {
             let directory = PathBuf::from("/data");
-            Full { directory, room: Room { bytes, inodes }, bytes_at_least: 128 << 20 }.to_string()
+            Full { directory, room: Room { bytes, inodes }, bytes_at_least: 128 << 20, opening: 0 }.to_string()
         };
         let said = "too little room on the disk of /data: ";
         let nothing_lost = "Make room; nothing is lost";
@@ -238,8 +275,27 @@ mod tests {
         assert!(close.contains("21474836479 bytes are free, storage.min_free_bytes wants 21474836480."), "{close}");
     }
 
+    #[test]
+    fn a_start_wants_room_for_what_opening_takes_s_05() {
+        let place = tempfile::tempdir().unwrap();
+        let there = Room::of(place.path()).unwrap().bytes;
+        let directories = [("data", place.path().to_owned()), ("checkpoints", place.path().join("is not there"))];
+        let disks = |bytes_at_least| Disks { directories: directories.clone(), bytes_at_least, identity: None };
+        // Others write there, too: what is free moves a little.
+        let (almost, opening) = (there - there / 16, there / 8);
+        assert_eq!(disks(almost).full_at_start(0), None);
+        let said = disks(almost).full_at_start(opening).unwrap().to_string();
+        assert!(said.contains("opening the database takes want"), "{said}");
+        assert_eq!(disks(0).full_at_start(u64::MAX), None, "it may be switched off");
+        // What a log has beyond its end is given back.
+        let log = std::fs::File::create(place.path().join("000007.log")).unwrap();
+        rustix::fs::fallocate(&log, rustix::fs::FallocateFlags::KEEP_SIZE, 0, 8 << 20).unwrap();
+        assert_eq!(disks(1).taken(10 << 20), 2 << 20);
+        assert_eq!(disks(1).taken(8 << 20), 0);
+    }
+
     fn disk(bytes: u64) -> Full {
-        Full { directory: PathBuf::from("/data"), room: Room { bytes, inodes: None }, bytes_at_least: 0 }
+        Full { directory: PathBuf::from("/data"), room: Room { bytes, inodes: None }, bytes_at_least: 0, opening: 0 }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(crate) use log::check_log;
 pub use options::RocksConfig;
 pub use snapshot::{RocksSnapshot, torn_end};
 
-use super::{Batch, Change, CommitError, Found, OpenError, Order, ReadError, Row, Rows, Store, Table, Tier, Trouble};
+use super::{Batch, Change, CommitError, Found, OpenError, Order, ReadError, Row, Rows, Store, Table, Tier};
 use parking_lot::Mutex;
 use rocksdb::{
     Cache, ColumnFamily, DB, ErrorKind, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions, properties,
@@ -76,23 +76,23 @@ const CURRENT: &str = "CURRENT";
 impl RocksStore {
     /// Makes an empty store in `path`: a directory that is not there yet, or is empty.
     pub fn create(path: &Path, config: &RocksConfig) -> Result<Self, OpenError> {
-        if !is_empty(path).map_err(|error| refused(path, &error))? {
+        if !is_empty(path).map_err(|error| OpenError::refused(path, &error))? {
             return Err(OpenError::Exists(path.to_owned()));
         }
-        make_directory(path).map_err(|error| refused(path, &error))?;
+        make_directory(path).map_err(|error| OpenError::refused(path, &error))?;
         Self::open_with(path, config, Creation::New)
     }
 
     /// Opens the store in `path`. It never makes one: an empty store in the place of a lost one would serve.
     pub fn open(path: &Path, config: &RocksConfig) -> Result<Self, OpenError> {
-        if is_empty(path).map_err(|error| refused(path, &error))? {
+        if is_empty(path).map_err(|error| OpenError::refused(path, &error))? {
             return Err(OpenError::Missing(path.to_owned()));
         }
         has_list(path)?;
         has_all_families(path)?;
         log::check(path)?;
         let store = Self::open_with(path, config, Creation::Never).map_err(|error| log::name_damage(path, error))?;
-        match store.table_file_amiss(path).map_err(|error| refused(path, &error))? {
+        match store.table_file_amiss(path).map_err(|error| OpenError::refused(path, &error))? {
             Some((file, what)) => Err(OpenError::Table { path: path.to_owned(), file, what: what.to_owned() }),
             None => Ok(store),
         }
@@ -145,7 +145,7 @@ impl RocksStore {
         let families = options::families(config, &cache);
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| open_error(path, &error))?;
         if matches!(creation, Creation::New) {
-            sync_parent(path).map_err(|error| refused(path, &error))?;
+            sync_parent(path).map_err(|error| OpenError::refused(path, &error))?;
         }
         Ok(Self::over(db, cache))
     }
@@ -317,7 +317,7 @@ fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
                 format!("is missing, though others are there, and its list of files, {}, names it", list.trim_end());
             OpenError::Table { path: path.to_owned(), file, what }
         }
-        None => refused(path, &detail),
+        None => OpenError::refused(path, &detail),
     }
 }
 
@@ -332,21 +332,12 @@ fn missing_table(path: &Path, detail: &str) -> Option<String> {
     names.find(|name| !path.join(name).exists()).map(ToOwned::to_owned)
 }
 
-/// By its text: RocksDB hands on what the system says in no other way.
-fn refused(path: &Path, detail: &dyn std::fmt::Display) -> OpenError {
-    let (path, detail) = (path.to_owned(), detail.to_string());
-    match Trouble::ALL.into_iter().find(|trouble| trouble.texts().iter().any(|text| detail.contains(text))) {
-        Some(trouble) => OpenError::System { path, detail, trouble },
-        None => OpenError::Refused { path, detail },
-    }
-}
-
 /// By the words for a file that is missing: RocksDB has none but the system's.
 fn has_list(path: &Path) -> Result<(), OpenError> {
     if path.join(CURRENT).exists() {
         return Ok(());
     }
-    Err(refused(path, &format_args!("its file {CURRENT} is missing, though others are there")))
+    Err(OpenError::refused(path, &format_args!("its file {CURRENT} is missing, though others are there")))
 }
 
 /// RocksDB finds out too, but only after it has changed files.
@@ -357,7 +348,7 @@ fn has_all_families(path: &Path) -> Result<(), OpenError> {
             let (name, list) = (missing.name(), fs::read_to_string(path.join(CURRENT)).unwrap_or_default());
             let list = list.trim_end();
             let why = "a version of Cloakroom without it made the data, or the list of files is damaged";
-            Err(refused(path, &format_args!("it has no table `{name}` in its list of files, {list}: {why}")))
+            Err(OpenError::refused(path, &format_args!("it has no table `{name}` in its list of files, {list}: {why}")))
         }
         None => Ok(()),
     }

@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
-use rustls::{InconsistentKeys, RootCertStore};
+use rustls::{CertificateError, InconsistentKeys, RootCertStore};
 use zeroize::Zeroizing;
 
 use super::config::TrustDomainBundle;
@@ -34,6 +36,24 @@ const OTHERS_MASK: u32 = 0o077;
 pub struct ServerIdentity {
     pub(super) certified: Arc<CertifiedKey>,
     id: Option<SpiffeId>,
+}
+
+/// Why clients might refuse a server's certificate.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    /// Its extended key usage lacks `serverAuth`.
+    #[error("its extended key usage lacks serverAuth, so clients will refuse it: have it issued for servers too")]
+    NotForServers,
+    /// Nobody in the bundle of its own trust domain signed it.
+    #[error(
+        "it does not lead to {}, the bundle of its own trust domain: clients that trust that bundle alone will refuse it. Is \
+         an intermediate missing behind it, or was it renewed by another authority?",
+        bundle.display()
+    )]
+    OtherAuthority {
+        /// The bundle.
+        bundle: PathBuf,
+    },
 }
 
 /// The authorities of one trust domain.
@@ -136,6 +156,18 @@ pub enum SetupError {
         /// Counted from 1.
         number: usize,
     },
+    /// A bundle has a certificate with which nobody's can be signed.
+    #[error(
+        "certificate number {number} in the bundle {} is not an authority's (it lacks CA:TRUE), so no client's leads to it. \
+         Put the certificate of the authority there that signs clients' certificates",
+        path.display()
+    )]
+    NotAnAuthority {
+        /// Which file.
+        path: PathBuf,
+        /// Counted from 1.
+        number: usize,
+    },
     /// A server's name that no certificate could be for.
     #[error("{name:?} is neither a DNS name nor an IP address. Give the name that stands in the server's certificate")]
     ServerName {
@@ -211,7 +243,8 @@ impl SetupError {
             | Self::NoPrivateKey { path }
             | Self::KeyMismatch { private_key: path, .. }
             | Self::BadCertificate { path, .. }
-            | Self::BadAuthority { path, .. } => Some(path),
+            | Self::BadAuthority { path, .. }
+            | Self::NotAnAuthority { path, .. } => Some(path),
             _ => None,
         }
     }
@@ -229,10 +262,44 @@ impl ServerIdentity {
         Ok(Self { certified: Arc::new(certified), id })
     }
 
+    /// Why clients might refuse this certificate, though the server can work with it. `bundles` are those of the trust
+    /// domains that are served.
+    pub fn doubts(&self, bundles: &[TrustDomainBundle], now: UnixTime) -> Vec<Doubt> {
+        let Some((own, intermediates)) = self.certified.cert.split_first() else { return Vec::new() };
+        let mut doubts = Vec::new();
+        if !leaf::is_for_servers(own).unwrap_or(true) {
+            doubts.push(Doubt::NotForServers);
+        }
+        // Without an id it may be a certificate of an authority that has nothing to do with workloads.
+        let domain = self.id.as_ref().map(|id| id.trust_domain().to_string());
+        if let Some(bundle) = bundles.iter().find(|bundle| Some(&bundle.name) == domain.as_ref())
+            && let Ok(roots) = roots(&bundle.bundle)
+            && !leads_to(own, intermediates, &roots, now)
+        {
+            doubts.push(Doubt::OtherAuthority { bundle: bundle.bundle.clone() });
+        }
+        doubts
+    }
+
     /// The server's own SPIFFE ID, if its certificate has one.
     pub fn id(&self) -> Option<&SpiffeId> {
         self.id.as_ref()
     }
+}
+
+/// Whether the chain ends with one of `roots`. What else may be wrong with it is not asked here.
+fn leads_to(
+    own: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    roots: &RootCertStore,
+    now: UnixTime,
+) -> bool {
+    let algorithms = super::provider::provider().signature_verification_algorithms.all;
+    let verified = ParsedCertificate::try_from(own)
+        .and_then(|own| verify_server_cert_signed_by_trust_anchor(&own, roots, intermediates, now, algorithms));
+    let unsigned =
+        |error: &CertificateError| matches!(error, CertificateError::UnknownIssuer | CertificateError::BadSignature);
+    !matches!(verified, Err(rustls::Error::InvalidCertificate(error)) if unsigned(&error))
 }
 
 /// Reads a chain and its key and sees that they belong together.
@@ -258,7 +325,23 @@ pub(super) fn certified_key(
 pub(super) fn bundle(configured: &TrustDomainBundle) -> Result<Bundle, SetupError> {
     let domain = TrustDomain::parse(&configured.name)
         .map_err(|source| SetupError::TrustDomainName { name: configured.name.clone(), source })?;
-    Ok(Bundle { domain, path: configured.bundle.clone(), roots: roots(&configured.bundle)? })
+    let path = configured.bundle.clone();
+    let roots = roots(&path)?;
+    // Each was read, so it can be read again. The library takes any certificate as a root.
+    for (index, authority) in certificates("bundle", &path)?.iter().enumerate() {
+        if !leaf::is_authority(authority).unwrap_or(false) {
+            return Err(SetupError::NotAnAuthority { path, number: index + 1 });
+        }
+    }
+    Ok(Bundle { domain, path, roots })
+}
+
+/// Whether a file will do as the bundle of the trust domain `name`.
+///
+/// # Errors
+/// If it can't be read, or has something else than authorities in it.
+pub fn check_bundle(name: &str, path: &Path) -> Result<(), SetupError> {
+    bundle(&TrustDomainBundle { name: name.to_owned(), bundle: path.to_owned() }).map(drop)
 }
 
 /// Reads a file of authorities.

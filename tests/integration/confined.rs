@@ -215,6 +215,77 @@ async fn it_serves_as_nobody_on_a_read_only_system_and_keeps_its_memory_to_itsel
     assert!(said.contains("cloakroom.toml:") && said.contains("storage.path: "), "{said}");
 }
 
+/// A command of the program as a user without rights.
+fn as_nobody(home: &Home, words: &[&str]) -> Command {
+    let serve = home.serve_command();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(serve.get_program()).args(words);
+    command.arg("--config").arg(home.file("cloakroom.toml"));
+    for (name, value) in serve.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
+fn told(mut command: Command) -> (Option<i32>, String) {
+    let done = command.output().unwrap();
+    let said = [done.stdout, done.stderr].concat();
+    (done.status.code(), String::from_utf8(said).unwrap())
+}
+
+fn set_mode(home: &Home, name: &str, mode: u32) {
+    std::fs::set_permissions(home.file(name), std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_without_its_checkpoint_says_so_and_is_no_success_o_06() {
+    if !needs::met(&["setpriv"]) {
+        return;
+    }
+    let home = Home::init();
+    give(home.path(), NOBODY);
+    let server = Server::launch(&home, as_nobody(&home, &["serve"])).unwrap();
+    work(&home, &server).await;
+    set_mode(&home, "checkpoints", 0o500);
+    let gateway = server.client(&home.identity("gateway")).await;
+    let tokens = texts(&gateway.tokenize("pan", &[b"5500005555555559"]).await);
+    server.terminate();
+    let log = server.log_file();
+    assert_eq!(server.wait().code(), Some(1));
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("stopped: the last event is written; the checkpoint is not: "), "{log}");
+    assert!(!log.contains("the last event and checkpoint are written"), "{log}");
+
+    // A start would not be able to write one either: it is refused, and so say those who only look.
+    let (status, said) = told(as_nobody(&home, &["serve"]));
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("audit.checkpoints: ") && said.contains("Permission denied"), "{said}");
+    for (words, status) in [(&["serve", "--check"][..], 2), (&["doctor"], 1)] {
+        let (ended, said) = told(as_nobody(&home, words));
+        let line = said.lines().find(|line| line.starts_with("bad   checkpoint")).unwrap_or_else(|| panic!("{said}"));
+        assert!(line.contains("Permission denied") && ended == Some(status), "{words:?} {said}");
+    }
+    set_mode(&home, "checkpoints", 0o700);
+
+    // Data that can't be read is no reason to make a new vault.
+    set_mode(&home, "data", 0o000);
+    let (status, said) = told(as_nobody(&home, &["serve", "--check"]));
+    assert_eq!(status, Some(2), "{said}");
+    let line = said.lines().find(|line| line.starts_with("bad   data")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains("can't be opened") && line.contains("Give the directory"), "{line}");
+    assert!(!said.contains("cloakroom init"), "{said}");
+    set_mode(&home, "data", 0o700);
+
+    // What was acknowledged is there.
+    let server = Server::launch(&home, as_nobody(&home, &["serve"])).unwrap();
+    let payments = server.client(&home.identity("payments")).await;
+    assert_eq!(payments.detokenize("pan", &tokens).await.unwrap(), [Ok(b"5500005555555559".to_vec())]);
+    server.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn as_root_it_serves_and_says_that_it_should_not_o_08() {
     if !needs::met(&[]) {

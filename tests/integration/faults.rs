@@ -463,6 +463,42 @@ async fn a_disk_that_fills_up_refuses_calls_and_serves_again_when_there_is_room_
     stopped_in_order(&home, &serve(&home)).await;
 }
 
+/// The database's new log has its blocks at once: a start that leaves less than is wanted is not begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_wants_room_for_what_opening_takes_s_05() {
+    if !needs::met(&LOOP) {
+        return;
+    }
+    let image = Image::new(320 * MIB, &[]);
+    let home = Home::init();
+    move_to(&home, image.path());
+    let filler = image.fill(132 * MIB);
+    // As configured: 128 MiB free, and the usual memory.
+    let mut serve = home.serve_command();
+    let refused = serve.output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(EXIT_IO_ERROR), "{said}");
+    assert!(said.contains("that opening the database takes want 198 MiB"), "{said}");
+    let looked = home.serve_command().arg("--check").output().unwrap();
+    let said = String::from_utf8_lossy(&looked.stdout).into_owned();
+    assert_eq!(looked.status.code(), Some(2), "{said}");
+    assert!(said.contains("bad   room") && said.contains("want 198 MiB"), "{said}");
+    std::fs::remove_file(filler).unwrap();
+    let filler = image.fill(204 * MIB);
+    let server = launch(&home, home.serve_command());
+    let pid = server.pid();
+    eventually("it is ready", || async { server.get("/readyz").0.contains("200").then_some(()) }).await;
+    texts(&server.client(&home.identity("gateway")).await.tokenize("pan", &[b"5500005555555559"]).await);
+    assert_eq!(server.pid(), pid);
+    // The log that a killed vault leaves gives back what it has beyond its end.
+    server.kill();
+    assert!(image.free() < 198 * MIB, "{}", image.free());
+    let server = launch(&home, home.serve_command());
+    eventually("it is ready", || async { server.get("/readyz").0.contains("200").then_some(()) }).await;
+    server.stop();
+    std::fs::remove_file(filler).unwrap();
+}
+
 /// The last vault but one wrote that it stopped.
 async fn stopped_in_order(home: &Home, serve: &Command) {
     let mut again = home.serve_command();

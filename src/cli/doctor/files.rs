@@ -3,6 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::Access;
+
 use crate::config::{Config, RootKey};
 use crate::server::Finding;
 
@@ -53,6 +55,11 @@ fn directory(subject: &str, path: &Path) -> Finding {
         Err(error) => return Finding::bad(subject, format!("{shown}: {error}"), "correct the path, or mount it"),
     };
     let seen = format!("{shown}, mode {mode:04o}");
+    if let Err(error) = rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK) {
+        let advice =
+            "let the vault's user own it, on a file system that is mounted for writing; run doctor as that user";
+        return Finding::bad(subject, format!("{seen}: this user can't write there: {error}"), advice);
+    }
     if !is_passable(path) {
         return Finding::ok(subject, seen);
     }

@@ -397,6 +397,7 @@ fn a_checkpoint_that_can_not_be_written_is_tried_again() {
         rulebook_digest: Box::new(|| [0; 32]),
         witnessed: crate::ledger::witnesses::Witnessed::default(),
         doubtful: false,
+        failed: String::new(),
     };
     let head = open.ledger.head().unwrap();
     assert_eq!(checkpointer.sign(&head).err(), Some(Refused::Unavailable));

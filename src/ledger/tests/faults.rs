@@ -203,3 +203,21 @@ fn a_checkpoint_is_never_ahead_of_what_is_durable() {
     assert_eq!(check(&site, &[]).len(), 2);
     go_on(&mut site, Acknowledged(Vec::new()));
 }
+
+#[test]
+fn an_end_without_its_checkpoint_says_so_o_06() {
+    let site = Site::new();
+    let open = site.open().unwrap();
+    issue_now(&open, 7).wait().unwrap();
+    // A file where the directory was: nothing can be written there, by whomever.
+    let directory = site.checkpoints().file().parent().unwrap().to_owned();
+    let aside = directory.with_extension("aside");
+    std::fs::rename(&directory, &aside).unwrap();
+    std::fs::write(&directory, "").unwrap();
+    let error = open.end().expect_err("the checkpoint could not be written").to_string();
+    assert!(error.starts_with("checkpoint ") && error.contains("See that the directory"), "{error}");
+    std::fs::remove_file(&directory).unwrap();
+    std::fs::rename(&aside, &directory).unwrap();
+    let open = site.open().expect("the next start goes by the one before");
+    open.end().unwrap();
+}

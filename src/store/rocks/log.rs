@@ -19,7 +19,7 @@
 //! CRC-32C (4 bytes), a length (2), a type (1) and the content; less than 7 bytes at a block's end are zeros. The content
 //! is a batch: sequence number (8), count (4), rows. All numbers are little endian.
 
-use super::{CURRENT, list, refused};
+use super::{CURRENT, list};
 use crate::store::OpenError;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -132,25 +132,25 @@ pub(super) fn check(path: &Path) -> Result<(), OpenError> {
         log.set_len(offset)?;
         log.sync_all()
     };
-    cut().map_err(|error| refused(path, &error))
+    cut().map_err(|error| OpenError::refused(path, &error))
 }
 
 /// RocksDB's own lock, until the file is closed. RocksDB takes it again when it opens.
 fn lock(path: &Path) -> Result<File, OpenError> {
     let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path.join("LOCK"));
-    let file = file.map_err(|error| refused(path, &error))?;
+    let file = file.map_err(|error| OpenError::refused(path, &error))?;
     match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(Errno::AGAIN | Errno::ACCESS) => {
             Err(OpenError::Locked { path: path.to_owned(), detail: "it holds the lock on the file LOCK".to_owned() })
         }
-        Err(error) => Err(refused(path, &error)),
+        Err(error) => Err(OpenError::refused(path, &error)),
     }
 }
 
 /// Where the newest log was torn, if it was and if that is all that can be wrong. Nothing is changed.
 pub(super) fn torn_end(path: &Path) -> Result<Option<TornEnd>, OpenError> {
-    let unreadable = |error: io::Error| refused(path, &error);
+    let unreadable = |error: io::Error| OpenError::refused(path, &error);
     let Some((file, found)) = look(path).map_err(unreadable)? else { return Ok(None) };
     let (offset, kind) = match found {
         Found::Sound => return Ok(None),
@@ -176,7 +176,7 @@ pub(super) fn torn_end(path: &Path) -> Result<Option<TornEnd>, OpenError> {
 fn damaged(path: &Path, file: &str, offset: u64, kind: Kind) -> OpenError {
     match kind {
         Kind::End => OpenError::LogEnd { path: path.to_owned(), file: file.to_owned(), offset },
-        kind => refused(path, &format_args!("the log {file} is damaged at byte {offset}: {kind}")),
+        kind => OpenError::refused(path, &format_args!("the log {file} is damaged at byte {offset}: {kind}")),
     }
 }
 

@@ -37,6 +37,15 @@ impl Default for RocksConfig {
     }
 }
 
+impl RocksConfig {
+    /// How much room a database takes from the disk when it is opened: its new log has its blocks at once. RocksDB takes a
+    /// tenth more than the largest table may have in memory, unless the log or all memtables together are to be smaller.
+    pub fn taken_by_opening(&self) -> u64 {
+        let memtables = self.memtable_bytes.saturating_add(self.memtable_bytes / 10).min(self.cache_bytes / 2);
+        (memtables as u64).min(self.wal_bytes)
+    }
+}
+
 /// The settings of the database as a whole.
 pub(super) fn database(config: &RocksConfig, cache: &Cache, creation: Creation) -> Options {
     let mut options = Options::default();

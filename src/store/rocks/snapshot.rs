@@ -12,7 +12,7 @@
 use super::super::{Found, OpenError, Order, ReadError, Row, Rows, Table, Tier};
 use super::log::TornEnd;
 use super::{
-    CURRENT, Creation, RocksConfig, RocksStore, has_all_families, has_list, is_empty, log, open_error, options, refused,
+    CURRENT, Creation, RocksConfig, RocksStore, has_all_families, has_list, is_empty, log, open_error, options,
 };
 use rocksdb::{Cache, DB, DBRecoveryMode};
 use std::collections::BTreeSet;
@@ -38,14 +38,14 @@ impl RocksSnapshot {
     /// # Errors
     /// If there is none, it can't be opened, or it changed each time that it was.
     pub fn open(path: &Path, config: &RocksConfig) -> Result<Self, OpenError> {
-        if is_empty(path).map_err(|error| refused(path, &error))? {
+        if is_empty(path).map_err(|error| OpenError::refused(path, &error))? {
             return Err(OpenError::Missing(path.to_owned()));
         }
         for _ in 0..ATTEMPTS {
             has_list(path)?;
-            let before = files(path).map_err(|error| refused(path, &error))?;
+            let before = files(path).map_err(|error| OpenError::refused(path, &error))?;
             let opened = open_sound(path, config);
-            let after = files(path).map_err(|error| refused(path, &error))?;
+            let after = files(path).map_err(|error| OpenError::refused(path, &error))?;
             match opened {
                 // All table files were open before any log was read, and stay readable.
                 Ok(snapshot) if after.logs == before.logs && after.list == before.list => return Ok(snapshot),
@@ -71,7 +71,7 @@ impl RocksSnapshot {
 /// # Errors
 /// If there is other damage, or it can't be read.
 pub fn torn_end(path: &Path) -> Result<Option<TornEnd>, OpenError> {
-    let unreadable = |error: io::Error| refused(path, &error);
+    let unreadable = |error: io::Error| OpenError::refused(path, &error);
     let mut attempt = 1;
     loop {
         let before = files(path).map_err(unreadable)?;

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use rcgen::{KeyPair, PublicKeyData};
 
-use super::door::{Door, set_mode, write_key, write_pem};
+use rustls::pki_types::UnixTime;
+
+use super::door::{Authority, Door, PAYMENTS, set_mode, write_client, write_key, write_pem};
 use crate::caller::forge::{self, Draft};
-use crate::tls::{Acceptor, Config, ServerIdentity, SetupError};
+use crate::tls::{Acceptor, Config, Doubt, ServerIdentity, SetupError};
 
 /// What `Acceptor::bind` says to the settings of a good door, changed by `change`.
 async fn error_after(change: impl FnOnce(&Door, &mut Config, &Path)) -> SetupError {
@@ -55,6 +57,51 @@ async fn files_that_cannot_be_used_are_named() {
     assert!(empty_bundle.to_string().contains("b.pem"), "{empty_bundle}");
     let bad_bundle = error_after(|_, _, files| write_pem(&files.join("b.pem"), "CERTIFICATE", b"garbage")).await;
     assert!(matches!(bad_bundle, SetupError::BadAuthority { number: 1, .. }), "{bad_bundle}");
+}
+
+#[tokio::test]
+async fn a_bundle_with_a_workloads_certificate_is_refused_i_06() {
+    let door = Door::open().await;
+    let file = door.files.path().join("mixed.pem");
+    let (own, _) = write_client(door.files.path(), &door.a, PAYMENTS);
+    let text = |name: &Path| std::fs::read_to_string(name).unwrap();
+    std::fs::write(&file, text(&door.files.path().join("a.pem")) + &text(&own)).unwrap();
+    let mut config = door.config.clone();
+    config.trust_domains[0].bundle.clone_from(&file);
+    let error = Acceptor::bind(&config).err().expect("nobody's certificate leads there");
+    assert!(matches!(error, SetupError::NotAnAuthority { number: 2, .. }), "{error}");
+    assert!(error.path() == Some(&*file) && error.to_string().contains("CA:TRUE"), "{error}");
+    door.is_open_to_good_clients().await;
+}
+
+#[tokio::test]
+async fn it_is_said_why_clients_might_refuse_the_vault_i_06() {
+    let door = Door::open().await;
+    let now = UnixTime::now();
+    let doubts = || {
+        let own = ServerIdentity::load(&door.config.certificate, &door.config.private_key).unwrap();
+        own.doubts(&door.config.trust_domains, now)
+    };
+    assert_eq!(doubts(), []);
+    let key = KeyPair::generate().unwrap();
+    let draft = || Draft::server(super::door::SERVER_ID, &door.a.name, key.subject_public_key_info());
+    write_key(&door.config.private_key, &key);
+    let stranger = Authority::new(&door.a.name);
+    write_pem(&door.config.certificate, "CERTIFICATE", &stranger.sign(&draft()));
+    let bundle = door.files.path().join("a.pem");
+    assert_eq!(doubts(), [Doubt::OtherAuthority { bundle }]);
+    write_pem(&door.config.certificate, "CERTIFICATE", &door.a.sign(&draft()));
+    assert_eq!(doubts(), []);
+    let clients_alone = || draft().with(forge::extended_key_usage(&[forge::CLIENT_AUTH]));
+    write_pem(&door.config.certificate, "CERTIFICATE", &door.a.sign(&clients_alone()));
+    assert_eq!(doubts(), [Doubt::NotForServers]);
+    write_pem(&door.config.certificate, "CERTIFICATE", &stranger.sign(&clients_alone()));
+    assert_eq!(doubts(), [Doubt::NotForServers], "the library looks for the authority of a server's certificate only");
+    // Without an id nobody can say whose it should be.
+    let no_id = draft().with(forge::names(&[forge::dns("localhost")]));
+    write_pem(&door.config.certificate, "CERTIFICATE", &stranger.sign(&no_id));
+    assert_eq!(doubts(), []);
+    door.is_open_to_good_clients().await;
 }
 
 #[tokio::test]
