@@ -36,7 +36,7 @@ pub(super) struct TokenizeOptions {
     /// The scope to store under, such as pan.
     #[arg(long, value_name = "SCOPE")]
     scope: String,
-    /// How a line holds a value: as it is; in base64; or as {"value": "…"} or {"value_base64": "…"}, where "ttl" and
+    /// How a line holds a value: as it is (a line ends with LF or CR LF; what may end in CR goes in as base64); in base64; or as {"value": "…"} or {"value_base64": "…"}, where "ttl" and
     /// "max_uses" may stand beside it.
     #[arg(long, value_enum, default_value_t = Input::Lines)]
     input: Input,

@@ -87,6 +87,14 @@ async fn the_command_line_gives_back_every_byte_or_refuses_the_line_i_04() {
     let words = ["detokenize", "--scope", "pan", "--purpose", "test"];
     let (whole, found, said) = pipe(&home, &server, "payments", &words, &tokens);
     assert!(whole && found == input, "{said}");
+    // CR LF ends a line as LF does: what ends in CR, or may, goes in as base64.
+    let (whole, tokens, said) = pipe(&home, &server, "gateway", &["tokenize", "--scope", "pan"], b"a\r\nb\rc\nd\r\r\n");
+    assert!(whole, "{said}");
+    let (whole, found, said) = pipe(&home, &server, "payments", &words, &tokens);
+    assert!(whole && found == b"a\nb\rc\nd\r\n", "{said} {}", String::from_utf8_lossy(&found));
+    let (_, help, _) = pipe(&home, &server, "gateway", &["tokenize", "--help"], b"");
+    let help = String::from_utf8(help).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("a line ends with LF or CR LF; what may end in CR goes in as base64"), "{help}");
     // Nothing, and one byte too much: a line each, and their neighbour is served.
     let input = format!("\n{}\n{}\n", base64(&vec![7; MIB + 1]), base64(b"good"));
     let words = ["tokenize", "--scope", "pan", "--input", "base64"];
