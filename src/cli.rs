@@ -15,6 +15,7 @@ use crate::client::{self, Client, Profile};
 use crate::config::{self, Config};
 use crate::keys::entropy;
 use crate::server;
+use crate::store::OpenError;
 
 mod audit;
 mod batches;
@@ -167,6 +168,9 @@ fn exit() -> u8 {
             return Exit::Done;
         }
         complain(&in_words(&error));
+        if let Some(proof) = proof_of(&error) {
+            note(&proof);
+        }
         Exit::after(&error)
     });
     exit as u8
@@ -284,6 +288,12 @@ fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
 }
 
+/// How somebody else can make sure that a refused call is in the log.
+fn proof_of(error: &anyhow::Error) -> Option<String> {
+    let receipt = error.downcast_ref::<client::Error>()?.failure()?.receipt.as_ref()?;
+    Some(format!("the auditor can prove it: cloakroom audit prove --sequence {}", receipt.sequence))
+}
+
 /// The error with its causes. A message that holds its cause's words already does not say them twice.
 fn in_words(error: &anyhow::Error) -> String {
     let mut words = error.to_string();
@@ -293,6 +303,13 @@ fn in_words(error: &anyhow::Error) -> String {
         }
     }
     words
+}
+
+/// What has to be done first where a command needs the data for itself, and a vault has it.
+fn stopped_first(error: server::Error) -> anyhow::Error {
+    let runs = matches!(error, server::Error::Store(OpenError::Locked { .. }));
+    let error = anyhow::Error::new(error);
+    if runs { error.context("stop the vault first") } else { error }
 }
 
 /// Writes a message to standard error. If even that fails there is nobody left to tell.
@@ -349,6 +366,31 @@ mod tests {
             let error = Cli::try_parse_from(words).err().expect("a token is no file");
             assert!(!error.to_string().contains("x7secretx7"), "a token is repeated: {error}");
         }
+    }
+
+    #[test]
+    fn a_refusal_says_how_it_is_proved() {
+        let receipt = Some(client::ItemReceipt { log_id: "l".to_owned(), sequence: 7 });
+        let failure = |receipt| client::Failure {
+            code: tonic::Code::PermissionDenied,
+            reason: None,
+            message: String::new(),
+            violations: Vec::new(),
+            retry_after: None,
+            receipt,
+        };
+        let said =
+            |receipt| proof_of(&anyhow::Error::from(client::Error::Denied(failure(receipt))).context("at line 3"));
+        assert_eq!(said(receipt).unwrap(), "the auditor can prove it: cloakroom audit prove --sequence 7");
+        assert_eq!(said(None), None);
+    }
+
+    #[test]
+    fn a_vault_that_runs_is_to_be_stopped_first() {
+        let locked = OpenError::Locked { path: "data".into(), detail: "lock".to_owned() };
+        assert!(in_words(&stopped_first(server::Error::Store(locked))).starts_with("stop the vault first: "));
+        let missing = server::Error::Store(OpenError::Missing("data".into()));
+        assert!(!in_words(&stopped_first(missing)).contains("stop the vault"));
     }
 
     #[test]

@@ -14,6 +14,31 @@ pub struct Timestamp(u64);
 /// The latest time that a token may carry: 9999-12-31T23:59:59.999Z, the end of `google.protobuf.Timestamp`.
 const LATEST_MILLIS: u64 = 253_402_300_799_999;
 
+/// A length of time as it could be written in a configuration: a whole number of the largest unit up to days that fits.
+pub fn in_one_unit(duration: Duration) -> String {
+    const UNITS: [(&str, u128); 4] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    let millis = duration.as_millis();
+    let (name, factor) = match millis {
+        0 => ("s", 1),
+        _ => UNITS.into_iter().find(|(_, factor)| millis.is_multiple_of(*factor)).unwrap_or(("ms", 1)),
+    };
+    format!("{}{name}", millis / factor)
+}
+
+/// A length of time for people, as exact as they want it: in days from two on, without a calendar's months and years, which
+/// would only make it harder to compare.
+pub fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600, seconds / 60 % 60);
+    match seconds {
+        172_800.. => format!("{days} days"),
+        3_600.. if minutes == 0 => format!("{hours}h"),
+        3_600.. => format!("{hours}h {minutes}m"),
+        120.. => format!("{minutes}m"),
+        _ => format!("{seconds}s"),
+    }
+}
+
 /// Where time comes from.
 pub trait Clock: Send + Sync {
     /// What the wall clock says. It may jump either way.
@@ -117,6 +142,23 @@ impl Clock for FakeClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lengths_of_time_are_written_as_people_write_them() {
+        let day = Duration::from_hours(24);
+        for (length, written, words) in [
+            (day * 500, "500d", "500 days"),
+            (day * 30 + Duration::from_secs(1), "2592001s", "30 days"),
+            (Duration::from_hours(25), "25h", "25h"),
+            (Duration::from_secs(3_725), "3725s", "1h 2m"),
+            (Duration::from_mins(3), "3m", "3m"),
+            (Duration::from_secs(90), "90s", "90s"),
+            (Duration::from_millis(250), "250ms", "0s"),
+            (Duration::ZERO, "0s", "0s"),
+        ] {
+            assert_eq!((in_one_unit(length), in_words(length)), (written.to_owned(), words.to_owned()));
+        }
+    }
 
     #[test]
     fn the_systems_clocks_tell_the_time_and_do_not_stand_still() {

@@ -319,11 +319,16 @@ pub enum Place {
     Variable(String),
 }
 
+/// A length of time as the configuration has it: a whole number and one of ms, s, m, h, d, w. `None` if it is not one.
+pub fn duration(text: &str) -> Option<Duration> {
+    given::length_of_time(text)
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file can't be read.
-    #[error("{}: cannot read the configuration: {source}. `cloakroom init DIR` writes one, and `serve --config` names it", file.display())]
+    #[error("{}: cannot read the configuration: {source}. {}", file.display(), how_to_name(file))]
     Unreadable {
         /// The file.
         file: PathBuf,
@@ -333,6 +338,15 @@ pub enum Error {
     /// The file or the environment has mistakes.
     #[error("{}", one_per_line(.0))]
     Mistakes(Vec<Mistake>),
+}
+
+/// What to do about a file that is none.
+fn how_to_name(file: &Path) -> String {
+    let inside = file.join("cloakroom.toml");
+    if inside.is_file() {
+        return format!("Did you mean {}?", inside.display());
+    }
+    "`cloakroom init DIR` writes one, and `serve --config` names it".to_owned()
 }
 
 impl Config {

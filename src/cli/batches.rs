@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::input::Batch;
 use super::terminal::Progress;
-use super::{Exit, complain};
+use super::{Exit, complain, note};
 use crate::client::{self, Failure, TOO_LONG};
 
 /// Calls at the same time. More would not make one client faster, only its memory larger.
@@ -55,7 +55,7 @@ where
     F: Future<Output = Result<Answers<R>, client::Error>> + Send + 'static,
 {
     let mut flights: VecDeque<JoinHandle<Landing<R>>> = VecDeque::new();
-    let (mut ended, mut exit) = (false, Exit::Done);
+    let (mut ended, mut nothing, mut exit) = (false, true, Exit::Done);
     let mut progress = Progress::new();
     while !(ended && flights.is_empty()) {
         let room = !ended && flights.len() < IN_FLIGHT;
@@ -64,6 +64,7 @@ where
                 None => ended = true,
                 Some(batch) => {
                     let batch = batch.context("cannot read the input")?;
+                    nothing = false;
                     flights.push_back(tokio::spawn(fly(batch, call.clone())));
                 }
             },
@@ -89,6 +90,9 @@ where
                 }
             }
         }
+    }
+    if nothing {
+        note("cloakroom: nothing was read");
     }
     Ok(exit)
 }

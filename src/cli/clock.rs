@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Subcommand;
 
-use super::{Exit, variables};
+use super::{Exit, stopped_first, variables};
+use crate::clock::in_words;
 use crate::config::Config;
-use crate::server::{self, accept_clock};
-use crate::store::OpenError;
+use crate::server::accept_clock;
 
 /// Less is what a time server corrects.
 const TELL_BEHIND: Duration = Duration::from_mins(1);
@@ -35,17 +35,13 @@ pub struct AcceptOptions {
 pub fn run(command: &Command, output: &mut impl Write) -> anyhow::Result<Exit> {
     let Command::Accept(options) = command;
     let config = Config::load(&options.config, variables())?;
-    let accepted = accept_clock(&config).map_err(|error| {
-        let runs = matches!(error, server::Error::Store(OpenError::Locked { .. }));
-        let error = anyhow::Error::new(error);
-        if runs { error.context("stop the vault first") } else { error }
-    })?;
+    let accepted = accept_clock(&config).map_err(stopped_first)?;
     let said = match accepted {
         (Some(moved), _) => format!("the time mark moved {} s forward to the clock", moved.as_secs()),
         (None, behind) if behind >= TELL_BEHIND => format!(
             "there is no leap to accept: the clock is {} behind the time mark, and nothing expires until it has caught up. If \
              the clock is wrong, set it right",
-            humantime::format_duration(Duration::from_secs(behind.as_secs() / 60 * 60))
+            in_words(behind)
         ),
         (None, _) => "there is no leap to accept: the clock is less than a day ahead of the time mark".to_owned(),
     };

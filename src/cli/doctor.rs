@@ -8,7 +8,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::{ConfigFile, Exit, Format, findings, variables};
-use crate::clock::{SystemClock, Timestamp};
+use crate::clock::{self, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::server::{Finding, InUse, bundle_mistakes, certificate_doubts, in_use};
 
@@ -51,18 +51,16 @@ fn look(config: &Config, now: Timestamp) -> Vec<Finding> {
     found
 }
 
-/// A length of time, as exact as people want it.
+/// A length of time, as exact as people want it; of less than a second to the microsecond, as disks are measured.
 fn in_words(duration: Duration) -> String {
-    let rounded = match duration {
-        long if long >= Duration::from_hours(48) => Duration::from_hours(long.as_secs() / 86_400 * 24),
-        middle if middle >= Duration::from_mins(2) => Duration::from_mins(middle.as_secs() / 60),
-        short if short >= Duration::from_secs(1) => Duration::from_secs(short.as_secs()),
-        instant => Duration::from_micros(u64::try_from(instant.as_micros()).unwrap_or(u64::MAX)),
-    };
-    // Months and years of a calendar would only make it harder to compare.
-    match rounded.as_secs() / 86_400 {
-        days if days >= 2 => format!("{days} days"),
-        _ => humantime::format_duration(rounded).to_string(),
+    if duration >= Duration::from_secs(1) {
+        return clock::in_words(duration);
+    }
+    let micros = duration.as_micros();
+    match (micros / 1_000, micros % 1_000) {
+        (0, micros) => format!("{micros}us"),
+        (millis, 0) => format!("{millis}ms"),
+        (millis, micros) => format!("{millis}ms {micros}us"),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Context;
 use clap::Subcommand;
 
-use super::{ConfigFile, Exit, variables};
+use super::{ConfigFile, Exit, stopped_first, variables};
 use crate::config::Config;
 
 /// Rotate keys.
@@ -28,7 +28,7 @@ pub struct RotateOptions {
 pub fn run(command: &Command, output: &mut impl Write) -> anyhow::Result<Exit> {
     let Command::RotateLogKey(options) = command;
     let config = Config::load(&options.file.config, variables())?;
-    let rotated = crate::server::rotate_log_key(&config)?;
+    let rotated = crate::server::rotate_log_key(&config).map_err(stopped_first)?;
     writeln!(
         output,
         "{}\n  is succeeded by\n{}\n\nBoth signed {}: give it, with the new log.vkey, to whoever verifies the log.",

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::clock::SystemClock;
+use crate::config;
 
 /// RFC 3339 with milliseconds, UTC; empty if there is no time, or none that a calendar knows.
 pub(super) fn rfc3339(time: Option<&prost_types::Timestamp>) -> String {
@@ -15,9 +16,15 @@ pub(super) fn rfc3339(time: Option<&prost_types::Timestamp>) -> String {
     }
 }
 
+/// A length of time for an option, by the configuration's grammar.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    config::duration(text)
+        .ok_or_else(|| "write a whole number and one of ms, s, m, h, d, w, such as 90s, 12h or 30d".to_owned())
+}
+
 /// A lifetime such as `90s` or `30d`, for an option.
 pub(super) fn lifetime(text: &str) -> Result<prost_types::Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|_| "write it like 90s, 12h or 30d".to_owned())?;
+    let duration = duration(text)?;
     prost_types::Duration::try_from(duration).map_err(|_| "too long".to_owned())
 }
 
@@ -26,8 +33,9 @@ pub(super) fn moment(text: &str) -> Result<prost_types::Timestamp, String> {
     if let Ok(time) = humantime::parse_rfc3339_weak(text) {
         return Ok(time.into());
     }
-    let ago = humantime::parse_duration(text)
-        .map_err(|_| "write it like 2026-11-21T10:00:00Z, or how long ago, like 2h".to_owned())?;
+    let ago = config::duration(text).ok_or_else(|| {
+        "write it like 2026-11-21T10:00:00Z, or how long ago, with one of ms, s, m, h, d, w, like 2h".to_owned()
+    })?;
     let now = Duration::from_millis(SystemClock::shared().wall().millis());
     Ok((UNIX_EPOCH + now.saturating_sub(ago)).into())
 }
@@ -50,6 +58,11 @@ mod tests {
     fn lifetimes_have_units() {
         assert_eq!(lifetime("90s").unwrap().seconds, 90);
         assert_eq!(lifetime("30d").unwrap().seconds, 30 * 86_400);
-        assert!(lifetime("30").is_err());
+        // By the configuration's grammar and no other: 1M could be a month or a mistake.
+        for wrong in ["30", "1M", "1y", "30 days", "1h 30m", "1.5h", "-1s", ""] {
+            assert!(lifetime(wrong).unwrap_err().contains("one of ms, s, m, h, d, w"), "{wrong}");
+            assert!(moment(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(lifetime("2w").unwrap().seconds, 14 * 86_400);
     }
 }

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 
+use crate::clock::in_one_unit;
 use crate::tls::client::Mistrust;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -235,7 +236,7 @@ impl fmt::Display for Failure {
             }
         }
         if let Some(wait) = self.retry_after {
-            write!(formatter, "; try again in {}", humantime::format_duration(wait))?;
+            write!(formatter, "; try again in {}", in_one_unit(wait))?;
         }
         if let Some(receipt) = &self.receipt {
             write!(formatter, "; recorded as event {} of {}", receipt.sequence, receipt.log_id)?;

@@ -3,6 +3,7 @@
 //! Each function here refuses with words that end a message "file:line: key: …" and say what would be right. Settings
 //! hold no secrets (only the paths of files that do), so what was given may be repeated.
 
+use crate::clock::in_one_unit;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -223,7 +224,7 @@ pub(super) fn bytes(range: RangeInclusive<u64>) -> impl Fn(Given<'_>) -> Result<
 pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(Given<'_>) -> Result<Duration, String> {
     move |given| {
         let text = given.text().map_err(|_| "must be a duration in quotes, such as \"90s\" or \"30d\"".to_owned())?;
-        let found = measured(text, &TIME_UNITS).map(Duration::from_millis);
+        let found = length_of_time(text);
         let found = found.ok_or_else(|| {
             format!("`{text}` is not a duration: write a whole number and one of ms, s, m, h, d, w, such as \"90s\" or \"30d\"")
         })?;
@@ -234,16 +235,9 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(Given<'_>) ->
     }
 }
 
-/// As it could be written: a whole number of the largest unit up to days that fits.
-fn in_one_unit(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    if millis == 0 {
-        return "0s".to_owned();
-    }
-    let fitting = TIME_UNITS.iter().rev().skip_while(|(name, _)| *name == "w");
-    let (name, factor) =
-        fitting.copied().find(|(_, factor)| millis.is_multiple_of(u128::from(*factor))).unwrap_or(TIME_UNITS[0]);
-    format!("{}{name}", millis / u128::from(factor))
+/// A whole number and a unit, such as `90s` or `30d`: as durations are written everywhere.
+pub(super) fn length_of_time(text: &str) -> Option<Duration> {
+    measured(text, &TIME_UNITS).map(Duration::from_millis)
 }
 
 /// A whole number followed by a unit.

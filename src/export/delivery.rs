@@ -1,6 +1,6 @@
 //! What a sink is handed, and what it says to that.
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, in_one_unit};
 use crate::event::Event;
 use std::io;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(super) enum Failed {
     Handshake(io::Error),
     #[error("the connection broke: {0}")]
     Broken(String),
-    #[error("nothing came back within {}", humantime::format_duration(*.0))]
+    #[error("nothing came back within {}", in_one_unit(*.0))]
     Timeout(Duration),
     /// It may take the same later.
     #[error("it answered {said}")]

@@ -3,7 +3,7 @@
 
 use super::Log;
 use super::delivery::{Failed, Prepared};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, in_words};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -170,7 +170,7 @@ impl Progress {
     fn recovered(&mut self, now: Duration) {
         let Some(outage) = self.outage.take() else { return };
         metrics::gauge!("cloakroom_sink_stuck", "sink" => self.name.clone()).set(0.0);
-        let lasted = humantime::format_duration(Duration::from_secs(now.saturating_sub(outage.since).as_secs()));
+        let lasted = in_words(now.saturating_sub(outage.since));
         tracing::info!(sink = self.name, %lasted, "the sink takes events again");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::clock::in_one_unit;
+
 use serde::Deserialize;
 
 use super::{Mask, Pattern, Scope};
@@ -147,7 +149,7 @@ impl Reader<'_> {
         if let (Some(ttl), Some(max_ttl)) = (ttl, max_ttl)
             && ttl > max_ttl
         {
-            let [ttl, max_ttl] = [ttl, max_ttl].map(humantime::format_duration);
+            let [ttl, max_ttl] = [ttl, max_ttl].map(in_one_unit);
             let what = format!("the default lifetime of {ttl} is above the ceiling of {max_ttl}");
             self.note(Some("ttl"), what, "lower `ttl` or raise `max_ttl`");
         }

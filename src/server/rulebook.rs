@@ -1,6 +1,7 @@
 //! From the configuration to a rulebook: scopes, roles and policies together, or every mistake in them.
 
 use super::{Error, is_passing};
+use crate::clock::in_one_unit;
 use crate::config::{self, Config};
 use crate::ledger;
 use crate::policy::{self, Mistake, Place, Policy, Rulebook, RulebookErrors};
@@ -65,8 +66,8 @@ fn settings(scope: &config::Scope) -> Settings {
     Settings {
         format: Some(scope.format.value.clone()),
         prefix: scope.prefix.as_ref().map(|prefix| prefix.value.clone()),
-        ttl: Some(humantime::format_duration(scope.ttl.value).to_string()),
-        max_ttl: Some(humantime::format_duration(scope.max_ttl.value).to_string()),
+        ttl: Some(in_one_unit(scope.ttl.value)),
+        max_ttl: Some(in_one_unit(scope.max_ttl.value)),
         max_value_bytes: Some(scope.max_value_bytes.value as u64),
         mask: Some(MaskSettings {
             keep_first: u32::try_from(scope.mask.value.keep_first).unwrap_or(u32::MAX),

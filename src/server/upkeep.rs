@@ -1,6 +1,7 @@
 //! What the vault does by itself while it runs: it watches the clock, and deletes what expired long enough ago.
 
 use super::until;
+use crate::clock::in_words;
 use crate::config::{self, Config};
 use crate::ledger::Standing;
 use crate::vault::{Purged, Sweep, Vault};
@@ -62,7 +63,7 @@ async fn look(vault: &Vault, told_behind: &mut bool) {
             let behind = vault.ledger().clock().behind();
             let already = std::mem::replace(told_behind, behind >= TELL_BEHIND);
             if behind >= TELL_BEHIND && !already {
-                let behind = humantime::format_duration(Duration::from_secs(behind.as_secs()));
+                let behind = in_words(behind);
                 tracing::warn!(
                     %behind,
                     "the machine's clock is behind the vault's time, which stands still until the clock has caught up: \

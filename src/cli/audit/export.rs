@@ -4,6 +4,7 @@ mod file;
 mod source;
 mod tiles;
 
+use crate::cli::moment::duration;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub(in crate::cli) struct Options {
     #[arg(long)]
     follow: bool,
     /// With --follow: how often to add a checkpoint. Each is asked of the vault, which records the question.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     checkpoint_every: Duration,
 }
 

@@ -74,7 +74,8 @@ fn against_last_run(now: Duration, written: Duration, running: bool) -> Finding 
         );
     }
     let since = now.saturating_sub(written);
-    let seen = format!("the last checkpoint was written {} ago", in_words(since));
+    let ago = if since < Duration::from_secs(1) { "less than a second".to_owned() } else { in_words(since) };
+    let seen = format!("the last checkpoint was written {ago} ago");
     if since > LEAP && !running {
         let advice = "if the vault has not stood still for so long, the clock is ahead: set it right before a start";
         return Finding::warn(SUBJECT, seen, advice);
