@@ -120,6 +120,9 @@ pub enum Error {
     /// The door can't be opened.
     #[error(transparent)]
     Door(#[from] SetupError),
+    /// Probes and metrics can't be answered.
+    #[error(transparent)]
+    Operations(SetupError),
     /// A witness can't start.
     #[error(transparent)]
     Witness(#[from] WitnessSetupError),
@@ -178,7 +181,7 @@ impl Error {
                 !matches!(error, SinkError::Export(export::SetupError::Cursor(_)) | SinkError::Cursor(_))
             }
             Self::Telemetry(error) => matches!(error, TelemetryError::Levels(_) | TelemetryError::Word(_)),
-            Self::Full(_) | Self::Store(_) | Self::Ledger(_) | Self::Keys(_) => false,
+            Self::Operations(_) | Self::Full(_) | Self::Store(_) | Self::Ledger(_) | Self::Keys(_) => false,
             Self::Log(_) | Self::Unvouched(_) | Self::Io { .. } => false,
         }
     }

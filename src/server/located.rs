@@ -22,6 +22,7 @@ pub(super) fn located(config: &Config, error: Error) -> Error {
         Error::Store(_) => "storage.path",
         Error::Ledger(ledger::OpenError::Checkpoint(_)) => "audit.checkpoints",
         Error::Door(SetupError::Listen { .. }) => "server.listen",
+        Error::Operations(_) => "operations.listen",
         Error::Door(SetupError::RevocationNotSupported) => "trust_domains.crls",
         Error::Door(SetupError::TrustDomainName { .. }) => "trust_domains.name",
         Error::Door(error) => match error.path() {

@@ -2,13 +2,13 @@
 
 use super::readiness::Readiness;
 use super::{Error, until};
+use crate::tls::SetupError;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,18 +37,7 @@ pub struct Probes {
 
 /// Binds the address.
 pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(listen).await.map_err(|error| Error::Io { what: no_listener(&error), error })
-}
-
-fn no_listener(error: &io::Error) -> &'static str {
-    use rustix::io::Errno;
-    match Errno::from_io_error(error) {
-        Some(Errno::ADDRINUSE) => "can't listen on operations.listen; is another vault running?",
-        Some(Errno::MFILE | Errno::NFILE) => {
-            "can't listen on operations.listen; raise the limit of open files (LimitNOFILE in the service's unit)"
-        }
-        _ => "can't listen on operations.listen",
-    }
+    TcpListener::bind(listen).await.map_err(|source| Error::Operations(SetupError::Listen { listen, source }))
 }
 
 /// Answers probes until the vault stops.

@@ -486,7 +486,10 @@ async fn listeners_and_variables_are_checked_before_anything_is_opened_i_06() {
     let (status, said) = refusal(&home, &serve(&address, "127.0.0.1:0"));
     assert!(status == TROUBLE && said.contains("server.listen: ") && said.contains("another process"), "{said}");
     let (status, said) = refusal(&home, &serve("127.0.0.1:0", &address));
-    assert!(status == TROUBLE && said.contains("operations.listen") && said.contains("another"), "{said}");
+    assert!(status == TROUBLE && said.contains("operations.listen: "), "{said}");
+    let place = "environment variable CLOAKROOM_OPERATIONS__LISTEN: ";
+    let words = format!("cannot listen on {address}: ");
+    assert!(said.starts_with(place) && said.contains(&words) && said.contains("another process"), "{said}");
 
     for (name, value, words) in [
         ("CLOAKROOM_SERVER__INSECURE", b"1".to_vec(), "nothing is set by this variable"),
