@@ -24,6 +24,9 @@ pub(in crate::cli) struct Options {
     connection: Connection,
     #[command(flatten)]
     conditions: Conditions,
+    /// The event with this number alone, as it stands in receipts.
+    #[arg(long, value_name = "N", conflicts_with_all = ["Conditions", "until", "newest_first", "limit"])]
+    sequence: Option<u64>,
     /// Before this time: RFC 3339, or how long ago, such as 5m.
     #[arg(long, value_parser = moment)]
     until: Option<prost_types::Timestamp>,
@@ -48,17 +51,37 @@ struct Found {
 pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<Exit> {
     let filter = v1::AuditFilter { end_time: options.until, ..options.conditions.filter(&options.connection)? };
     let mut rows = Rows::new(output, options.output);
+    if let Some(sequence) = options.sequence {
+        return one(options, sequence, &mut rows);
+    }
     let found = options.connection.run(async |client| query(&client, filter, options, &mut rows).await)?;
     if found.more {
         let limit = options.limit;
         note(&format!(
             "cloakroom: these are the newest {limit}; there are more: all with --limit 0, fewer with --since 1h and other conditions"
         ));
+    } else if found.events == 0 {
+        note("cloakroom: no event matches");
     } else if rows.are_read() {
-        note(&match found.events {
-            0 => "cloakroom: no event fits".to_owned(),
-            events => format!("cloakroom: {}, and no more", counted(events, "event")),
-        });
+        note(&format!("cloakroom: {}, and no more", counted(found.events, "event")));
+    }
+    Ok(Exit::Done)
+}
+
+/// One event by its number. Queries ask for what events say; it is the stream that can begin anywhere.
+fn one(options: &Options, sequence: u64, rows: &mut Rows<'_, impl Write>) -> anyhow::Result<Exit> {
+    let event = options.connection.run(async |client| {
+        let request = v1::TailEventsRequest { filter: None, from_sequence: sequence };
+        Ok(client.tail_events(request).await?.next().await?)
+    })?;
+    // Its body may be gone because of its age; then the stream begins behind it.
+    match event.filter(|event| event.sequence == sequence) {
+        Some(event) => rows
+            .write_heading()
+            .and_then(|()| rows.write(&event))
+            .and_then(|()| rows.flush())
+            .context("cannot write the output")?,
+        None => note("cloakroom: no event matches"),
     }
     Ok(Exit::Done)
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use crate::cli::Format;
+use crate::cli::columns::counted;
 use crate::cli::moment::rfc3339;
 use crate::cli::terminal::{self, Colour, Terminal, harmless};
 use crate::event::json::Json;
@@ -113,7 +114,7 @@ fn cells(event: &v1::AuditEvent) -> Vec<String> {
 fn items(event: &v1::AuditEvent) -> String {
     match event.count {
         0 => format!("{}/{}", event.succeeded, event.requested),
-        count => format!("{count} calls"),
+        count => counted(count, "call"),
     }
 }
 

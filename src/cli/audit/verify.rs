@@ -17,6 +17,8 @@ use crate::verify::{self, Kept, Report, Settings, Vouched};
 
 /// What is read at once.
 const BUFFER_BYTES: usize = 1 << 20;
+/// What the proof of one event begins with.
+const PROOF: &str = "c2sp.org/tlog-proof@v1";
 /// More than the largest bundle: 256 entries of 64 KiB.
 const MAX_FILE_BYTES: u64 = 20 << 20;
 /// More than a key, a checkpoint or the proof of one event has: a note of a megabyte, and an event of 64 KiB.
@@ -71,6 +73,10 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
     }
     let settings = Settings { keys, checkpoints, sequence: options.sequence };
     let log = options.log.as_deref().unwrap_or(Path::new("-"));
+    if is_proof(log) {
+        let why = format!("this is the proof of one event ({PROOF}) and no copy of the log: give it with --proof");
+        return Err(Usage(format!("{}: {why}", log.display())).into());
+    }
     // What can't be read was not checked, which is not to be taken for a bad log.
     let witnesses = witnesses(&options.witness)?;
     let mut report =
@@ -148,6 +154,16 @@ fn text_of(path: &Path) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 4 MiB"));
     }
     Ok(text)
+}
+
+/// Whether a file is what `audit prove` writes. What can't be read is found later.
+fn is_proof(log: &Path) -> bool {
+    if !log.is_file() {
+        return false;
+    }
+    let mut begin = Vec::new();
+    let read = File::open(log).and_then(|file| file.take(PROOF.len() as u64).read_to_end(&mut begin));
+    read.is_ok() && begin == PROOF.as_bytes()
 }
 
 fn verified(settings: &Settings, log: &Path) -> io::Result<Report> {

@@ -24,8 +24,8 @@ const OTHERS_SHOWN: usize = 5;
 pub(in crate::cli) struct Options {
     #[command(flatten)]
     rules: Rules,
-    /// Who calls: a SPIFFE ID.
-    #[arg(long, value_name = "SPIFFE ID", requires = "action")]
+    /// Who calls: a whole SPIFFE ID, or its path in the only trust domain of the configuration, such as payments.
+    #[arg(long, value_name = "CALLER", requires = "action")]
     caller: Option<String>,
     /// What for: tokenize, detokenize, inspect, renew, revoke, queryAudit or administer.
     #[arg(long, requires = "caller")]
@@ -56,7 +56,7 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
         return Ok(Exit::Done);
     };
     let words = CallWords {
-        caller: caller.clone(),
+        caller: whole_caller(caller, options)?,
         action: action.clone(),
         scope: options.scope.clone(),
         purpose: options.purpose.clone(),
@@ -77,6 +77,23 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
         Format::Json => write_json(output, &to_json(&rulebook, &call, &explanation))?,
     }
     Ok(Exit::Done)
+}
+
+/// `payments` is meant in the trust domain that there is. What can be no path is left as it is, for who says why.
+fn whole_caller(name: &str, options: &Options) -> anyhow::Result<String> {
+    if name.contains(':') || name.is_empty() || name.starts_with('/') {
+        return Ok(name.to_owned());
+    }
+    let domains = options.rules.configuration()?.trust_domains;
+    match &domains[..] {
+        [only] => Ok(format!("spiffe://{}/{name}", only.name)),
+        _ => {
+            let all = domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>().join(", ");
+            let why =
+                format!("there are several trust domains ({all}): write the whole SPIFFE ID, spiffe://DOMAIN/{name}");
+            Err(Usage(format!("--caller: {why}")).into())
+        }
+    }
 }
 
 fn write_text(output: &mut impl Write, call: &Call, explanation: &Explanation) -> std::io::Result<()> {
