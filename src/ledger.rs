@@ -26,6 +26,7 @@ mod open;
 mod queue;
 mod recent;
 mod replay;
+mod running;
 mod signing;
 mod stall;
 mod state;
@@ -62,10 +63,10 @@ pub use checkpoint::{CheckpointDirectory, CheckpointError, Checkpoints};
 pub use checkpointer::Vouched;
 pub use index::{IndexKey, IndexRow};
 pub use open::{
-    Genesis, OpenError, Outside, Running, Settings, Unvouched, check, create, identify, log_keys, log_keys_row, open,
-    stored_head,
+    Genesis, OpenError, Outside, Settings, check, create, identify, log_keys, log_keys_row, open, stored_head,
 };
 pub use replay::ReplayError;
+pub use running::{Running, Unvouched};
 pub use signing::{LogKeys, Signing};
 pub use stall::Stall;
 pub use state::{StoredHead, stored_sum};

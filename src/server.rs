@@ -404,12 +404,7 @@ async fn serve(config: &Config, metrics: metrics_exporter_prometheus::Prometheus
     let connections = door.connections();
     let stalled = tokio::spawn(door::close_stalled(connections.clone(), config.server.stall_timeout, stopped.clone()));
     let accepting = tokio::spawn(door.run(workers.doors(), note, until(stopped.clone())));
-    for domain in config.trust_domains.iter().filter(|domain| domain.crls.is_empty()) {
-        tracing::warn!(domain = domain.name, "no revocation lists: a certificate is good until it expires");
-    }
-    for doubt in door::doubts(config) {
-        tracing::warn!(certificate = %config.server.certificate.display(), "the vault's own certificate: {doubt}");
-    }
+    door::warn_of_certificates(config);
     warn_of_root();
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     let signals = Signals::listen()?;

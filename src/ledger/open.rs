@@ -1,9 +1,10 @@
 //! Opening the log: what is on disk is held against the checkpoint outside before anything is served.
 
-use super::checkpointer::{self, Checkpointer, Vouched};
+use super::checkpointer::{Checkpointer, Vouched};
 use super::queue::Queue;
 use super::recent::Recent;
 use super::replay::{check_root, replay};
+use super::running::{self, Running};
 use super::signing::LOG_KEYS_ROW;
 use super::state::{BadHead, HEAD_ROW, State, StoredHead};
 use super::upgrade;
@@ -11,7 +12,7 @@ use super::wake::Wakes;
 use super::witnesses::{WitnessError, Witnessed, Witnesses};
 use super::writer::{KEPT_FROM_ROW, Writer};
 use super::{
-    CheckpointError, Checkpoints, Head, Ledger, Limits, LogKeys, OnFatal, RulebookDigest, Shared, Signing, VaultClock,
+    CheckpointError, Checkpoints, Ledger, Limits, LogKeys, OnFatal, RulebookDigest, Shared, Signing, VaultClock,
     read_event, read_tile,
 };
 use crate::clock::{Clock, Timestamp};
@@ -26,8 +27,7 @@ use crate::store::{Batch, CommitError, Found, Order, ReadError, Rows, Store, Tab
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -68,18 +68,6 @@ pub struct Settings {
     /// Called once if the ledger can't go on.
     pub on_fatal: OnFatal,
 }
-
-/// The ledger's threads. Keep it until the end and [`Running::close`] it.
-pub struct Running {
-    ledger: Ledger,
-    writer: JoinHandle<Option<Head>>,
-    checkpointer: JoinHandle<Checkpointer>,
-}
-
-/// The last checkpoint could not be signed or written, and why. The events are.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Unvouched(String);
 
 /// What lies outside the database: the newest checkpoints.
 pub struct Outside {
@@ -356,51 +344,8 @@ pub fn open(
         wakes: Wakes::default(),
         index_key: Vec::new(),
     };
-    start(shared, writer, checkpointer, ordered, settings.checkpoint_period)
+    running::start(shared, writer, checkpointer, ordered, settings.checkpoint_period)
 }
-
-fn start(
-    shared: Arc<Shared>,
-    writer: Writer,
-    mut checkpointer: Checkpointer,
-    ordered: Receiver<checkpointer::Order>,
-    period: Duration,
-) -> Result<(Ledger, Running), OpenError> {
-    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-    let writer = thread("ledger").spawn(move || writer.run()).map_err(OpenError::Thread)?;
-    let signing = move || {
-        checkpointer.run(period, &ordered);
-        checkpointer
-    };
-    let checkpointer = thread("checkpoints").spawn(signing).map_err(OpenError::Thread)?;
-    let ledger = Ledger { shared };
-    Ok((ledger.clone(), Running { ledger, writer, checkpointer }))
-}
-
-impl Running {
-    /// Finishes what waits, signs the last checkpoint and ends the threads.
-    ///
-    /// # Errors
-    /// If the last checkpoint could not be written. The next start goes by the one before.
-    pub fn close(self) -> Result<(), Unvouched> {
-        // Its end of the channel gone, or a message: both end the thread's wait.
-        let _ = self.ledger.shared.orders.send(checkpointer::Order::Stop);
-        let checkpointer = self.checkpointer.join();
-        self.ledger.shared.queue.drain();
-        // A writer that failed or panicked has called `on_fatal`; there is nothing left to sign for.
-        let head = self.writer.join();
-        let Ok(Some(head)) = head else { return Ok(()) };
-        let Ok(mut checkpointer) = checkpointer else {
-            return Err(Unvouched("the thread that signs it has failed".to_owned()));
-        };
-        match checkpointer.sign(&head) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Unvouched(checkpointer.failed)),
-        }
-    }
-}
-
-// === recovery ===
 
 impl Outside {
     /// Reads what is there now. Rows that it is held against must be read later, or a vault that runs has vouched for more.

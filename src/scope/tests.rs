@@ -100,7 +100,7 @@ fn each_mistake_says_which_setting() {
         assert_eq!(scope.max_ttl(), humantime::parse_duration(max_ttl).unwrap());
     }
     let settings = Settings { max_ttl: Some("1d".into()), ..opaque("pan") };
-    let what = "the default lifetime of 30days is above the ceiling of 1day".to_string();
+    let what = "the default lifetime of 30d is above the ceiling of 1d".to_string();
     assert_eq!(mistakes(settings), [(key("ttl"), what)]);
     let settings = Settings { max_value_bytes: Some(0), ..opaque("pan") };
     assert_eq!(mistakes(settings), [(key("max_value_bytes"), "0 bytes is out of range".into())]);

@@ -66,6 +66,16 @@ fn gravity(failure: &HandshakeFailure) -> Gravity {
     }
 }
 
+/// What a start goes on with, and somebody should look at.
+pub(super) fn warn_of_certificates(config: &Config) {
+    for domain in config.trust_domains.iter().filter(|domain| domain.crls.is_empty()) {
+        tracing::warn!(domain = domain.name, "no revocation lists: a certificate is good until it expires");
+    }
+    for doubt in doubts(config) {
+        tracing::warn!(certificate = %config.server.certificate.display(), "the vault's own certificate: {doubt}");
+    }
+}
+
 /// Each second, connections whose peer has been waited for too long are closed.
 pub(super) async fn close_stalled(connections: tls::Connections, limit: Duration, stopped: watch::Receiver<bool>) {
     let mut stop = std::pin::pin!(until(stopped));

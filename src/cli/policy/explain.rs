@@ -85,15 +85,12 @@ fn whole_caller(name: &str, options: &Options) -> anyhow::Result<String> {
         return Ok(name.to_owned());
     }
     let domains = options.rules.configuration()?.trust_domains;
-    match &domains[..] {
-        [only] => Ok(format!("spiffe://{}/{name}", only.name)),
-        _ => {
-            let all = domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>().join(", ");
-            let why =
-                format!("there are several trust domains ({all}): write the whole SPIFFE ID, spiffe://DOMAIN/{name}");
-            Err(Usage(format!("--caller: {why}")).into())
-        }
+    if let [only] = &domains[..] {
+        return Ok(format!("spiffe://{}/{name}", only.name));
     }
+    let all = domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>().join(", ");
+    let why = format!("there are several trust domains ({all}): write the whole SPIFFE ID, spiffe://DOMAIN/{name}");
+    Err(Usage(format!("--caller: {why}")).into())
 }
 
 fn write_text(output: &mut impl Write, call: &Call, explanation: &Explanation) -> std::io::Result<()> {

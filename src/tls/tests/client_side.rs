@@ -56,7 +56,7 @@ async fn the_wrong_server_is_left_before_anything_is_sent_t_13() {
 
 async fn called(connector: &mut Connector, port: u16) -> String {
     let server: Uri = format!("http://127.0.0.1:{port}").parse().unwrap();
-    connector.ready().await.unwrap().call(server).await.err().expect("it is refused").to_string()
+    connector.ready().await.unwrap().call(server).await.expect_err("it is refused").to_string()
 }
 
 /// However the vault closes: with an alert, or without one.
