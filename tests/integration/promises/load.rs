@@ -5,7 +5,7 @@ use crate::harness::{self, Client, Home, Refusal, Server};
 use cloakroom::proto::v1::{self, Action, ItemOutcome};
 use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
@@ -55,7 +55,8 @@ struct Tally {
     in_flight: AtomicUsize,
     reached: Notify,
     over: AtomicBool,
-    failed: AtomicBool,
+    /// What the first one that failed was told.
+    failed: OnceLock<String>,
     failures: Mutex<Vec<Refusal>>,
     stamp: Box<dyn Fn() -> Stamp + Send + Sync>,
 }
@@ -98,7 +99,7 @@ impl Ready {
             in_flight: AtomicUsize::new(0),
             reached: Notify::new(),
             over: AtomicBool::new(false),
-            failed: AtomicBool::new(false),
+            failed: OnceLock::new(),
             failures: Mutex::default(),
             stamp: plan.stamp,
         });
@@ -460,7 +461,7 @@ pub(super) fn detokenize(tokens: Vec<String>) -> v1::DetokenizeRequest {
 impl Tally {
     /// Makes one call and counts it.
     async fn ask<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<(T, Stamp), Refusal> {
-        let too_late = self.failed.load(Ordering::SeqCst);
+        let failed_before = self.failed.get();
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let answer = call.await;
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
@@ -468,14 +469,14 @@ impl Tally {
             Ok(answer) => {
                 // Read after the answer came: it may be later than the answer, never earlier.
                 let stamp = (self.stamp)();
-                assert!(!too_late, "a call that began after another had failed was served");
+                assert!(failed_before.is_none(), "a call that began after another had failed was served: {failed_before:?}");
                 if self.answered.fetch_add(1, Ordering::SeqCst) + 1 == self.target {
                     self.reached.notify_one();
                 }
                 Ok((answer.into_inner(), stamp))
             }
             Err(status) => {
-                self.failed.store(true, Ordering::SeqCst);
+                let _ = self.failed.set(format!("{:?}: {}", status.code(), status.message()));
                 self.unanswered.fetch_add(1, Ordering::SeqCst);
                 Err(Refusal::of(&status))
             }
