@@ -134,7 +134,12 @@ impl CheckpointDirectory {
     /// # Errors
     /// If this user may not write here.
     pub fn check_writable(&self) -> Result<(), CheckpointError> {
-        match rustix::fs::access(&self.path, Access::WRITE_OK | Access::EXEC_OK) {
+        let found = match fs::metadata(&self.path) {
+            // The right to enter a file is one that no file has: that would be said in its place.
+            Ok(found) if !found.is_dir() => Err(Errno::NOTDIR),
+            _ => rustix::fs::access(&self.path, Access::WRITE_OK | Access::EXEC_OK),
+        };
+        match found {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(CheckpointError::Io { path: self.file(), error: error.into() }),
         }

@@ -212,7 +212,8 @@ class Diet:
         if code == "OK":
             # Reflection ends its stream without a word at what is no message.
             done = at == len(bodies) or rpc.answers and not rpc.streams
-            assert all(good) and done or not rpc.ours and not good[at], f"{rpc}: {outcome}"
+            ended = not rpc.ours and (not good[at] or rpc.too_long(bodies[at]))
+            assert all(good) and done or ended, f"{rpc}: {outcome}"
             return
         if not rpc.ours and (reason, code, self.last) == ("", "NOT_FOUND", "not found"):
             # Health and reflection of what there is not.
@@ -284,9 +285,13 @@ class Rpc:
     def __str__(self):
         return self.path
 
+    def too_long(self, body):
+        """Health and reflection ask for names."""
+        return not self.ours and len(body) > 4096
+
     def orderly(self, body):
         """The same message in canonical form, as another decoder understands it. `None` if it does not."""
-        if not wire.decodes(body, self.request.DESCRIPTOR):
+        if not wire.decodes(body, self.request.DESCRIPTOR) or self.too_long(body):
             return None
         message = self.request()
         try:

@@ -178,9 +178,9 @@ def come_out(checks, client, vault, process, messages, records, asked):
     odd = [(name, word[:80]) for name, word in words if not is_plain(word) or len(word) > 4096]
     checks.check(f"hostile text: {len(words)} texts of {len(found)} events are plain and short", not odd, str(odd[:5]))
     named = {name for name, word in words if MARK in word}
-    checks.check("hostile text: in events only where an auditor's question is quoted", named <= {"detail"}, str(named))
-    asked_about = sum(MARK in word for _, word in words)
-    checks.check("hostile text: questions are quoted, so the search finds what is there", asked_about > 10, str(asked_about))
+    checks.check("hostile text: in no event", not named, str(named))
+    callers = sum("spiffe://" in word for _, word in words)
+    checks.check("hostile text: the search finds what is there", callers > 10, str(callers))
     page = report.run(vault, process, "report", "--output", "html")
     read = report.Page(page)
     plain = all(is_plain(line) for line in page.split("\n"))

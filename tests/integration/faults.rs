@@ -611,7 +611,7 @@ async fn a_file_system_that_goes_read_only_ends_the_process_s_06() {
     assert_eq!(status.code(), Some(EXIT_IO_ERROR), "{log}");
     image.mend(&["-o", "ro"]);
     let log = Server::launch(&home, serve(&home)).err().expect("it does not start");
-    assert!(log.contains("read-only") && log.contains(&home.file("data").display().to_string()), "{log}");
+    assert!(log.contains("read-only") && log.contains(&home.file("checkpoints").display().to_string()), "{log}");
     image.mend(&[]);
     println!(
         "{} calls answered, ended {} ms after it became read-only; {}",
