@@ -212,7 +212,7 @@ class Diet:
         if code == "OK":
             # Reflection ends its stream without a word at what is no message.
             done = at == len(bodies) or rpc.answers and not rpc.streams
-            ended = not rpc.ours and (not good[at] or rpc.too_long(bodies[at]))
+            ended = at < len(bodies) and not rpc.ours and (not good[at] or rpc.too_long(bodies[at]))
             assert all(good) and done or ended, f"{rpc}: {outcome}"
             return
         if not rpc.ours and (reason, code, self.last) == ("", "NOT_FOUND", "not found"):
