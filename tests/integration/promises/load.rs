@@ -5,8 +5,8 @@ use crate::harness::{self, Client, Home, Refusal, Server};
 use cloakroom::proto::v1::{self, Action, ItemOutcome};
 use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tonic::{Code, Response, Status};
@@ -469,7 +469,10 @@ impl Tally {
             Ok(answer) => {
                 // Read after the answer came: it may be later than the answer, never earlier.
                 let stamp = (self.stamp)();
-                assert!(failed_before.is_none(), "a call that began after another had failed was served: {failed_before:?}");
+                assert!(
+                    failed_before.is_none(),
+                    "a call that began after another had failed was served: {failed_before:?}"
+                );
                 if self.answered.fetch_add(1, Ordering::SeqCst) + 1 == self.target {
                     self.reached.notify_one();
                 }
