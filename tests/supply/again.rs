@@ -161,9 +161,10 @@ fn a_release_is_the_same_whoever_builds_it_where_and_when_p_03_p_04() {
     }
     let profile = std::env::var("RELEASE_PROFILE").unwrap_or_else(|_| "again".to_owned());
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // Both copies are made before anything is built: somebody may go on working in this checkout.
     let one = Builder::at(&place.path().join("one"), "cloakroom", false);
-    one.build(Command::new("bash"), "one", &profile);
     let other = Builder::at(&place.path().join("another/with/a/longer/name"), "source/checked-out", true);
+    one.build(Command::new("bash"), "one", &profile);
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-user=12345", "--map-group=12345", "bash"]);
     command
