@@ -126,7 +126,11 @@ impl Guard {
 
     /// There is no room for one more call. Nothing of it was read.
     fn shed(&self, place: usize, caller: &Caller) -> tonic::Status {
-        self.0.vault.turned_away(caller, methods::METHODS[place].action, Reason::Overloaded);
+        let method = methods::METHODS[place];
+        // Health and reflection are no action, and have no place in the log.
+        if method.resource != methods::Resource::None {
+            self.0.vault.turned_away(caller, method.action, Reason::Overloaded);
+        }
         self.0.counters[place].count(Code::ResourceExhausted);
         status::of(Failure::Overloaded)
     }
