@@ -28,6 +28,9 @@ pub use self::reader::Located;
 /// Variables that mean something to the program without being settings of the file.
 pub const OTHER_VARIABLES: [&str; 4] = ["CLOAKROOM_PROFILE", "CLOAKROOM_ADDRESS", "CLOAKROOM_CONFIG", "CLOAKROOM_LOG"];
 
+/// No configuration is as long.
+const BYTES_AT_MOST: u64 = 4 << 20;
+
 /// All settings of one vault.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -461,7 +464,8 @@ impl fmt::Display for Mistake {
 }
 
 fn read(file: &Path) -> Result<String, Error> {
-    let bytes = std::fs::read(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
+    let bytes =
+        crate::file::read(file, BYTES_AT_MOST).map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
     String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = good.split(|byte| *byte == b'\n').count();

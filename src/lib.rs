@@ -9,6 +9,8 @@ pub mod clock;
 #[cfg(feature = "vault")]
 pub mod sync;
 #[cfg(feature = "vault")]
+pub mod file;
+#[cfg(feature = "vault")]
 pub mod telemetry;
 pub mod merkle;
 pub mod crypto;

@@ -12,10 +12,11 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 /// The modules in reading order. A module imports only from modules that stand earlier.
-const ORDER: [&str; 33] = [
+const ORDER: [&str; 34] = [
     "secret",
     "clock",
     "sync",
+    "file",
     "telemetry",
     "merkle",
     "crypto",

@@ -2,8 +2,8 @@
 
 use super::entropy;
 use crate::crypto::RootKey;
+use crate::file;
 use crate::secret::{SecretBytes, SecretKey};
-use rustix::fs::OFlags;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -84,20 +84,13 @@ impl File {
     }
 }
 
-/// Opens a file to read. A named pipe with nobody at its other end does not hold this up.
-fn open_file(path: &Path) -> io::Result<std::fs::File> {
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
-}
-
 /// Reads a file that holds a key, if nobody but its owner can reach it.
 ///
 /// # Errors
 /// [`ProviderError`] says what to do.
 pub fn read_private(path: &Path) -> Result<SecretBytes, ProviderError> {
     let unreadable = |error| ProviderError::Unreadable { path: path.to_owned(), error };
-    let mut file = open_file(path).map_err(unreadable)?;
-    // Of the open file, not of the path: nobody can swap it in between.
+    let mut file = file::open(path).map_err(unreadable)?.ok_or_else(|| ProviderError::NotAFile(path.to_owned()))?;
     let metadata = file.metadata().map_err(unreadable)?;
     check_mode(path, &metadata)?;
     // The buffer never grows, so no copy of a part stays behind.
@@ -118,9 +111,6 @@ impl Provider for File {
 }
 
 fn check_mode(path: &Path, metadata: &std::fs::Metadata) -> Result<(), ProviderError> {
-    if !metadata.is_file() {
-        return Err(ProviderError::NotAFile(path.to_owned()));
-    }
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(ProviderError::TooOpen { path: path.to_owned(), mode });

@@ -4,6 +4,7 @@
 //! the database could cut it. A second directory, on another machine's disk say, makes it harder to turn everything back.
 
 use super::LogKeys;
+use crate::file;
 use crate::merkle::note::{Checkpoint, NoteError};
 use crate::store::Trouble;
 use rustix::fs::Access;
@@ -110,7 +111,7 @@ impl CheckpointDirectory {
         match fs::metadata(&path) {
             Ok(metadata) if metadata.len() > LENGTH_AT_MOST => Err(io(io::ErrorKind::FileTooLarge.into())),
             Ok(_) => {
-                let text = fs::read_to_string(&path).map_err(io)?;
+                let text = file::read_text(&path, LENGTH_AT_MOST).map_err(io)?;
                 let checkpoint = keys.open(&text);
                 let checkpoint = checkpoint.map_err(|error| CheckpointError::Invalid { path: path.clone(), error })?;
                 Ok(Some((checkpoint, text)))

@@ -3,13 +3,13 @@
 use super::room::Disks;
 use super::{Error, door, identity, log_key, rocks_config, root_key, rulebook, sinks, witness};
 use crate::config::{self, Config};
+use crate::file;
 use crate::ledger::{CheckpointDirectory, LogKeys};
 use crate::store::OpenError;
 use crate::tls::{self, ServerIdentity, SetupError};
 use rustix::fs::Access;
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType};
-use std::fs::File;
 use std::path::Path;
 
 /// One thing that was looked at.
@@ -95,7 +95,7 @@ pub fn config_mistakes(subject: &str, error: &config::Error) -> Vec<Finding> {
 /// Whether a process has the data in `directory` open. `None` if there is no data, or that can't be seen.
 pub fn in_use(directory: &Path) -> Option<InUse> {
     // RocksDB's own lock. It is only asked for: taking it, even for a moment, would keep a vault from starting.
-    let file = File::open(directory.join("LOCK")).ok()?;
+    let file = file::open(&directory.join("LOCK")).ok()??;
     let held = rustix::process::fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).ok()?;
     Some(held.map_or(InUse::Free, |lock| InUse::By(lock.pid.map_or(0, |pid| pid.as_raw_nonzero().get()))))
 }

@@ -88,6 +88,7 @@ impl RocksStore {
         if is_empty(path).map_err(|error| OpenError::refused(path, &error))? {
             return Err(OpenError::Missing(path.to_owned()));
         }
+        has_files_only(path)?;
         has_list(path)?;
         has_all_families(path)?;
         log::check(path)?;
@@ -330,6 +331,19 @@ fn missing_table(path: &Path, detail: &str) -> Option<String> {
     let words = detail.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.');
     let mut names = words.map(|word| word.trim_matches('.')).filter(|word| word.strip_suffix(".sst").is_some());
     names.find(|name| !path.join(name).exists()).map(ToOwned::to_owned)
+}
+
+/// The engine would wait for whoever writes into a pipe, and read a device without an end.
+fn has_files_only(path: &Path) -> Result<(), OpenError> {
+    let entries = fs::read_dir(path).map_err(|error| OpenError::refused(path, &error))?;
+    for name in entries.flatten().map(|entry| entry.file_name()) {
+        // A vault that runs on it may take one away meanwhile.
+        if fs::metadata(path.join(&name)).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+            let what = format_args!("{} is no regular file", Path::new(&name).display());
+            return Err(OpenError::refused(path, &what));
+        }
+    }
+    Ok(())
 }
 
 /// By the words for a file that is missing: RocksDB has none but the system's.

@@ -3,14 +3,13 @@
 //! Invariant: what is returned here can be used: a key belongs to its certificate, a bundle has at least one authority.
 //! Every error names the file and what to do about it, and none holds a byte of what the file contains.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
@@ -24,6 +23,7 @@ use super::config::TrustDomainBundle;
 use crate::caller::leaf::{self, LeafError};
 use crate::caller::spiffe::SpiffeError;
 use crate::caller::{SpiffeId, TrustDomain};
+use crate::file;
 
 /// No PEM file of ours comes near this; one that does was named by mistake.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
@@ -397,12 +397,8 @@ fn check_owner(path: &Path) -> Result<(), SetupError> {
 }
 
 fn open(what: &'static str, path: &Path) -> Result<File, SetupError> {
-    let failed = |source| SetupError::Read { what, path: path.to_owned(), source };
-    // Opening a named pipe would wait for who writes into it.
-    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
-    let file = file.map_err(failed)?;
-    let is_file = file.metadata().map_err(failed)?.is_file();
-    if is_file { Ok(file) } else { Err(SetupError::NotAFile { what, path: path.to_owned() }) }
+    let opened = file::open(path).map_err(|source| SetupError::Read { what, path: path.to_owned(), source })?;
+    opened.ok_or_else(|| SetupError::NotAFile { what, path: path.to_owned() })
 }
 
 /// Reads a whole file into memory that is wiped afterwards, and does not read a wrong, endless one to its end.

@@ -256,6 +256,27 @@ const CASES: &[Case] = &[
         &["server.certificate: ", "not a regular file"],
     ),
     (
+        "a configuration that is a pipe",
+        |home| pipe(&home.file("cloakroom.toml")),
+        MISTAKE,
+        "",
+        &["cloakroom.toml", "no regular file"],
+    ),
+    (
+        "a checkpoint that is a pipe",
+        |home| pipe(&home.file("checkpoints/checkpoint")),
+        TROUBLE,
+        "",
+        &["checkpoints/checkpoint", "no regular file"],
+    ),
+    (
+        "a file of the database that is a pipe",
+        |home| pipe(&home.file("data/CURRENT")),
+        TROUBLE,
+        "",
+        &["CURRENT is no regular file"],
+    ),
+    (
         "a bundle that is a folder",
         |home| folder(&home.file("pki/ca.pem")),
         MISTAKE,

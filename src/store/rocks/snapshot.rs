@@ -12,7 +12,7 @@
 use super::super::{Found, OpenError, Order, ReadError, Row, Rows, Table, Tier};
 use super::log::TornEnd;
 use super::{
-    CURRENT, Creation, RocksConfig, RocksStore, has_all_families, has_list, is_empty, log, open_error, options,
+    CURRENT, Creation, RocksConfig, RocksStore, has_all_families, has_files_only, has_list, is_empty, log, open_error, options,
 };
 use rocksdb::{Cache, DB, DBRecoveryMode};
 use std::collections::BTreeSet;
@@ -41,6 +41,7 @@ impl RocksSnapshot {
         if is_empty(path).map_err(|error| OpenError::refused(path, &error))? {
             return Err(OpenError::Missing(path.to_owned()));
         }
+        has_files_only(path)?;
         for _ in 0..ATTEMPTS {
             has_list(path)?;
             let before = files(path).map_err(|error| OpenError::refused(path, &error))?;
