@@ -35,7 +35,7 @@ use crate::grpc::{AuditDoor, Guard, TokenDoor};
 use crate::keys::provider::{File, Provider, ProviderError};
 use crate::keys::{Keyring, KeyringError};
 use crate::ledger::{self, Limits, Running, Signing, Standing};
-use crate::limits::bytes::Budget;
+use crate::limits::bytes;
 use crate::merkle::note::{KeyError, LogKey};
 use crate::policy::{Policy, RulebookErrors};
 use crate::proto::v1::audit_service_server::AuditServiceServer;
@@ -264,7 +264,7 @@ fn open_signing(
         ledger,
         identity: identity(config)?,
         node: config.server.node.as_str().into(),
-        budget: Budget::new(config.server.max_bytes_in_flight),
+        budget: bytes::Shared::new(config.server.max_bytes_in_flight, config.server.max_bytes_in_flight / 2),
     };
     Ok(Opened { vault: Arc::new(Vault::new(parts)), running, readiness, store })
 }

@@ -34,7 +34,7 @@ mod waits;
 pub use acceptor::{Acceptor, HandshakeFailure, Worker, origin};
 pub use config::{Config, TrustDomainBundle, build_server_config};
 pub use connections::Connections;
-pub use io::{Connection, TlsIo};
+pub use io::{Account, Connection, TlsIo};
 pub use material::{Doubt, ServerIdentity, SetupError, check_bundle};
 pub use outgoing::build_outgoing_config;
 pub use waits::{Wait, Waits};

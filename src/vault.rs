@@ -42,7 +42,7 @@ use crate::crypto::DataKey;
 use crate::keys::Keyring;
 use crate::keys::entropy::NoEntropy;
 use crate::ledger::{Ledger, Receipt, Refused};
-use crate::limits::bytes::{Budget, Exhausted, Share};
+use crate::limits::bytes::{self, Exhausted, Share};
 use crate::limits::{Rate, Refusals};
 use crate::policy::Policy;
 use crate::secret::SecretKey;
@@ -83,7 +83,7 @@ pub struct Vault {
     uses: uses::Queues,
     lengths: lengths::Lengths,
     readers: read::Readers,
-    budget: Arc<Budget>,
+    budget: bytes::Shared,
     under_way: under_way::Count,
     refusals: Refusals<Arc<str>, record::RefusalKind>,
     /// Whether the log says that the clock has leapt.
@@ -217,7 +217,7 @@ pub struct Parts {
     /// This process's name in events.
     pub node: Arc<str>,
     /// Bytes that calls may hold.
-    pub budget: Arc<Budget>,
+    pub budget: bytes::Shared,
 }
 
 impl Vault {
@@ -258,7 +258,7 @@ impl Vault {
     }
 
     /// The bytes that calls may hold.
-    pub fn budget(&self) -> &Arc<Budget> {
+    pub fn budget(&self) -> &bytes::Shared {
         &self.budget
     }
 

@@ -6,7 +6,7 @@
 
 use super::gather::Gather;
 use crate::limits::bytes::{INCLUDED, OF_A_CALL, Share};
-use crate::tls::{Wait, Waits};
+use crate::tls::{Connection, Wait, Waits};
 use hyper::body::{Body as _, Frame};
 use prost::bytes::Bytes;
 use std::pin::Pin;
@@ -43,6 +43,7 @@ struct Reply {
     is_last: bool,
     rest: Bytes,
     wait: Wait,
+    connection: Arc<Connection>,
 }
 
 /// What a body has next.
@@ -59,13 +60,13 @@ pub(super) fn messages(body: Body, share: Arc<Share>, waits: &Arc<Waits>, is_one
     Body::new(Messages { body, share, seen: 0, gather, last: None, wait, is_one, is_awaited: is_one })
 }
 
-/// `body`, held by `share`, which the peer of `waits` is to take: of a single answer `is_last`.
-pub(super) fn reply(body: Body, share: Arc<Share>, waits: &Arc<Waits>, is_last: bool) -> Body {
+/// `body`, held by `share`, which the peer of `connection` is to take: of a single answer `is_last`.
+pub(super) fn reply(body: Body, share: Arc<Share>, connection: &Arc<Connection>, is_last: bool) -> Body {
     if body.is_end_stream() {
         return body;
     }
-    let wait = waits.for_peer(Instant::now());
-    Body::new(Reply { body, share, is_last, rest: Bytes::new(), wait })
+    let (wait, connection) = (connection.waits.for_peer(Instant::now()), Arc::clone(connection));
+    Body::new(Reply { body, share, is_last, rest: Bytes::new(), wait, connection })
 }
 
 impl hyper::body::Body for Messages {
@@ -180,7 +181,12 @@ impl Reply {
     }
 
     fn piece(&mut self) -> Frame<Bytes> {
-        Frame::data(self.rest.split_to(self.rest.len().min(PIECE)))
+        let piece = self.rest.split_to(self.rest.len().min(PIECE));
+        // Until it has left: HTTP/2 has no bound for what a peer has windows for and does not read.
+        if let Some(account) = self.connection.account.get() {
+            account.unsent.add(piece.len());
+        }
+        Frame::data(piece)
     }
 }
 
@@ -188,8 +194,11 @@ impl Reply {
 mod tests {
     use super::super::MESSAGE_BYTES_AT_MOST;
     use super::*;
-    use crate::limits::bytes::Budget;
+    use crate::limits::bytes::{Budget, Shared};
+    use crate::tls::Account;
+    use crate::vault::fixture::caller;
     use std::convert::Infallible;
+    use std::sync::OnceLock;
 
     /// A body in one piece.
     struct Whole(Option<Bytes>);
@@ -201,6 +210,13 @@ mod tests {
         fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
         }
+    }
+
+    fn connection(shared: &Shared) -> Arc<Connection> {
+        let (calls, probes) = (shared.of("payments"), shared.of("payments"));
+        let account = OnceLock::from(Account { unsent: calls.nothing(), calls, probes });
+        let caller = Arc::new(caller("payments"));
+        Arc::new(Connection { caller, exporter: [0; 32], key_exchange: "X25519", waits: Arc::default(), account })
     }
 
     async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
@@ -251,7 +267,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_on_its_way_is_held_and_given_back_d_07() {
-        let (budget, waits) = (Budget::new(1 << 20), Arc::default());
+        let shared = Shared::new(1 << 20, 1 << 20);
+        let (budget, connection) = (Arc::clone(shared.all()), connection(&shared));
+        let waits = Arc::clone(&connection.waits);
         for bytes in [0, 1, INCLUDED, INCLUDED + 1, 3 * PIECE, 900 << 10] {
             let share = Arc::new(budget.call().unwrap());
             let mut body = messages(of(bytes), Arc::clone(&share), &waits, true, MESSAGE_BYTES_AT_MOST);
@@ -262,16 +280,22 @@ mod tests {
             let held = if bytes <= INCLUDED { OF_A_CALL } else { OF_A_CALL + bytes };
             assert_eq!((read, budget.held()), (bytes, held));
             drop(body);
-            let mut body = reply(of(bytes), share, &waits, true);
+            let mut body = reply(of(bytes), share, &connection, true);
             let (mut sent, mut longest) = (0, 0);
             while let Some(frame) = next(&mut body).await {
                 let length = frame.unwrap().into_data().unwrap().len();
                 (sent, longest) = (sent + length, longest.max(length));
-                assert_eq!(budget.held(), OF_A_CALL.max(bytes), "until the last piece is taken");
+                assert_eq!(
+                    budget.held(),
+                    OF_A_CALL.max(bytes) + sent,
+                    "until the last piece is taken, and until it has left"
+                );
             }
             assert_eq!((sent, longest), (bytes, bytes.min(PIECE)));
             drop(body);
-            assert_eq!(budget.held(), 0);
+            let unsent = &connection.account.get().unwrap().unsent;
+            assert_eq!((budget.held(), unsent.held()), (sent, sent), "nothing has left yet");
+            unsent.shrink(sent);
         }
         let share = Arc::new(budget.call().unwrap());
         let mut body = messages(of(1 << 20), share, &waits, true, MESSAGE_BYTES_AT_MOST);

@@ -10,8 +10,8 @@ use super::{MESSAGE_BYTES_AT_MOST, PROBE_BYTES_AT_MOST, bodies, methods, status}
 use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::event::Action;
-use crate::limits::bytes::{Budget, Share};
-use crate::tls::{Connection, Waits};
+use crate::limits::bytes::{self, Share};
+use crate::tls::{Account, Connection};
 use crate::vault::{Failure, Reason, Vault};
 use http::{Request, Response};
 use hyper::body::{Bytes, Frame, SizeHint};
@@ -27,6 +27,9 @@ use tower::{Layer, Service};
 
 /// For a thousand calls of health and reflection at once.
 const PROBES_BYTES: usize = 16 << 20;
+/// Header fields that are in what a call costs by itself, and what each costs in a call that has more.
+const FIELDS_INCLUDED: usize = 32;
+const OF_A_FIELD: usize = 256;
 
 /// Makes the layer. Each call has a copy, so that all of it lies behind one count, which only its own thread touches.
 #[derive(Clone)]
@@ -38,7 +41,7 @@ struct Parts {
     clock: Arc<dyn Clock>,
     counters: Arc<Vec<Counters>>,
     /// For what is answered however much there is to do. Nobody needs a permission for it, so it has little.
-    probes: Arc<Budget>,
+    probes: Arc<bytes::Shared>,
     /// None where nobody looks how late it is.
     lag: Option<Arc<Lag>>,
 }
@@ -48,7 +51,7 @@ struct Admitted {
     /// Of its method in the table.
     place: usize,
     caller: Arc<Caller>,
-    waits: Arc<Waits>,
+    connection: Arc<Connection>,
     /// The memory that it holds, until its answer has been taken.
     share: Arc<Share>,
 }
@@ -77,7 +80,8 @@ impl Guard {
     pub fn new(vault: Arc<Vault>, clock: Arc<dyn Clock>) -> Self {
         let counters = methods::METHODS.iter().map(|method| Counters::of(method));
         let counters = Arc::new(counters.collect());
-        Self(Arc::new(Parts { vault, clock, counters, probes: Budget::new(PROBES_BYTES), lag: None }))
+        let probes = Arc::new(bytes::Shared::new(PROBES_BYTES, PROBES_BYTES / 4));
+        Self(Arc::new(Parts { vault, clock, counters, probes, lag: None }))
     }
 
     /// The same for a thread that is as late as `lag` says.
@@ -91,6 +95,12 @@ impl Guard {
         &self.0.vault
     }
 
+    fn account(&self, caller: &Caller) -> Account {
+        let calls = self.0.vault.budget().of(caller.id.as_str());
+        let probes = self.0.probes.of(caller.id.as_str());
+        Account { unsent: calls.nothing(), calls, probes }
+    }
+
     fn refuse(&self, request: &Request<Body>) -> Result<Admitted, tonic::Status> {
         let connection = request.extensions().get::<Arc<Connection>>().ok_or_else(status::internal)?;
         let Some((place, method)) = methods::find(request.uri().path()) else {
@@ -99,10 +109,18 @@ impl Guard {
         };
         check_certificate(&self.0.vault, &*self.0.clock, &connection.caller, method.action)?;
         let caller = Arc::clone(&connection.caller);
-        let budget = if method.resource == methods::Resource::None { &self.0.probes } else { self.0.vault.budget() };
-        let share = budget.call().map_err(|_| self.shed(place, &caller))?;
-        let waits = Arc::clone(&connection.waits);
-        Ok(Admitted { place, caller, waits, share: Arc::new(share) })
+        let account = connection.account.get_or_init(|| self.account(&caller));
+        let budget = if method.resource == methods::Resource::None { &account.probes } else { &account.calls };
+        let fields = request.headers().len();
+        let share = budget.call().and_then(|share| {
+            // Few calls have as many as are included.
+            if fields > FIELDS_INCLUDED {
+                share.grow(fields * OF_A_FIELD)?;
+            }
+            Ok(share)
+        });
+        let share = Arc::new(share.map_err(|_| self.shed(place, &caller))?);
+        Ok(Admitted { place, caller, connection: Arc::clone(connection), share })
     }
 
     /// Waits until the call may begin. Why it is not: its caller does not wait any longer, or it has waited for so long that others
@@ -264,7 +282,7 @@ where
         let share = Arc::clone(&call.share);
         let is_one = methods::METHODS[call.place].one_message;
         let longest = if call.is_probe() { PROBE_BYTES_AT_MOST } else { MESSAGE_BYTES_AT_MOST };
-        let request = request.map(|body| bodies::messages(body, share, &call.waits, is_one, longest));
+        let request = request.map(|body| bodies::messages(body, share, &call.connection.waits, is_one, longest));
         let answer = self.inner.call(request);
         Box::pin(async move {
             if let Err(status) = guard.turn(&call, deadline).await {
@@ -292,7 +310,7 @@ where
                 guard.0.counters[call.place].count(code);
             }
             let is_last = !methods::METHODS[call.place].streams;
-            Ok(response.map(|body| bodies::reply(body, call.share, &call.waits, is_last)))
+            Ok(response.map(|body| bodies::reply(body, call.share, &call.connection, is_last)))
         })
     }
 }

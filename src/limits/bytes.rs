@@ -5,19 +5,30 @@
 //! for its being there at all, for its message, for the records that it reads and for an answer that its caller has not taken
 //! yet. What does not fit is refused at once, and the others go on.
 
-use std::sync::Arc;
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 /// What a call costs by itself: its tasks, its headers, its place in queues. Small messages and records are in it.
 pub const OF_A_CALL: usize = 16 << 10;
 /// Up to here messages and records are in [`OF_A_CALL`]: most calls then touch the budget twice, and not more often.
 pub const INCLUDED: usize = 4 << 10;
 
-/// Bytes for all calls together.
+/// Bytes for all calls together, or for those of one caller: then they count in the other one, too.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
     held: AtomicUsize,
+    of: Option<Arc<Budget>>,
+}
+
+/// A budget of which no caller has more than a part.
+#[derive(Debug)]
+pub struct Shared {
+    all: Arc<Budget>,
+    of_each: usize,
+    callers: Mutex<HashMap<String, Weak<Budget>>>,
 }
 
 /// What one call holds. It is given back when it is dropped.
@@ -35,7 +46,7 @@ pub struct Exhausted;
 impl Budget {
     /// So many bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, held: AtomicUsize::new(0) })
+        Arc::new(Self { limit, held: AtomicUsize::new(0), of: None })
     }
 
     /// How many are held.
@@ -57,6 +68,60 @@ impl Budget {
     pub fn nothing(self: &Arc<Self>) -> Share {
         Share { budget: Arc::clone(self), held: AtomicUsize::new(0) }
     }
+
+    fn take(&self, bytes: usize) -> Result<(), Exhausted> {
+        // Only sums count: no other memory is ordered by them.
+        let before = self.held.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before.saturating_add(bytes) <= self.limit;
+        let taken = if fits { self.of.as_ref().map_or(Ok(()), |of| of.take(bytes)) } else { Err(Exhausted) };
+        if taken.is_err() {
+            self.held.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Counts what is there already, whether or not there is room for it.
+    fn add(&self, bytes: usize) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(of) = &self.of {
+            of.add(bytes);
+        }
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(of) = &self.of {
+            of.give_back(bytes);
+        }
+    }
+}
+
+impl Shared {
+    /// `limit` for all, of which each caller has `of_each` at the most.
+    pub fn new(limit: usize, of_each: usize) -> Self {
+        Self { all: Budget::new(limit), of_each, callers: Mutex::default() }
+    }
+
+    /// That for all together.
+    pub fn all(&self) -> &Arc<Budget> {
+        &self.all
+    }
+
+    /// That of the caller with this name, the same one for as long as anybody has it.
+    pub fn of(&self, caller: &str) -> Arc<Budget> {
+        let mut callers = self.callers.lock();
+        if let Some(budget) = callers.get(caller).and_then(Weak::upgrade) {
+            return budget;
+        }
+        // Those who have gone are forgotten when the map would grow for another.
+        if callers.len() == callers.capacity() {
+            callers.retain(|_, budget| budget.strong_count() > 0);
+        }
+        let held = AtomicUsize::new(0);
+        let budget = Arc::new(Budget { limit: self.of_each, held, of: Some(Arc::clone(&self.all)) });
+        callers.insert(caller.to_owned(), Arc::downgrade(&budget));
+        budget
+    }
 }
 
 impl Share {
@@ -71,12 +136,7 @@ impl Share {
     /// # Errors
     /// If there is no room for them; then it holds what it held.
     pub fn grow(&self, bytes: usize) -> Result<(), Exhausted> {
-        // Only sums count: no other memory is ordered by them.
-        let before = self.budget.held.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.budget.limit {
-            self.budget.held.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(Exhausted);
-        }
+        self.budget.take(bytes)?;
         self.held.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -85,14 +145,20 @@ impl Share {
     /// next ones who ask are refused.
     pub fn hold(&self, bytes: usize) {
         let before = self.held.swap(bytes, Ordering::Relaxed);
-        self.budget.held.fetch_add(bytes, Ordering::Relaxed);
-        self.budget.held.fetch_sub(before, Ordering::Relaxed);
+        self.budget.add(bytes);
+        self.budget.give_back(before);
+    }
+
+    /// Holds so many more, as [`Self::hold`] does.
+    pub fn add(&self, bytes: usize) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.add(bytes);
     }
 
     /// Gives back `bytes` of those that it grew by.
     pub fn shrink(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
-        self.budget.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.give_back(bytes);
     }
 
     /// How many it holds.
@@ -103,7 +169,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.held.fetch_sub(*self.held.get_mut(), Ordering::Relaxed);
+        self.budget.give_back(*self.held.get_mut());
     }
 }
 
@@ -128,6 +194,26 @@ mod tests {
         assert!(budget.call().is_err());
         drop(first);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn one_caller_has_a_part_and_the_others_the_rest_d_07() {
+        let shared = Shared::new(4 * OF_A_CALL, 2 * OF_A_CALL);
+        let one = shared.of("one");
+        let shares = [one.call().unwrap(), shared.of("one").call().unwrap()];
+        assert!(shared.of("one").call().is_err(), "all connections of a caller count together");
+        let other = shared.of("other").call().unwrap();
+        assert_eq!((one.held(), shared.all().held()), (2 * OF_A_CALL, 3 * OF_A_CALL));
+        // What is there already is counted for its caller and for all.
+        other.add(5 * OF_A_CALL);
+        assert!(shared.of("third").call().is_err());
+        other.shrink(5 * OF_A_CALL);
+        drop((shares, other, one));
+        assert_eq!(shared.all().held(), 0);
+        for number in 0..10_000 {
+            shared.of(&number.to_string()).call().unwrap();
+        }
+        assert!(shared.callers.lock().len() < 100, "who has gone is forgotten");
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -284,6 +284,7 @@ impl Shared {
             exporter: welcome.exporter,
             key_exchange: welcome.key_exchange,
             waits: Arc::default(),
+            account: OnceLock::new(),
         });
         let Some(registration) = self.connections.register(connection.clone(), permit, self.connections_per_caller)
         else {

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,6 +15,7 @@ use super::connections::Registration;
 use super::frames::Meter;
 use super::waits::{Wait, Waits};
 use crate::caller::Caller;
+use crate::limits::bytes::{Budget, Share};
 
 /// What is known of a connection for as long as it lives. Handlers find it in a request's extensions as
 /// `Arc<Connection>`. It has no `Debug`: the exporter is for comparing, not for printing.
@@ -27,6 +28,18 @@ pub struct Connection {
     pub key_exchange: &'static str,
     /// What its calls wait for.
     pub waits: Arc<Waits>,
+    /// What its caller's calls may hold, once there was one.
+    pub account: OnceLock<Account>,
+}
+
+/// What the calls of one caller may hold.
+pub struct Account {
+    /// For those that policy decides on.
+    pub calls: Arc<Budget>,
+    /// For health and reflection.
+    pub probes: Arc<Budget>,
+    /// What was handed to HTTP/2 and has not left by this connection: a peer that does not read may have much of it here.
+    pub unsent: Share,
 }
 
 /// The length of HTTP/2's connection preface (RFC 9113 section 3.4), which a client sends before anything else.
@@ -86,6 +99,12 @@ impl TlsIo {
         match outcome {
             Poll::Ready(Ok(bytes)) => {
                 self.meter.sent(*bytes);
+                if let Some(account) = self.connection.account.get() {
+                    let unsent = account.unsent.held();
+                    if unsent > 0 {
+                        account.unsent.shrink(unsent.min(*bytes));
+                    }
+                }
                 if self.is_blocked {
                     self.blocked.taken(*bytes, Instant::now());
                 }

@@ -15,7 +15,7 @@ use crate::event::{self, Action, Event, ItemOutcome, Outcome, Reveal};
 use crate::keys::Keyring;
 use crate::ledger::fixture::{Dump, Gate, HANG, Open, Site, waiting};
 use crate::ledger::{Receipt, stored_sum};
-use crate::limits::bytes::Budget;
+use crate::limits::bytes;
 use crate::policy::{Policy, PolicySource, Rulebook, sample};
 use crate::scope::{MaskSettings, Path, Scopes, Settings};
 use crate::secret::{Secret, SecretBytes};
@@ -116,7 +116,7 @@ impl Fixture {
             ledger: open.ledger.clone(),
             identity: "spiffe://dev.cloakroom.internal/vault".into(),
             node: "test".into(),
-            budget: Budget::new(usize::MAX / 2),
+            budget: bytes::Shared::new(usize::MAX / 2, usize::MAX / 2),
         }));
         Self { site, vault, policy, reads, panic_at, asked, unrest, open }
     }
@@ -148,7 +148,7 @@ impl Fixture {
     }
 
     pub fn client(&self, name: &str) -> Client {
-        let share = Arc::new(self.vault.budget().nothing());
+        let share = Arc::new(self.vault.budget().all().nothing());
         let call = Call { caller: Arc::new(caller(name)), deadline: None, trace_id: String::new(), share };
         let (vault, purpose, request_id) = (Arc::clone(&self.vault), "test".to_owned(), String::new());
         Client { vault, call, purpose, reveal: Reveal::Full, request_id, all_or_nothing: false }

@@ -12,7 +12,8 @@
 use super::super::{Found, OpenError, Order, ReadError, Row, Rows, Table, Tier};
 use super::log::TornEnd;
 use super::{
-    CURRENT, Creation, RocksConfig, RocksStore, has_all_families, has_files_only, has_list, is_empty, log, open_error, options,
+    CURRENT, Creation, RocksConfig, RocksStore, has_all_families, has_files_only, has_list, is_empty, log, open_error,
+    options,
 };
 use rocksdb::{Cache, DB, DBRecoveryMode};
 use std::collections::BTreeSet;
