@@ -13,8 +13,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 
 /// As much of an answer as the transport takes at a time. What it has taken is its own until the caller reads it, so of a caller
 /// who does not, the rest stays here.
@@ -100,6 +100,8 @@ impl hyper::body::Body for Messages {
                     Err(refused) => self.end(Some(Err(refused))),
                 },
                 Some(Ok(Err(trailers))) => self.end(Some(Ok(trailers))),
+                // The connection broke off: nobody hears of it, and nothing here has failed.
+                Some(Err(failure)) if failure.code() == Code::Unknown => self.end(Some(Err(Status::cancelled("")))),
                 Some(Err(failure)) => self.end(Some(Err(failure))),
                 None => self.end(None),
             }
@@ -265,6 +267,25 @@ mod tests {
         polled.is_ready()
     }
 
+    /// A body that its peer does not end.
+    struct Broken;
+
+    impl hyper::body::Body for Broken {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+            Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into())))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_off_is_no_failure_of_ours() {
+        let share = Arc::new(Budget::new(1 << 20).call().unwrap());
+        let mut body = messages(Body::new(Broken), share, &Arc::default(), true, MESSAGE_BYTES_AT_MOST);
+        assert_eq!(next(&mut body).await.unwrap().err().unwrap().code(), Code::Cancelled);
+    }
+
     #[tokio::test]
     async fn what_is_on_its_way_is_held_and_given_back_d_07() {
         let shared = Shared::new(1 << 20, 1 << 20);
@@ -299,7 +320,7 @@ mod tests {
         }
         let share = Arc::new(budget.call().unwrap());
         let mut body = messages(of(1 << 20), share, &waits, true, MESSAGE_BYTES_AT_MOST);
-        assert_eq!(next(&mut body).await.unwrap().err().unwrap().code(), tonic::Code::ResourceExhausted);
+        assert_eq!(next(&mut body).await.unwrap().err().unwrap().code(), Code::ResourceExhausted);
         drop(body);
         assert_eq!(budget.held(), 0);
     }

@@ -138,6 +138,10 @@ impl Arena {
     async fn close(self) {
         let Self { home, server, promises, .. } = self;
         assert_eq!(server.get("/readyz").1, "ready\n");
+        let metrics = server.get("/metrics").1;
+        let failed = |line: &&str| line.starts_with("cloakroom_calls_total") && line.contains("\"Internal\"");
+        let failed = metrics.lines().filter(failed).find(|line| !line.ends_with(" 0"));
+        assert_eq!(failed, None, "nothing that a peer does is a failure of the vault");
         let log = server.log();
         assert!(!log.contains("panic") && !log.contains("ERROR"), "{log}");
         Arc::into_inner(server).expect("the attackers are gone").stop();
