@@ -427,7 +427,7 @@ const CASES: &[Case] = &[
         "cloakroom.toml: ",
         &["No such file", "cloakroom init"],
     ),
-    ("a folder", |home| folder(&home.file("cloakroom.toml")), MISTAKE, "cloakroom.toml: ", &["Is a directory"]),
+    ("a folder", |home| folder(&home.file("cloakroom.toml")), MISTAKE, "cloakroom.toml: ", &["no regular file"]),
 ];
 
 /// The home as it was, in place of what a case has left.
