@@ -37,7 +37,7 @@ pub use connections::Connections;
 pub use io::{Account, Connection, TlsIo};
 pub use material::{Doubt, ServerIdentity, SetupError, check_bundle};
 pub use outgoing::build_outgoing_config;
-pub use waits::{Wait, Waits};
+pub use waits::{Turns, Wait, Waits};
 
 #[cfg(test)]
 mod tests;

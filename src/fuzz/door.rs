@@ -18,7 +18,7 @@ use prost::bytes::Bytes;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -108,13 +108,7 @@ impl Door {
         for (name, value) in head {
             request = request.header(name, value);
         }
-        let connection = Arc::new(Connection {
-            caller,
-            exporter: [7; 32],
-            key_exchange: "X25519MLKEM768",
-            waits: Arc::default(),
-            account: OnceLock::new(),
-        });
+        let connection = Arc::new(Connection::new(caller, [7; 32], "X25519MLKEM768", Arc::default()));
         let request = request.extension(connection).body(Body::new(Full::new(Bytes::from(body)))).unwrap();
         let service = if path.starts_with(AUDIT) { self.audit.clone() } else { self.tokens.clone() };
         self.runtime.block_on(async move {

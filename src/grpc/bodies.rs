@@ -12,7 +12,6 @@ use prost::bytes::Bytes;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
@@ -55,7 +54,7 @@ pub(super) fn messages(body: Body, share: Arc<Share>, waits: &Arc<Waits>, is_one
     if body.is_end_stream() {
         return body;
     }
-    let wait = if is_one { waits.for_peer(Instant::now()) } else { waits.for_nobody() };
+    let wait = if is_one { waits.for_peer() } else { waits.for_nobody() };
     let gather = Gather::new(longest);
     Body::new(Messages { body, share, seen: 0, gather, last: None, wait, is_one, is_awaited: is_one })
 }
@@ -65,7 +64,7 @@ pub(super) fn reply(body: Body, share: Arc<Share>, connection: &Arc<Connection>,
     if body.is_end_stream() {
         return body;
     }
-    let (wait, connection) = (connection.waits.for_peer(Instant::now()), Arc::clone(connection));
+    let (wait, connection) = (connection.waits.for_peer(), Arc::clone(connection));
     Body::new(Reply { body, share, is_last, rest: Bytes::new(), wait, connection })
 }
 
@@ -127,7 +126,7 @@ impl Messages {
 
     fn awaits(&mut self, is_awaited: bool) {
         match (self.is_awaited, is_awaited) {
-            (false, true) => self.wait.for_peer(Instant::now()),
+            (false, true) => self.wait.for_peer(),
             (true, false) => self.wait.for_us(),
             _ => {}
         }
@@ -150,8 +149,8 @@ impl hyper::body::Body for Reply {
         let goes_on = !self.rest.is_empty();
         let polled = self.poll_piece(context);
         match &polled {
-            Poll::Ready(Some(Ok(_))) if goes_on => self.wait.taken(PIECE, Instant::now()),
-            Poll::Ready(Some(Ok(_))) => self.wait.for_peer(Instant::now()),
+            Poll::Ready(Some(Ok(_))) if goes_on => self.wait.taken(PIECE),
+            Poll::Ready(Some(Ok(_))) => self.wait.for_peer(),
             Poll::Ready(_) | Poll::Pending => self.wait.for_us(),
         }
         polled
@@ -197,10 +196,11 @@ mod tests {
     use super::super::MESSAGE_BYTES_AT_MOST;
     use super::*;
     use crate::limits::bytes::{Budget, Shared};
-    use crate::tls::Account;
+    use crate::tls::{Account, Turns};
     use crate::vault::fixture::caller;
     use std::convert::Infallible;
     use std::sync::OnceLock;
+    use std::time::Duration;
 
     /// A body in one piece.
     struct Whole(Option<Bytes>);
@@ -246,12 +246,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_waits_for_the_rest_of_a_message_and_not_for_the_next_one_d_04() {
-        let (budget, waits) = (Budget::new(1 << 20), Arc::default());
+        let (budget, turns) = (Budget::new(1 << 20), Arc::new(Turns::default()));
+        let waits = Waits::on(Arc::clone(&turns));
         let (send, pieces) = tokio::sync::mpsc::unbounded_channel();
         let share = Arc::new(budget.call().unwrap());
         let mut body = messages(Body::new(Slow(pieces)), share, &waits, false, 100);
-        let later = Instant::now() + std::time::Duration::from_hours(1);
-        let is_awaited = || !waits.longest(later).is_zero();
+        let is_awaited = || {
+            turns.pass(Duration::from_millis(1));
+            !waits.longest().is_zero()
+        };
         for (piece, awaited) in
             [(&[0, 0][..], true), (&[0, 0, 3, 7], true), (&[7, 7], false), (&[0, 0, 0, 0, 1, 7], false)]
         {

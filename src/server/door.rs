@@ -83,8 +83,7 @@ pub(super) async fn close_stalled(connections: tls::Connections, limit: Duration
         tokio::select! {
             () = &mut stop => return,
             () = tokio::time::sleep(STALL_PERIOD) => {
-                let now = tokio::time::Instant::now();
-                let closed = connections.close_where(|connection| connection.waits.longest(now) >= limit);
+                let closed = connections.close_where(|connection| connection.waits.longest() >= limit);
                 metrics::counter!("cloakroom_connections_closed_total", "reason" => "stalled").increment(closed as u64);
             }
         }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -29,6 +29,7 @@ use super::farewell;
 use super::handshake::{self, Failed};
 use super::io::{Connection, TlsIo};
 use super::material::SetupError;
+use super::waits::{Turns, Waits};
 use crate::caller::Caller;
 
 /// Connections that the kernel may hold for us while the accept loop is busy.
@@ -58,6 +59,7 @@ pub struct Acceptor {
 pub struct Worker {
     runtime: tokio::runtime::Handle,
     incoming: mpsc::Sender<TlsIo>,
+    turns: Arc<Turns>,
 }
 
 /// A handshake that failed, or a connection that was refused before or after it.
@@ -124,7 +126,9 @@ impl Worker {
     /// A worker that serves on `runtime` what arrives on the other end of `incoming`. The queue's length is how many
     /// finished connections may wait for it.
     pub fn new(runtime: tokio::runtime::Handle, incoming: mpsc::Sender<TlsIo>) -> Self {
-        Self { runtime, incoming }
+        let turns = Arc::new(Turns::default());
+        runtime.spawn(Arc::clone(&turns).count());
+        Self { runtime, incoming, turns }
     }
 
     /// A worker on the runtime that this is called from.
@@ -233,14 +237,13 @@ impl Shared {
         let Ok(tcp) = tcp.into_std() else {
             return refuse("io_error");
         };
-        let (incoming, failures, expires) =
-            (worker.incoming.clone(), failures.clone(), Instant::now() + self.handshake_timeout);
-        worker.runtime.spawn(async move {
+        let (worker, failures, expires) = (worker.clone(), failures.clone(), Instant::now() + self.handshake_timeout);
+        worker.runtime.clone().spawn(async move {
             let outcome = tokio::select! {
                 biased;
                 // Only ever an error: the accept loop has ended, and with it the interest in new connections.
                 _ = stopped.changed() => return,
-                outcome = place.shared.welcome(tcp, peer, incoming, expires) => outcome,
+                outcome = place.shared.welcome(tcp, peer, worker, expires) => outcome,
                 Ok(reason) = evicted => Err(HandshakeFailure { reason, peer, certificate_sha256: None }),
             };
             drop(place);
@@ -255,7 +258,7 @@ impl Shared {
         &self,
         tcp: std::net::TcpStream,
         peer: SocketAddr,
-        incoming: mpsc::Sender<TlsIo>,
+        worker: Worker,
         expires: Instant,
     ) -> Result<(), HandshakeFailure> {
         let failure = |failed: Failed| HandshakeFailure {
@@ -279,20 +282,15 @@ impl Shared {
             farewell::say(welcome.stream, expires).await;
             return Err(late("connection_limit"));
         };
-        let connection = Arc::new(Connection {
-            caller: Arc::new(Caller::new(&welcome.leaf, peer)),
-            exporter: welcome.exporter,
-            key_exchange: welcome.key_exchange,
-            waits: Arc::default(),
-            account: OnceLock::new(),
-        });
+        let (caller, waits) = (Arc::new(Caller::new(&welcome.leaf, peer)), Waits::on(Arc::clone(&worker.turns)));
+        let connection = Arc::new(Connection::new(caller, welcome.exporter, welcome.key_exchange, waits));
         let Some(registration) = self.connections.register(connection.clone(), permit, self.connections_per_caller)
         else {
             farewell::say(welcome.stream, expires).await;
             return Err(late("connection_limit_of_caller"));
         };
         let io = TlsIo::new(welcome.stream, connection, registration, expires);
-        match tokio::time::timeout_at(expires, incoming.send(io)).await {
+        match tokio::time::timeout_at(expires, worker.incoming.send(io)).await {
             // A worker that takes no more is shutting down; its acceptor is about to.
             Ok(Ok(()) | Err(_)) => Ok(()),
             Err(_) => Err(late("workers_busy")),

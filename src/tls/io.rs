@@ -42,6 +42,13 @@ pub struct Account {
     pub unsent: Share,
 }
 
+impl Connection {
+    /// One that has made no call yet.
+    pub fn new(caller: Arc<Caller>, exporter: [u8; 32], key_exchange: &'static str, waits: Arc<Waits>) -> Self {
+        Self { caller, exporter, key_exchange, waits, account: OnceLock::new() }
+    }
+}
+
 /// The length of HTTP/2's connection preface (RFC 9113 section 3.4), which a client sends before anything else.
 const PREFACE_BYTES: usize = 24;
 
@@ -74,8 +81,9 @@ impl TlsIo {
     ) -> Self {
         let expiry = Box::pin(tokio::time::sleep_until(expires));
         let preface = Some(Preface { missing: PREFACE_BYTES, expiry });
-        let (now, blocked) = (Instant::now(), connection.waits.for_nobody());
-        Self { stream, connection, registration, preface, meter: Meter::new(now), is_blocked: false, blocked }
+        let blocked = connection.waits.for_nobody();
+        let meter = Meter::new(Instant::now());
+        Self { stream, connection, registration, preface, meter, is_blocked: false, blocked }
     }
 
     /// Who is at the other end.
@@ -106,7 +114,7 @@ impl TlsIo {
                     }
                 }
                 if self.is_blocked {
-                    self.blocked.taken(*bytes, Instant::now());
+                    self.blocked.taken(*bytes);
                 }
             }
             Poll::Ready(Err(_)) => {}
@@ -117,7 +125,7 @@ impl TlsIo {
     fn block(&mut self) {
         if !self.is_blocked {
             self.is_blocked = true;
-            self.blocked.for_peer(Instant::now());
+            self.blocked.for_peer();
         }
     }
 

@@ -99,7 +99,7 @@ impl Arena {
             let ((outcome, took), run) = tokio::join!(attack, self.ready.run(plan, || {}));
             (outcome, took, run)
         };
-        assert!(run.failures.is_empty(), "{what}: good callers are refused: {:?}", run.failures);
+        assert!(run.failures.is_empty(), "{what}: good callers are refused: {:?}; {}", run.failures, self.closed_for());
         self.promises.add(run.promises);
         over.store(true, Ordering::SeqCst);
         let during = probing.await.unwrap();
@@ -132,6 +132,13 @@ impl Arena {
 
     fn closed(&self, reason: &str) -> u64 {
         self.metric(&format!("cloakroom_connections_closed_total{{reason=\"{reason}\"}}"))
+    }
+
+    /// Why connections were closed, as the vault counts it.
+    fn closed_for(&self) -> String {
+        let metrics = self.server.get("/metrics").1;
+        let closed = metrics.lines().filter(|line| line.starts_with("cloakroom_connections_closed_total"));
+        closed.collect::<Vec<_>>().join("; ")
     }
 
     /// Everything holds that holds of a vault whatever was done to it.
