@@ -69,8 +69,8 @@ pub const KEYS: [Key; 59] = [
         Value("\"256MiB\""),
         "bytes",
         "\"1GiB\"",
-        "Messages, records and answers that calls hold together at most; each counts for 16 KiB at the least. What does not fit is \
-         refused with RESOURCE_EXHAUSTED.",
+        "Messages, records and answers that calls hold together at most, of which one identity has half at most; each call counts for \
+         16 KiB at the least. What does not fit is refused with RESOURCE_EXHAUSTED.",
     ),
     key(
         "server.handshake_timeout",
