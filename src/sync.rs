@@ -6,4 +6,5 @@
 pub use parking_lot::{Condvar, Mutex};
 pub use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 pub use std::sync::mpsc::{SyncSender, sync_channel};
+pub use std::thread::yield_now;
 pub use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, OwnedSemaphorePermit, watch};

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 pub use shuttle::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 pub use shuttle::sync::mpsc::{SyncSender, sync_channel};
+pub use shuttle::thread::yield_now;
 
 /// Counts towards a limit in the vault; here nothing is limited.
 pub struct OwnedSemaphorePermit;
