@@ -54,6 +54,7 @@ fn call_of<T>(request: &Request<T>) -> Result<Call, Status> {
 fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    // A sign before the digits is none of the specification's, but the transport around this takes it, and would say CANCELLED.
     if digits.len() > 8 {
         return None;
     }

@@ -5,8 +5,11 @@
 //! there was a piece to give, it is the peer who is waited for. A call's one message is the peer's turn until it has come whole.
 
 use super::gather::Gather;
-use crate::limits::bytes::{INCLUDED, OF_A_CALL, Share};
-use crate::tls::{Connection, Wait, Waits};
+use super::status;
+use crate::limits::bytes::{Exhausted, INCLUDED, OF_A_CALL, Share};
+use crate::tls::{Wait, Waits};
+use crate::vault::Failure;
+use http::HeaderMap;
 use hyper::body::{Body as _, Frame};
 use prost::bytes::Bytes;
 use std::pin::Pin;
@@ -38,11 +41,27 @@ struct Messages {
 struct Reply {
     body: Body,
     share: Arc<Share>,
-    /// Whether it is the only one: then it is all that is left of its call.
-    is_last: bool,
+    answer: Answer,
     rest: Bytes,
     wait: Wait,
-    connection: Arc<Connection>,
+}
+
+/// What a call is answered with.
+#[derive(Clone, Copy)]
+pub(super) enum Answer {
+    /// One message, which then is all that is left of its call.
+    One,
+    /// Any number of them.
+    Many,
+    /// Any number of them, for which nobody needs a permission: where there is no room for another they end.
+    Probes,
+}
+
+/// A message until HTTP/2 has sent it, or has dropped it with its stream. It has no bound of its own for what a peer has windows
+/// for and does not read.
+struct Unsent {
+    message: Bytes,
+    _share: Arc<Share>,
 }
 
 /// What a body has next.
@@ -59,13 +78,13 @@ pub(super) fn messages(body: Body, share: Arc<Share>, waits: &Arc<Waits>, is_one
     Body::new(Messages { body, share, seen: 0, gather, last: None, wait, is_one, is_awaited: is_one })
 }
 
-/// `body`, held by `share`, which the peer of `connection` is to take: of a single answer `is_last`.
-pub(super) fn reply(body: Body, share: Arc<Share>, connection: &Arc<Connection>, is_last: bool) -> Body {
+/// `body`, held by `share`, which the peer of `waits` is to take.
+pub(super) fn reply(body: Body, share: Arc<Share>, waits: &Arc<Waits>, answer: Answer) -> Body {
     if body.is_end_stream() {
         return body;
     }
-    let (wait, connection) = (connection.waits.for_peer(), Arc::clone(connection));
-    Body::new(Reply { body, share, is_last, rest: Bytes::new(), wait, connection })
+    let wait = waits.for_peer();
+    Body::new(Reply { body, share, answer, rest: Bytes::new(), wait })
 }
 
 impl hyper::body::Body for Messages {
@@ -167,27 +186,52 @@ impl Reply {
             return Poll::Ready(Some(Ok(self.piece())));
         }
         Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-            Some(Ok(frame)) => Some(Ok(match frame.into_data() {
-                Ok(data) => {
-                    if self.is_last && self.share.held() != OF_A_CALL.max(data.len()) {
-                        self.share.hold(OF_A_CALL.max(data.len()));
-                    }
-                    self.rest = data;
-                    self.piece()
+            Some(Ok(frame)) => Some(frame.into_data().map_or_else(Ok, |data| match self.hold(data) {
+                Ok(held) => {
+                    self.rest = held;
+                    Ok(self.piece())
                 }
-                Err(trailers) => trailers,
+                Err(Exhausted) => self.refuse(),
             })),
             other => other,
         })
     }
 
+    fn refuse(&mut self) -> Result<Frame<Bytes>, Status> {
+        self.body = Body::empty();
+        let mut trailers = HeaderMap::new();
+        status::of(Failure::Overloaded).add_header(&mut trailers)?;
+        Ok(Frame::trailers(trailers))
+    }
+
+    fn hold(&self, message: Bytes) -> Result<Bytes, Exhausted> {
+        let bytes = message.len();
+        let share = if let Answer::One = self.answer {
+            let held = OF_A_CALL.max(bytes);
+            if self.share.held() != held {
+                self.share.hold(held);
+            }
+            Arc::clone(&self.share)
+        } else {
+            let share = self.share.beside();
+            match self.answer {
+                Answer::Probes => share.grow(bytes)?,
+                // What it tells is done, and has to be told.
+                _ => share.add(bytes),
+            }
+            Arc::new(share)
+        };
+        Ok(Bytes::from_owner(Unsent { message, _share: share }))
+    }
+
     fn piece(&mut self) -> Frame<Bytes> {
-        let piece = self.rest.split_to(self.rest.len().min(PIECE));
-        // Until it has left: HTTP/2 has no bound for what a peer has windows for and does not read.
-        if let Some(account) = self.connection.account.get() {
-            account.unsent.add(piece.len());
-        }
-        Frame::data(piece)
+        Frame::data(self.rest.split_to(self.rest.len().min(PIECE)))
+    }
+}
+
+impl AsRef<[u8]> for Unsent {
+    fn as_ref(&self) -> &[u8] {
+        &self.message
     }
 }
 
@@ -195,11 +239,9 @@ impl Reply {
 mod tests {
     use super::super::MESSAGE_BYTES_AT_MOST;
     use super::*;
-    use crate::limits::bytes::{Budget, Shared};
-    use crate::tls::{Account, Turns};
-    use crate::vault::fixture::caller;
+    use crate::limits::bytes::Budget;
+    use crate::tls::Turns;
     use std::convert::Infallible;
-    use std::sync::OnceLock;
     use std::time::Duration;
 
     /// A body in one piece.
@@ -212,13 +254,6 @@ mod tests {
         fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
         }
-    }
-
-    fn connection(shared: &Shared) -> Arc<Connection> {
-        let (calls, probes) = (shared.of("payments"), shared.of("payments"));
-        let account = OnceLock::from(Account { unsent: calls.nothing(), calls, probes });
-        let caller = Arc::new(caller("payments"));
-        Arc::new(Connection { caller, exporter: [0; 32], key_exchange: "X25519", waits: Arc::default(), account })
     }
 
     async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
@@ -291,9 +326,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_on_its_way_is_held_and_given_back_d_07() {
-        let shared = Shared::new(1 << 20, 1 << 20);
-        let (budget, connection) = (Arc::clone(shared.all()), connection(&shared));
-        let waits = Arc::clone(&connection.waits);
+        let (budget, waits) = (Budget::new(1 << 20), Arc::default());
         for bytes in [0, 1, INCLUDED, INCLUDED + 1, 3 * PIECE, 900 << 10] {
             let share = Arc::new(budget.call().unwrap());
             let mut body = messages(of(bytes), Arc::clone(&share), &waits, true, MESSAGE_BYTES_AT_MOST);
@@ -304,27 +337,47 @@ mod tests {
             let held = if bytes <= INCLUDED { OF_A_CALL } else { OF_A_CALL + bytes };
             assert_eq!((read, budget.held()), (bytes, held));
             drop(body);
-            let mut body = reply(of(bytes), share, &connection, true);
-            let (mut sent, mut longest) = (0, 0);
-            while let Some(frame) = next(&mut body).await {
-                let length = frame.unwrap().into_data().unwrap().len();
-                (sent, longest) = (sent + length, longest.max(length));
-                assert_eq!(
-                    budget.held(),
-                    OF_A_CALL.max(bytes) + sent,
-                    "until the last piece is taken, and until it has left"
-                );
+            let pieces = taken(reply(of(bytes), share, &waits, Answer::One)).await;
+            assert_eq!(pieces.iter().map(Bytes::len).sum::<usize>(), bytes);
+            assert_eq!(pieces.iter().map(Bytes::len).max().unwrap(), bytes.min(PIECE));
+            for piece in pieces {
+                assert_eq!(budget.held(), OF_A_CALL.max(bytes), "until the last piece has left");
+                drop(piece);
             }
-            assert_eq!((sent, longest), (bytes, bytes.min(PIECE)));
-            drop(body);
-            let unsent = &connection.account.get().unwrap().unsent;
-            assert_eq!((budget.held(), unsent.held()), (sent, sent), "nothing has left yet");
-            unsent.shrink(sent);
+            assert_eq!(budget.held(), 0);
         }
         let share = Arc::new(budget.call().unwrap());
         let mut body = messages(of(1 << 20), share, &waits, true, MESSAGE_BYTES_AT_MOST);
         assert_eq!(next(&mut body).await.unwrap().err().unwrap().code(), Code::ResourceExhausted);
         drop(body);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_stream_tells_counts_until_it_has_left_and_reflection_ends_where_there_is_no_room_d_04() {
+        let (budget, waits) = (Budget::new(OF_A_CALL + 10), Arc::default());
+        for (answer, bytes) in [(Answer::Many, 10), (Answer::Many, 11), (Answer::Probes, 10)] {
+            let share = Arc::new(budget.call().unwrap());
+            let pieces = taken(reply(of(bytes), share, &waits, answer)).await;
+            assert_eq!(budget.held(), bytes, "the call is over");
+            drop(pieces);
+            assert_eq!(budget.held(), 0);
+        }
+        let share = Arc::new(budget.call().unwrap());
+        let mut body = reply(of(11), share, &waits, Answer::Probes);
+        let trailers = next(&mut body).await.unwrap().unwrap().into_trailers().ok().unwrap();
+        assert_eq!(trailers["grpc-status"], (Code::ResourceExhausted as i32).to_string());
+        assert!(next(&mut body).await.is_none(), "nothing comes after the refusal");
+        drop(body);
+        assert_eq!(budget.held(), 0);
+    }
+
+    /// All of an answer, as HTTP/2 takes it before it has sent any of it.
+    async fn taken(mut body: Body) -> Vec<Bytes> {
+        let mut pieces = Vec::new();
+        while let Some(frame) = next(&mut body).await {
+            pieces.push(frame.unwrap().into_data().ok().unwrap());
+        }
+        pieces
     }
 }

@@ -4,14 +4,15 @@
 //! one more. Out: an answer no later than the caller's deadline; the status is one of ours; the call is counted. Of a stream of
 //! batches it sees the beginning only: `stream` does the same for each batch.
 
+use super::bodies::{self, Answer};
 use super::lag::Lag;
 use super::methods::Counters;
-use super::{MESSAGE_BYTES_AT_MOST, PROBE_BYTES_AT_MOST, bodies, methods, status};
+use super::{MESSAGE_BYTES_AT_MOST, PROBE_BYTES_AT_MOST, methods, status};
 use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::event::Action;
 use crate::limits::bytes::{self, Share};
-use crate::tls::{Account, Connection};
+use crate::tls::{Account, Connection, Waits};
 use crate::vault::{Failure, Reason, Vault};
 use http::{Request, Response};
 use hyper::body::{Bytes, Frame, SizeHint};
@@ -51,7 +52,7 @@ struct Admitted {
     /// Of its method in the table.
     place: usize,
     caller: Arc<Caller>,
-    connection: Arc<Connection>,
+    waits: Arc<Waits>,
     /// The memory that it holds, until its answer has been taken.
     share: Arc<Share>,
 }
@@ -98,7 +99,7 @@ impl Guard {
     fn account(&self, caller: &Caller) -> Account {
         let calls = self.0.vault.budget().of(caller.id.as_str());
         let probes = self.0.probes.of(caller.id.as_str());
-        Account { unsent: calls.nothing(), calls, probes }
+        Account { calls, probes }
     }
 
     fn refuse(&self, request: &Request<Body>) -> Result<Admitted, tonic::Status> {
@@ -120,7 +121,8 @@ impl Guard {
             Ok(share)
         });
         let share = Arc::new(share.map_err(|_| self.shed(place, &caller))?);
-        Ok(Admitted { place, caller, connection: Arc::clone(connection), share })
+        let waits = Arc::clone(&connection.waits);
+        Ok(Admitted { place, caller, waits, share })
     }
 
     /// Waits until the call may begin. Why it is not: its caller does not wait any longer, or it has waited for so long that others
@@ -282,7 +284,7 @@ where
         let share = Arc::clone(&call.share);
         let is_one = methods::METHODS[call.place].one_message;
         let longest = if call.is_probe() { PROBE_BYTES_AT_MOST } else { MESSAGE_BYTES_AT_MOST };
-        let request = request.map(|body| bodies::messages(body, share, &call.connection.waits, is_one, longest));
+        let request = request.map(|body| bodies::messages(body, share, &call.waits, is_one, longest));
         let answer = self.inner.call(request);
         Box::pin(async move {
             if let Err(status) = guard.turn(&call, deadline).await {
@@ -309,8 +311,12 @@ where
             if code != Code::Ok || !methods::METHODS[call.place].batches {
                 guard.0.counters[call.place].count(code);
             }
-            let is_last = !methods::METHODS[call.place].streams;
-            Ok(response.map(|body| bodies::reply(body, call.share, &call.connection, is_last)))
+            let answer = match methods::METHODS[call.place].streams {
+                false => Answer::One,
+                true if call.is_probe() => Answer::Probes,
+                true => Answer::Many,
+            };
+            Ok(response.map(|body| bodies::reply(body, call.share, &call.waits, answer)))
         })
     }
 }

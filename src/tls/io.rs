@@ -15,7 +15,7 @@ use super::connections::Registration;
 use super::frames::Meter;
 use super::waits::{Wait, Waits};
 use crate::caller::Caller;
-use crate::limits::bytes::{Budget, Share};
+use crate::limits::bytes::Budget;
 
 /// What is known of a connection for as long as it lives. Handlers find it in a request's extensions as
 /// `Arc<Connection>`. It has no `Debug`: the exporter is for comparing, not for printing.
@@ -38,8 +38,6 @@ pub struct Account {
     pub calls: Arc<Budget>,
     /// For health and reflection.
     pub probes: Arc<Budget>,
-    /// What was handed to HTTP/2 and has not left by this connection: a peer that does not read may have much of it here.
-    pub unsent: Share,
 }
 
 impl Connection {
@@ -107,12 +105,6 @@ impl TlsIo {
         match outcome {
             Poll::Ready(Ok(bytes)) => {
                 self.meter.sent(*bytes);
-                if let Some(account) = self.connection.account.get() {
-                    let unsent = account.unsent.held();
-                    if unsent > 0 {
-                        account.unsent.shrink(unsent.min(*bytes));
-                    }
-                }
                 if self.is_blocked {
                     self.blocked.taken(*bytes);
                 }

@@ -1,13 +1,17 @@
-//! D-02 and D-03: calls that are begun and given up, by the peer or by making the vault do it.
+//! D-02 to D-04: calls that are begun and given up, by the peer or by making the vault do it.
 
-use super::raw::{END_STREAM, ENHANCE_YOUR_CALM, Heard, Raw, WINDOW_UPDATE, block, frame, headers};
+use super::raw::{
+    END_STREAM, ENHANCE_YOUR_CALM, Heard, INITIAL_WINDOW_SIZE, Raw, WINDOW_UPDATE, block, frame, headers,
+};
 use super::{Arena, GROWTH_AT_MOST};
 use crate::frames::{DATA, RST_STREAM, framed};
 use crate::harness::{Identity, Server, item};
 use cloakroom::proto::v1;
 use prost::Message;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
 
 const TOKENIZE: &str = "/cloakroom.v1.TokenService/Tokenize";
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const CANCEL: u32 = 8;
 /// As `src/server/workers.rs` has it.
 const LOCAL_RESETS_AT_MOST: usize = 1024;
@@ -103,6 +107,54 @@ async fn resets(arena: &mut Arena, connections: u32, each: u32, most: u32) {
     let (done, toll) = arena.endures("D-02: whole calls given up while they work", attack).await;
     println!("D-02: {done} of {} taken", most / 4);
     assert!(toll.growth < GROWTH_AT_MOST);
+}
+
+// === answers that are given up on their way ===
+
+/// As little as `server.max_bytes_in_flight` can be, and as many answers as would fill it if none was ever forgotten.
+const IN_FLIGHT: &str = "32MiB";
+const GIVEN_UP: u32 = 4_000;
+/// On one connection: of more, the vault would close it.
+const OF_A_CONNECTION: u32 = 2_000;
+
+/// Asks what anybody may ask, for answers of some kilobytes, takes a byte of each, and gives it up. The connection stays.
+async fn half_answered(server: &Server, identity: &Identity) -> Raw {
+    let message_request = Some(MessageRequest::FileContainingSymbol("cloakroom.v1.TokenService".to_owned()));
+    let request = framed(&ServerReflectionRequest { message_request, ..Default::default() }.encode_to_vec());
+    let mut raw = Raw::open(server, identity, &[(INITIAL_WINDOW_SIZE, 1)]).await;
+    let block = block(REFLECTION, &[]);
+    for round in 0..OF_A_CONNECTION / ACCEPTED_AT_ONCE {
+        let first = 2 * round * ACCEPTED_AT_ONCE + 1;
+        let streams = (0..ACCEPTED_AT_ONCE).map(|number| first + 2 * number);
+        let ask = |stream| [headers(stream, 0, &block), frame(DATA, 0, stream, &request)].concat();
+        assert!(raw.send(&streams.clone().flat_map(ask).collect::<Vec<_>>()).await);
+        let bytes = usize::try_from((round + 1) * ACCEPTED_AT_ONCE).unwrap();
+        let heard = raw.until("a byte of each answer", |heard| heard.data >= bytes).await;
+        assert!(!heard.over, "{heard:?}");
+        assert!(raw.send(&streams.flat_map(reset).collect::<Vec<_>>()).await && raw.is_read().await);
+    }
+    raw
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_given_up_on_its_way_holds_nothing_d_04() {
+    let mut arena = Arena::open(|vault| _ = vault.env("CLOAKROOM_SERVER__MAX_BYTES_IN_FLIGHT", IN_FLIGHT)).await;
+    let server = arena.target();
+    let nobody = arena.home.authority().client("spiffe://dev.cloakroom.internal/nobody");
+    let attack = async {
+        let mut open = Vec::new();
+        for _ in 0..GIVEN_UP / OF_A_CONNECTION {
+            open.push(half_answered(&server, &nobody).await);
+        }
+        open
+    };
+    let (open, toll) = arena.endures("D-04: answers given up on their way", attack).await;
+    // They are still there, and nothing of what they asked for is.
+    arena.promise().await;
+    open.into_iter().for_each(Raw::go);
+    assert!(toll.growth < GROWTH_AT_MOST);
+    drop(server);
+    arena.close().await;
 }
 
 // === resets by the vault ===
