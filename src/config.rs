@@ -453,14 +453,27 @@ pub(crate) fn check_shown(file: &Path, text: &str) -> Option<String> {
 impl fmt::Display for Mistake {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Line(file, line) => write!(formatter, "{}:{line}: ", file.display())?,
-            Place::Variable(name) => write!(formatter, "environment variable {name}: ")?,
+            Place::Line(file, line) => write!(formatter, "{}:{line}: ", harmless(&file.to_string_lossy()))?,
+            Place::Variable(name) => write!(formatter, "environment variable {}: ", harmless(name))?,
         }
         if !self.key.is_empty() {
-            write!(formatter, "{}: ", self.key)?;
+            write!(formatter, "{}: ", harmless(&self.key))?;
         }
-        formatter.write_str(&self.problem)
+        formatter.write_str(&harmless(&self.problem))
     }
+}
+
+/// `text` without what would move a cursor, turn the direction of writing or be invisible: that is shown as its escape.
+/// Callers, and whoever wrote a file, choose some of the texts that people read.
+pub fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\'' | '\\' => shown.push(character),
+            other => shown.extend(other.escape_debug()),
+        }
+    }
+    shown
 }
 
 fn read(file: &Path) -> Result<String, Error> {

@@ -34,6 +34,7 @@ pub struct Options {
 /// The folder could not be made.
 pub fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<()> {
     let folder = Folder::create(&options.dir)?;
+    folder.claim("pki")?;
     write_all(&folder)
         .with_context(|| format!("init was not finished; remove {} before you run it again", options.dir.display()))?;
     describe(&options.dir, output).context("cannot write to standard output")
@@ -41,7 +42,6 @@ pub fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<()> {
 
 fn write_all(folder: &Folder) -> anyhow::Result<()> {
     let authority = pki::Authority::generate(SystemClock::shared().wall())?;
-    folder.directory("pki")?;
     folder.public("pki/ca.pem", authority.certificate().as_bytes())?;
     folder.private("pki/ca.key", &authority.private_key())?;
     let server = authority.server_certificate()?;

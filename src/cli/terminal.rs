@@ -180,19 +180,6 @@ pub(super) fn flow(cells: &[String], width: usize) -> String {
     text
 }
 
-/// `text` without what would move a cursor, turn the direction of writing or be invisible: that is shown as its escape.
-/// Callers choose some of the texts that people read.
-pub(super) fn harmless(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '"' | '\'' | '\\' => shown.push(character),
-            other => shown.extend(other.escape_debug()),
-        }
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,12 +201,6 @@ mod tests {
         assert_eq!(bar(0, 10, "MiB"), "[....................]   0 %  0 of 10 MiB");
         assert_eq!(bar(5, 10, "MiB"), "[##########..........]  50 %  5 of 10 MiB");
         assert_eq!(bar(11, 10, "MiB"), "[####################] 100 %  11 of 10 MiB");
-    }
-
-    #[test]
-    fn what_can_do_harm_is_escaped_and_nothing_else() {
-        assert_eq!(harmless("it's \"fine\", naïve"), "it's \"fine\", naïve");
-        assert_eq!(harmless("a\x1b[2Jb\n\u{202e}"), "a\\u{1b}[2Jb\\n\\u{202e}");
     }
 
     #[test]

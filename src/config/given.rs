@@ -75,8 +75,12 @@ pub(super) fn text(given: Given<'_>) -> Result<String, String> {
 
 /// A list of texts.
 pub(super) fn texts(given: Given<'_>) -> Result<Vec<String>, String> {
+    each(given)?.map(text).collect()
+}
+
+fn each<'g>(given: Given<'g>) -> Result<impl Iterator<Item = Given<'g>>, String> {
     match given {
-        Given::Toml(DeValue::Array(items)) => items.iter().map(|item| text(Given::Toml(item.get_ref()))).collect(),
+        Given::Toml(DeValue::Array(items)) => Ok(items.iter().map(|item| Given::Toml(item.get_ref()))),
         _ => Err("must be a list of texts, such as [\"a\", \"b\"]".to_owned()),
     }
 }
@@ -93,12 +97,21 @@ pub(super) fn boolean(given: Given<'_>) -> Result<bool, String> {
 
 /// A path; a relative one starts at `folder`.
 pub(super) fn path(folder: &Path) -> impl Fn(Given<'_>) -> Result<PathBuf, String> {
-    move |given| text(given).map(|text| folder.join(text))
+    move |given| name(given).map(|name| folder.join(name))
 }
 
 /// A list of paths.
 pub(super) fn paths(folder: &Path) -> impl Fn(Given<'_>) -> Result<Vec<PathBuf>, String> {
-    move |given| texts(given).map(|list| list.iter().map(|text| folder.join(text)).collect())
+    move |given| {
+        let names = each(given)?.map(name);
+        names.map(|name| name.map(|name| folder.join(name))).collect()
+    }
+}
+
+/// What a file may be called. A NUL is refused by the system, much later; other control characters nobody means.
+fn name(given: Given<'_>) -> Result<String, String> {
+    let name = text(given)?;
+    if name.contains(char::is_control) { Err("must not have control characters".to_owned()) } else { Ok(name) }
 }
 
 /// An IP address and a port.

@@ -113,6 +113,21 @@ fn every_mistake_is_named_with_line_key_and_the_nearest_known_key_i_06() {
 }
 
 #[test]
+fn what_would_play_with_the_screen_is_shown_as_its_escape_i_06() {
+    let text = WHOLE
+        .replace("[server]\n", "[server]\n\"a\\u001b[2J\\u202e\\nb\" = 1\n")
+        .replace("listen = \"127.0.0.1:7443\"", "listen = \"\\u0007\"");
+    let found = mistakes(&text, &[]);
+    assert!(found[0].contains("server.a\\u{1b}[2J\\u{202e}\\nb: unknown key"), "{found:?}");
+    assert!(found[1].contains("`\\u{7}` is not an IP address"), "{found:?}");
+    for name in ["\\u0000", "\\u001b", "\\n"] {
+        let found =
+            mistakes(&WHOLE.replace("checkpoints = \"checkpoints\"", &format!("checkpoints = \"a{name}\"")), &[]);
+        assert!(found[0].ends_with("audit.checkpoints: must not have control characters"), "{found:?}");
+    }
+}
+
+#[test]
 fn a_missing_table_is_refused_i_06() {
     let text = WHOLE.replace("[audit]\ncheckpoints = \"checkpoints\"\n", "");
     assert_eq!(
@@ -263,4 +278,10 @@ fn each_mistake_in_a_sink_is_named_with_its_line() {
     }
     let found = mistakes(&format!("{WHOLE}\n[audit.sinks]\nname = \"siem\"\n"), &[]);
     assert!(found[0].contains("write it as [[audit.sinks]]"), "{found:?}");
+}
+
+#[test]
+fn what_can_do_harm_is_escaped_and_nothing_else() {
+    assert_eq!(harmless("it's \"fine\", naïve"), "it's \"fine\", naïve");
+    assert_eq!(harmless("a\x1b[2Jb\n\u{202e}"), "a\\u{1b}[2Jb\\n\\u{202e}");
 }

@@ -193,6 +193,20 @@ const CASES: &[Case] = &[
         &["server.private_key: ", "0640", "chmod 600"],
     ),
     (
+        "a key that would clear the screen",
+        |home| edit(home, "[server]\n", "[server]\n\"a\\u001b[2J\\u202e\" = 1\n"),
+        MISTAKE,
+        "cloakroom.toml:",
+        &["server.a\\u{1b}[2J\\u{202e}: unknown key"],
+    ),
+    (
+        "a path with NUL",
+        |home| edit(home, "path = \"data\"", "path = \"da\\u0000ta\""),
+        MISTAKE,
+        "cloakroom.toml:",
+        &["storage.path: must not have control characters"],
+    ),
+    (
         "no root key",
         |home| std::fs::remove_file(home.file("root.key")).unwrap(),
         MISTAKE,

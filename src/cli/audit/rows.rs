@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use crate::cli::Format;
 use crate::cli::columns::counted;
 use crate::cli::moment::rfc3339;
-use crate::cli::terminal::{self, Colour, Terminal, harmless};
+use crate::cli::terminal::{self, Colour, Terminal};
+use crate::config::harmless;
 use crate::event::json::Json;
 use crate::proto::v1;
 

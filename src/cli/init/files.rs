@@ -37,6 +37,21 @@ impl Folder {
         Ok(Self { path: path.to_owned() })
     }
 
+    /// The first thing in it. Of two who found it empty at the same time, one makes this; the other has written nothing, and has
+    /// nothing to take away.
+    pub(in crate::cli) fn claim(&self, name: &str) -> anyhow::Result<()> {
+        let claimed = self.directory(name);
+        let is_taken = |error: &std::io::Error| error.kind() == ErrorKind::AlreadyExists;
+        if claimed.as_ref().is_err_and(|error| error.downcast_ref().is_some_and(is_taken)) {
+            let shown = self.path.display();
+            return Err(Usage(format!(
+                "another init writes to {shown} at this moment; leave that one alone, or choose another folder"
+            ))
+            .into());
+        }
+        claimed
+    }
+
     pub(in crate::cli) fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }

@@ -52,6 +52,18 @@ fn nothing_is_overwritten() {
 }
 
 #[test]
+fn of_two_at_the_same_time_one_makes_it_and_the_other_is_not_told_to_remove_it() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("vault");
+    let folders = [Folder::create(&dir).unwrap(), Folder::create(&dir).unwrap()];
+    folders[0].claim("pki").unwrap();
+    let error = folders[1].claim("pki").unwrap_err();
+    assert!(error.is::<crate::cli::Usage>());
+    assert!(error.to_string().contains("another init writes to"), "{error}");
+    assert!(error.to_string().contains("leave that one alone"), "{error}");
+}
+
+#[test]
 fn leaves_follow_the_rules_that_the_vault_checks_t_01() {
     let authority = pki::Authority::generate(SystemClock::shared().wall()).unwrap();
     let leaf = authority.client_certificate("gateway").unwrap();

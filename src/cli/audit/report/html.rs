@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use super::chart::{self, Series, Words};
 use super::names::{Names, grouped, minute, step, sums, word};
 use super::text::limits;
-use crate::cli::terminal::harmless;
 use crate::clock::Timestamp;
+use crate::config::harmless;
 use crate::event::report::{Row, Summary, Unusual};
 
 const STYLE: &str = include_str!("page.css");

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::names::{Names, day, grouped, minute, step, word};
-use crate::cli::terminal::harmless;
+use crate::config::harmless;
 use crate::event::report::{Row, Summary, Unusual};
 
 /// A table on a terminal beyond this is for a program.
