@@ -8,15 +8,18 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::PrometheusHandle;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
-/// Probes and scrapes at once.
+/// Probes and scrapes at once. Where there is one more, the one that came first is cut off: whoever connects and says nothing keeps
+/// nobody out.
 const CONNECTIONS_AT_MOST: usize = 64;
 /// A probe that takes longer than this to ask is cut off.
 const CONNECTION_AT_MOST: Duration = Duration::from_secs(10);
@@ -51,7 +54,7 @@ pub fn start(listener: TcpListener, probes: Probes) {
 
 async fn serve(listener: TcpListener, probes: Probes) {
     let mut stop = std::pin::pin!(until(probes.stopped.clone()));
-    let places = Arc::new(Semaphore::new(CONNECTIONS_AT_MOST));
+    let mut open = VecDeque::<AbortHandle>::with_capacity(CONNECTIONS_AT_MOST);
     loop {
         let accepted = tokio::select! {
             () = &mut stop => return,
@@ -63,12 +66,11 @@ async fn serve(listener: TcpListener, probes: Probes) {
             tokio::time::sleep(AFTER_FAILURE).await;
             continue;
         };
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let probes = probes.clone();
-        tokio::spawn(async move {
-            converse(tcp, probes).await;
-            drop(place);
-        });
+        if open.len() == CONNECTIONS_AT_MOST {
+            // Of one that is done this does nothing.
+            open.pop_front().as_ref().map(AbortHandle::abort);
+        }
+        open.push_back(tokio::spawn(converse(tcp, probes.clone())).abort_handle());
     }
 }
 

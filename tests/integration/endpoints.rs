@@ -7,6 +7,7 @@ use cloakroom::proto::v1::{self, Action, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 use tonic::Code;
 
 /// Where other servers keep what only operators may touch.
@@ -161,6 +162,25 @@ async fn the_listener_without_certificates_tells_numbers_and_takes_no_orders_z_1
         before.iter().filter(|event| event.action() != Action::QueryAudit && event.count == 0).count()
     });
     println!("Z-10: {asked} requests refused, {} labels, {} secrets looked for", labels.len(), secrets.0.len());
+    server.stop();
+}
+
+/// A hang is a failure: far more than a probe takes, far less than until those who say nothing are closed for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_connects_and_says_nothing_keeps_no_probe_out_d_01() {
+    let home = Home::init();
+    let server = home.serve();
+    let idle: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(server.operations).unwrap()).collect();
+    let mut probe = TcpStream::connect(server.operations).unwrap();
+    probe.set_read_timeout(Some(PATIENCE)).unwrap();
+    probe.write_all(b"GET /readyz HTTP/1.1\r\nhost: vault\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    probe.read_to_string(&mut answer).expect("the probe is answered while all others say nothing");
+    assert!(answer.ends_with("\r\n\r\nready\n"), "{answer}");
+    drop(idle);
+    assert_eq!(server.get("/livez").1, "alive\n");
     server.stop();
 }
 
