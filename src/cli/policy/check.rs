@@ -117,7 +117,8 @@ impl From<Mistake> for Remark {
 
 impl From<config::Mistake> for Remark {
     fn from(mistake: config::Mistake) -> Self {
-        let key = mistake.key;
+        // What a file's author chose, as for every other command.
+        let key = config::harmless(&mistake.key);
         let place = match mistake.place {
             config::Place::Line(file, line) => {
                 let (file, line) = (file.display().to_string(), line as usize);
@@ -129,6 +130,6 @@ impl From<config::Mistake> for Remark {
             }
             config::Place::Variable(name) => Place::Setting(format!("environment variable {name}")),
         };
-        Self { kind: "mistake", rule: None, place, what: mistake.problem, hint: String::new() }
+        Self { kind: "mistake", rule: None, place, what: config::harmless(&mistake.problem), hint: String::new() }
     }
 }
