@@ -12,6 +12,8 @@ pub struct NoEntropy(getrandom::Error);
 /// # Errors
 /// If the system call fails.
 pub fn fill(buffer: &mut [u8]) -> Result<(), NoEntropy> {
+    #[cfg(test)]
+    fixture::ask()?;
     getrandom::fill(buffer).map_err(NoEntropy)
 }
 
@@ -64,9 +66,57 @@ impl Supply {
     }
 }
 
+/// A system that gives no randomness any more.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::NoEntropy;
+    use std::cell::Cell;
+
+    thread_local! {
+        static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    /// Until it is dropped.
+    pub struct Dry(());
+
+    /// On this thread, after so many calls more.
+    pub fn dry_after(calls: u32) -> Dry {
+        LEFT.set(Some(calls));
+        Dry(())
+    }
+
+    pub(super) fn ask() -> Result<(), NoEntropy> {
+        match LEFT.get() {
+            Some(0) => Err(NoEntropy(getrandom::Error::UNSUPPORTED)),
+            left => {
+                LEFT.set(left.map(|left| left - 1));
+                Ok(())
+            }
+        }
+    }
+
+    impl Drop for Dry {
+        fn drop(&mut self) {
+            LEFT.set(None);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_randomness_nothing_is_made_and_the_advice_says_why() {
+        let dry = fixture::dry_after(0);
+        let refused = [bytes::<4>().err(), key().err(), Supply::of(4).err()];
+        drop(dry);
+        for refused in refused {
+            let said = refused.unwrap().to_string();
+            assert!(said.contains("no randomness") && said.contains("getrandom(2) is allowed"), "{said}");
+        }
+        assert!(key().is_ok());
+    }
 
     #[test]
     fn a_supply_never_hands_out_the_same_bytes_twice() {

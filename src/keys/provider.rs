@@ -115,7 +115,10 @@ fn check_mode(path: &Path, metadata: &std::fs::Metadata) -> Result<(), ProviderE
     if mode & 0o077 != 0 {
         return Err(ProviderError::TooOpen { path: path.to_owned(), mode });
     }
-    let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    check_owner(path, metadata.uid(), rustix::process::geteuid().as_raw())
+}
+
+fn check_owner(path: &Path, owner: u32, user: u32) -> Result<(), ProviderError> {
     // Root could read it anyway.
     if owner != user && owner != 0 {
         return Err(ProviderError::NotOurs { path: path.to_owned(), owner, user });
@@ -166,5 +169,40 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         let error = File::new(&path).root_key().err().unwrap();
         assert!(!error.to_string().contains("00112233"));
+    }
+
+    #[test]
+    fn what_belongs_to_somebody_else_is_refused_and_whose_it_is_is_said_i_06() {
+        let path = Path::new("root.key");
+        let said = check_owner(path, 1001, 1000).unwrap_err().to_string();
+        assert_eq!(said, "the key root.key belongs to user 1001, but this runs as user 1000. Run: chown 1000 root.key");
+        assert!(check_owner(path, 1001, 0).is_err(), "not even root takes what somebody else can change");
+        assert!(check_owner(path, 0, 1000).is_ok() && check_owner(path, 1000, 1000).is_ok());
+    }
+
+    #[test]
+    fn what_can_not_be_read_or_made_says_which_file_i_06() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("root.key");
+        let said = File::new(&path).root_key().map(drop).unwrap_err().to_string();
+        assert!(said.starts_with(&format!("can't read the key {}: No such file", path.display())), "{said}");
+        let dry = entropy::fixture::dry_after(0);
+        let refused = File::create(&path).unwrap_err().to_string();
+        drop(dry);
+        assert!(refused.contains("no randomness") && !path.exists(), "{refused}");
+        for (content, is_key) in [
+            ("", false),
+            ("cloakroom-root-key-v1:", false),
+            ("cloakroom-root-key-v2:5252525252525252525252525252525252525252525252525252525252525252\n", false),
+            ("cloakroom-root-key-v1:525252525252525252525252525252525252525252525252525252525252525g\n", false),
+            ("cloakroom-root-key-v1:5252525252525252525252525252525252525252525252525252525252525252\n", true),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            match File::new(&path).root_key() {
+                Ok(_) => assert!(is_key, "{content}"),
+                Err(error) => assert!(!is_key && error.to_string().contains("is not a root key"), "{content}: {error}"),
+            }
+        }
     }
 }

@@ -357,3 +357,102 @@ proptest! {
         prop_assert_eq!(moved, cut == row_key.len());
     }
 }
+
+// === what fails below it ===
+
+fn said(refused: Result<Keyring, KeyringError>) -> String {
+    refused.map(drop).unwrap_err().to_string()
+}
+
+#[test]
+fn without_randomness_no_key_is_made() {
+    // Three keys, and a salt for each.
+    for calls in 0..6 {
+        let dry = entropy::fixture::dry_after(calls);
+        let made = Keyring::create(&root(1), &VAULT, &meta(), NOW);
+        drop(dry);
+        assert!(made.map(drop).unwrap_err().to_string().contains("no randomness"), "{calls}");
+    }
+    let store = created();
+    let keyring = open(&store).unwrap();
+    for calls in 0..2 {
+        let dry = entropy::fixture::dry_after(calls);
+        let made = keyring.prepare(&path("pan"), true, NOW);
+        drop(dry);
+        assert!(matches!(made, Err(KeyringError::Entropy(_))), "{calls}");
+    }
+    assert!(keyring.scope(&path("pan")).is_none());
+    assert_eq!(made(&store, &keyring, "pan", true).id, ScopeId(1), "and the scope is as if nothing had been");
+}
+
+#[test]
+fn a_row_that_the_disk_can_not_read_is_an_error_and_no_key_that_is_missing_s_09() {
+    for (table, row_key) in [(Table::Keys, key_row_key(INDEX_KEY_ID, FIRST_VERSION)), (Table::Scopes, b"pan".to_vec())]
+    {
+        let store = used();
+        store.damage(table, &row_key);
+        assert!(matches!(open(&store), Err(KeyringError::Read(_))), "{table:?}");
+    }
+}
+
+#[test]
+fn each_key_that_is_missing_is_named() {
+    for id in [INDEX_KEY_ID, REQUEST_KEY_ID, STATE_KEY_ID] {
+        let store = used();
+        delete(&store, Table::Keys, &key_row_key(id, FIRST_VERSION));
+        assert_eq!(said(open(&store)), format!("the row keys/{id} is missing or damaged. Restore from a backup"));
+    }
+}
+
+/// A MAC says only that somebody with the key wrote it, perhaps a version with a fault.
+#[test]
+fn a_row_with_a_right_mac_and_a_wrong_form_is_damaged_and_named() {
+    let sealed = |table, row_key: &[u8], content: &[u8]| authentic::seal(&meta(), table, row_key, content);
+    let key_row = [&[ROW_FORMAT, ACTIVE][..], &[0; KEY_ROW_LENGTH - 2]].concat();
+    let not_text = [b"\xfe\xfe\0".as_slice(), &FIRST_VERSION.0.to_be_bytes()].concat();
+    let other_version = key_row_key(INDEX_KEY_ID, KeyVersion(FIRST_VERSION.0 + 1));
+    let right = key_row_key(INDEX_KEY_ID, FIRST_VERSION);
+    for (table, row_key, content) in [
+        (Table::Keys, b"key".to_vec(), key_row.clone()),
+        (Table::Keys, not_text, key_row.clone()),
+        (Table::Keys, other_version, key_row.clone()),
+        (Table::Keys, right.clone(), key_row[..KEY_ROW_LENGTH - 1].to_vec()),
+        (Table::Keys, right.clone(), Vec::new()),
+        // A key that was wrapped by nobody.
+        (Table::Keys, right, key_row),
+        (Table::Scopes, b"\xfe".to_vec(), vec![ROW_FORMAT, 0, 0, 0, 9]),
+        (Table::Scopes, b"pan".to_vec(), vec![ROW_FORMAT, 0, 0, 9]),
+        (Table::Scopes, b"pan".to_vec(), Vec::new()),
+    ] {
+        let store = used();
+        put(&store, table, &row_key, &sealed(table, &row_key, &content));
+        let said = said(open(&store));
+        let expected = format!("the row {} is missing or damaged", authentic::row_name(table, &row_key));
+        assert!(said.starts_with(&expected), "{said}");
+    }
+}
+
+#[test]
+fn a_vault_that_is_full_of_scopes_says_so_and_gives_no_id_twice() {
+    let keyring = open(&created()).unwrap();
+    let full = (0..SCOPES_AT_MOST).map(|number| (number.to_string(), ScopeKeys::stand_in()));
+    keyring.scopes.store(Arc::new(full.collect()));
+    let refused = keyring.prepare(&path("pan"), true, NOW).map(drop).unwrap_err().to_string();
+    assert_eq!(refused, "this vault has 1000000 scopes, the most it can hold");
+    // Whose number is the last that there is.
+    let store = created();
+    let mut rows = Batch::default();
+    put_scope(&mut rows, &meta(), "last", ScopeId(u32::MAX));
+    store.commit(&rows).unwrap();
+    let keyring = open(&store).unwrap();
+    assert!(matches!(keyring.prepare(&path("pan"), false, NOW), Err(KeyringError::TooManyScopes)));
+    assert_eq!(keyring.prepare(&path("last"), true, NOW).unwrap().map(|new| new.id()), Some(ScopeId(u32::MAX)));
+}
+
+#[test]
+fn a_scope_that_was_only_named_has_no_data_key_to_give() {
+    let keyring = open(&used()).unwrap();
+    let ids: HashSet<ScopeId> = ["pan", "email"].iter().map(|name| keyring.scope(&path(name)).unwrap().id).collect();
+    let keys = keyring.data_keys(&ids);
+    assert_eq!(keys.keys().copied().collect::<Vec<_>>(), [keyring.scope(&path("pan")).unwrap().id]);
+}

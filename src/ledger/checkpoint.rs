@@ -228,6 +228,7 @@ mod tests {
             (Errno::MFILE, "Raise the limit of open files"),
             (Errno::ROFS, "mounted read-only"),
             (Errno::IO, "The disk fails"),
+            (Errno::NOMEM, "memory"),
             (Errno::ACCESS, "exists and is writable"),
             (Errno::NOENT, "exists and is writable"),
         ] {
@@ -235,5 +236,84 @@ mod tests {
             assert!(error.to_string().contains(advice), "{error}");
             assert_eq!(error.is_lack_of_room(), advice == "The disk is full", "{error}");
         }
+    }
+
+    fn directory() -> (tempfile::TempDir, CheckpointDirectory) {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = CheckpointDirectory::new(folder.path());
+        (folder, directory)
+    }
+
+    fn keys() -> LogKeys {
+        let name = crate::merkle::note::Name::new("dev.cloakroom.internal/vault").unwrap();
+        let seed = crate::secret::SecretKey::new([1; 32]);
+        LogKeys::of(crate::merkle::note::LogKey::from_seed(name, &seed).verifier())
+    }
+
+    #[test]
+    fn what_is_no_checkpoint_is_refused_with_the_file_s_name() {
+        let (folder, directory) = directory();
+        let shown = directory.file().display().to_string();
+        assert!(directory.newest(&keys()).unwrap().is_none(), "there never was one");
+        let too_long = usize::try_from(LENGTH_AT_MOST).unwrap() + 1;
+        for (content, expected) in [("no note", "is not one of this log"), (&"x".repeat(too_long), "file too large")] {
+            fs::write(directory.file(), content).unwrap();
+            let said = directory.newest(&keys()).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("checkpoint {shown}")) && said.contains(expected), "{said}");
+        }
+        // A file in the place of the directory.
+        let below = CheckpointDirectory::new(folder.path().join("checkpoint"));
+        let said = below.newest(&keys()).unwrap_err().to_string();
+        assert!(said.contains("checkpoint/checkpoint: Not a directory"), "{said}");
+    }
+
+    #[test]
+    fn a_directory_that_takes_no_checkpoint_is_found_before_there_is_one() {
+        let (folder, directory) = directory();
+        directory.check_writable().unwrap();
+        fs::write(folder.path().join("file"), "").unwrap();
+        let said = CheckpointDirectory::new(folder.path().join("file")).check_writable().unwrap_err().to_string();
+        assert!(said.contains("file/checkpoint: Not a directory") && said.contains("audit.checkpoints"), "{said}");
+        CheckpointDirectory::new(folder.path().join("none")).check_writable().unwrap();
+    }
+
+    /// The old one stays whole whatever fails: where the new one is to be written, it is put in its place, or it is made durable.
+    #[test]
+    fn a_checkpoint_that_can_not_be_written_leaves_the_one_before_s_05() {
+        let (folder, directory) = directory();
+        directory.write("the one before").unwrap();
+        for (place, expected) in [("/dev/full", "No space left"), ("/dev/null", "Invalid argument")] {
+            std::os::unix::fs::symlink(place, folder.path().join("checkpoint.new")).unwrap();
+            let error = directory.write("another").unwrap_err();
+            assert!(error.to_string().contains(expected), "{place}: {error}");
+            assert_eq!(error.is_lack_of_room(), place == "/dev/full");
+            fs::remove_file(folder.path().join("checkpoint.new")).unwrap();
+        }
+        fs::create_dir(folder.path().join("checkpoint.new")).unwrap();
+        assert!(directory.write("another").is_err());
+        fs::remove_dir(folder.path().join("checkpoint.new")).unwrap();
+        assert_eq!(fs::read_to_string(directory.file()).unwrap(), "the one before");
+        // What is no file is not replaced by one.
+        fs::remove_file(directory.file()).unwrap();
+        fs::create_dir(directory.file()).unwrap();
+        let said = directory.write("another").unwrap_err().to_string();
+        assert!(said.contains("Is a directory"), "{said}");
+    }
+
+    #[test]
+    fn what_leads_from_key_to_key_is_kept_in_both_directories_or_none() {
+        let ((first, directory), (second, copy)) = (directory(), directory());
+        let both = Checkpoints { directory, copy: Some(copy) };
+        let kept = |folder: &tempfile::TempDir| fs::read_to_string(folder.path().join("rotations/7")).ok();
+        // A folder where the note is to be.
+        fs::create_dir_all(second.path().join("rotations/7")).unwrap();
+        let said = both.keep(7, "a note").unwrap_err().to_string();
+        assert!(said.contains(&format!("{}/rotations/7", second.path().display())), "{said}");
+        assert_eq!((kept(&first), kept(&second)), (None, None));
+        fs::remove_dir(second.path().join("rotations/7")).unwrap();
+        both.keep(7, "a note").unwrap();
+        assert_eq!((kept(&first).as_deref(), kept(&second).as_deref()), (Some("a note"), Some("a note")));
+        fs::create_dir(first.path().join("doubt")).unwrap();
+        assert!(both.leave_doubt("why").unwrap_err().to_string().contains("doubt: Is a directory"));
     }
 }

@@ -192,8 +192,16 @@ impl Site {
         signing: Signing,
     ) -> Result<Open, OpenError> {
         let (genesis, meta) = identify(&*self.store, &self.root())?;
+        let store = Arc::clone(&self.store);
+        let settings = self.settings(rulebook_generation, signing);
+        let (ledger, running) = open(store, &genesis, Arc::clone(&meta), state, settings)?;
+        Ok(Open { ledger, vault: genesis.vault, meta, running })
+    }
+
+    /// How a ledger of this site runs.
+    pub fn settings(&self, rulebook_generation: Generation, signing: Signing) -> Settings {
         let fatal = Arc::clone(&self.fatal);
-        let settings = Settings {
+        Settings {
             limits: self.limits.clone(),
             checkpoints: Checkpoints { directory: self.checkpoints(), copy: self.copy.clone() },
             checkpoint_period: self.period,
@@ -203,10 +211,7 @@ impl Site {
             rulebook_generation,
             rulebook_digest: Box::new(|| [0x72; 32]),
             on_fatal: Box::new(move |error| fatal.lock().unwrap().push(error.to_string())),
-        };
-        let store = Arc::clone(&self.store);
-        let (ledger, running) = open(store, &genesis, Arc::clone(&meta), state, settings)?;
-        Ok(Open { ledger, vault: genesis.vault, meta, running })
+        }
     }
 
     /// Changes the store behind the vault's back.

@@ -22,7 +22,7 @@ use crate::event;
 use crate::keys::authentic;
 use crate::keys::entropy::NoEntropy;
 use crate::merkle::note::{Checkpoint, VerifierKey};
-use crate::merkle::{Frontier, TILE_WIDTH, TileId, Tree};
+use crate::merkle::{Frontier, TILE_WIDTH, TileId, Tree, TreeError};
 use crate::store::{Batch, CommitError, Found, Order, ReadError, Rows, Store, Table, Tier};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
@@ -456,7 +456,10 @@ fn recover_tree(rows: &dyn Rows, outside: &Outside) -> Result<(Frontier, Vouched
     let width = TILE_WIDTH as u64;
     let from = vouched.size() / width * width;
     let tile = |id: TileId| read_tile(rows, id);
-    let mut frontier = Frontier::rebuild(from, tile, []).map_err(|_| OpenError::WrongHash { from: 0, to: from })?;
+    let mut frontier = Frontier::rebuild(from, tile, []).map_err(|error| match error {
+        TreeError::Read { source, .. } => OpenError::Read(source),
+        _ => OpenError::WrongHash { from: 0, to: from },
+    })?;
     replay(rows, &mut frontier, vouched.size())?;
     check_root(&frontier, 0, vouched.root())?;
     let vouched = Vouched::new(note.clone(), frontier.clone());
@@ -498,6 +501,8 @@ fn check_copy(
     let mut tree = Tree::new(frontier, |id: TileId| read_tile(rows, id));
     match tree.root_at(copy.size()) {
         Ok(root) if root == *copy.root() => Ok(()),
+        // What the disk does not give is nobody's other history.
+        Err(TreeError::Read { source, .. }) => Err(OpenError::Read(source)),
         _ => Err(OpenError::OtherHistory(file, copy.size())),
     }
 }

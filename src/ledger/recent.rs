@@ -37,8 +37,8 @@ impl Recent {
             self.order.push_back((commit, *handle));
             self.newest = commit;
         }
-        while self.order.len() > REMEMBERED {
-            let Some((commit, handle)) = self.order.pop_front() else { break };
+        let more = self.order.len().saturating_sub(REMEMBERED);
+        for (commit, handle) in self.order.drain(..more) {
             self.forgotten = self.forgotten.max(commit);
             // A later commit may have rewritten it again; that entry stays until its own turn.
             if self.commits.get(&handle) == Some(&commit) {
@@ -74,5 +74,15 @@ mod tests {
         recent.note(7, &many);
         assert!(recent.changed_since(0, &[handle(u32::MAX)]));
         assert!(!recent.changed_since(7, &[handle(0)]));
+    }
+
+    #[test]
+    fn what_is_forgotten_takes_no_room_unless_it_was_rewritten_later() {
+        let mut recent = Recent::default();
+        recent.note(1, &[handle(0), handle(u32::MAX)]);
+        let many: Vec<Handle> = (0..u32::try_from(REMEMBERED).unwrap()).map(handle).collect();
+        recent.note(7, &many);
+        assert_eq!((recent.order.len(), recent.commits.len()), (REMEMBERED, REMEMBERED));
+        assert!(!recent.commits.contains_key(&handle(u32::MAX)) && recent.commits[&handle(0)] == 7);
     }
 }

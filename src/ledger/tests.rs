@@ -9,6 +9,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 
 mod commits;
+mod errors;
 mod faults;
 mod recovery;
 mod rotation;

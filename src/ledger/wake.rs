@@ -102,3 +102,24 @@ impl Wakes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_on_a_worker_that_has_ended_is_told_all_the_same() {
+        let told = std::thread::spawn(|| {
+            let idle = std::thread::spawn(Worker::register).join().unwrap();
+            let ended = Worker::register();
+            let (waiter, receiver) = waiter();
+            drop(ended);
+            let mut wakes = Wakes::default();
+            wakes.add(waiter, Err(Refused::Stale));
+            wakes.send();
+            drop(idle);
+            receiver.blocking_recv()
+        });
+        assert_eq!(told.join().unwrap().unwrap().err(), Some(Refused::Stale));
+    }
+}

@@ -312,4 +312,6 @@ fn cosignature(body: &[u8], key: &WitnessVerifier, note: &str) -> Option<String>
 }
 
 #[cfg(test)]
+mod answers;
+#[cfg(test)]
 mod tests;

@@ -72,6 +72,10 @@ impl Door {
 
     /// Answers until `stop` is done; then nobody new comes in and requests under way end.
     pub async fn serve(self, witness: Arc<Witness>, stop: impl Future<Output = ()>) {
+        self.serve_and_drain(witness, stop, DRAIN_AT_MOST).await;
+    }
+
+    async fn serve_and_drain(self, witness: Arc<Witness>, stop: impl Future<Output = ()>, drain_at_most: Duration) {
         let mut stop = pin!(stop);
         let places = Arc::new(Semaphore::new(CONNECTIONS_AT_MOST));
         let (tell, told) = watch::channel(());
@@ -103,14 +107,14 @@ impl Door {
         drop(told);
         drop(tell);
         let drained = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(DRAIN_AT_MOST, drained).await.is_err() {
+        if tokio::time::timeout(drain_at_most, drained).await.is_err() {
             tracing::warn!("connections that did not end in time were closed");
         }
     }
 
     /// The next connection, once there is a place for it: until then it waits in the system's queue.
     async fn accept(&self, places: &Arc<Semaphore>) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-        let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+        let place = Arc::clone(places).acquire_owned().await.expect("nobody closes it");
         let (tcp, _) = self.listener.accept().await?;
         Ok((tcp, place))
     }

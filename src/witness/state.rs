@@ -207,3 +207,73 @@ fn read(text: &str, origin: &Name) -> Result<Seen, &'static str> {
     }
     Ok(Seen { size: checkpoint.size(), root: *checkpoint.root() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::witness::fixture::History;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_file_that_hashes_right_and_holds_no_checkpoint_of_this_log_says_what_it_is() {
+        let log = History::new(9);
+        let origin = log.key().name().clone();
+        let whole = |note: &str| format!("{FORMAT}{}\n{note}", hex::encode(Sha256::digest(note)));
+        let note = log.note(5);
+        let no_checkpoint = note.replacen("\n5\n", "\nfive\n", 1);
+        for (text, expected) in [
+            (String::new(), "it has no second line"),
+            ("another first line\n".to_owned(), "its first line is not that of a witness's state"),
+            (
+                format!("{FORMAT}{}\n{note}", hex::encode([0; 32])),
+                "its content does not hash to what its first line says",
+            ),
+            (whole("no note"), "it holds no signed note"),
+            (whole(&no_checkpoint), "its note is no checkpoint"),
+            (whole(&History::of("other.example/vault", 9).note(5)), "it is about another log"),
+        ] {
+            assert_eq!(read(&text, &origin).unwrap_err(), expected);
+        }
+        assert_eq!(read(&whole(&note), &origin).unwrap(), Seen { size: 5, root: log.root(5) });
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_byte_or_makes_none_durable_leaves_what_was_remembered_s_05() {
+        let log = History::new(9);
+        let origin = log.key().name().clone();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        Directory::create(&path).unwrap();
+        let directory = Directory::open(&path).unwrap();
+        let note = |size| Note::parse(&log.note(size)).unwrap();
+        directory.store(&origin, &note(3)).unwrap();
+        let new = directory.file(&origin).with_extension("new");
+        for (device, expected) in [("/dev/full", "No space left"), ("/dev/null", "Invalid argument")] {
+            symlink(device, &new).unwrap();
+            let refused = directory.store(&origin, &note(5)).unwrap_err();
+            assert!(!refused.replaced && refused.to_string().contains(expected), "{device}: {refused}");
+            fs::remove_file(&new).unwrap();
+            assert_eq!(directory.load(&origin).unwrap().unwrap().size, 3);
+        }
+        directory.store(&origin, &note(5)).unwrap();
+        assert_eq!(directory.load(&origin).unwrap().unwrap().size, 5);
+    }
+
+    #[test]
+    fn a_directory_is_made_once_and_where_there_is_a_place_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        Directory::create(&path).unwrap();
+        for (taken, expected) in [(path.clone(), "File exists"), (path.join("lock/state"), "Not a directory")] {
+            let refused = Directory::create(&taken).unwrap_err().to_string();
+            assert!(refused.contains(&taken.display().to_string()) && refused.contains(expected), "{refused}");
+        }
+        // Nothing but a directory is one, and a lock that is a directory is none.
+        let refused = Directory::open(&path.join("lock")).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("Not a directory"), "{refused}");
+        fs::remove_file(path.join("lock")).unwrap();
+        assert!(matches!(Directory::open(&path).map(drop), Err(StateError::NotState(_))));
+        fs::create_dir(path.join("lock")).unwrap();
+        assert!(matches!(Directory::open(&path).map(drop), Err(StateError::Io { .. })));
+    }
+}

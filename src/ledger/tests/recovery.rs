@@ -8,7 +8,7 @@ use crate::ledger::{OpenError, StoredHead};
 use crate::merkle::note::NoteError;
 
 /// A closed log of `events` events, all of them vouched for.
-fn log_of(events: u32) -> Site {
+pub(super) fn log_of(events: u32) -> Site {
     let site = Site::new();
     let open = site.open().unwrap();
     let answers: Vec<Answer> = (1..events).map(|number| issue_now(&open, number)).collect();
@@ -19,7 +19,7 @@ fn log_of(events: u32) -> Site {
 }
 
 /// Why it does not open. Nothing was changed by trying.
-fn refusal(site: &Site) -> OpenError {
+pub(super) fn refusal(site: &Site) -> OpenError {
     let before = site.dump();
     let checkpoint = std::fs::read(site.checkpoints().file()).ok();
     let error = site.open().err().expect("it must not open");
@@ -320,7 +320,7 @@ fn the_mark_can_not_be_put_back_alone_l_03() {
 }
 
 /// As a version with storage format 2 would have left this vault.
-fn to_format_2(site: &mut Site, mark: Timestamp) {
+pub(super) fn to_format_2(site: &mut Site, mark: Timestamp) {
     let (_, meta) = identify(&*site.store, &site.root()).unwrap();
     let key = site.state_key();
     let head = StoredHead::open(&meta, &key, &site.row(Table::Tree, HEAD_ROW).unwrap()).unwrap();

@@ -6,16 +6,16 @@ use parking_lot::Mutex as Shared;
 
 /// Witnesses as the test wants them: what they are shown is written down, and each proof is checked.
 #[derive(Default)]
-struct Shown {
+pub(super) struct Shown {
     /// Sizes in the order in which they were shown.
     sizes: Vec<u64>,
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
     /// The size and root that the proofs are to lead from.
-    seen: Option<(u64, Hash)>,
+    pub(super) seen: Option<(u64, Hash)>,
     objects: bool,
     /// What they give for a note, or nothing, because they are down.
-    line: Option<&'static str>,
-    due: bool,
+    pub(super) line: Option<&'static str>,
+    pub(super) due: bool,
 }
 
 struct Fake(Arc<Shared<Shown>>);
@@ -55,15 +55,15 @@ impl Witnesses for Fake {
     }
 }
 
-fn witnessed(site: &Site) -> Arc<Shared<Shown>> {
+pub(super) fn witnessed(site: &Site) -> Arc<Shared<Shown>> {
     let shown = Arc::new(Shared::new(Shown::default()));
     *site.witnesses.lock().unwrap() = Some(Box::new(Fake(Arc::clone(&shown))));
     shown
 }
 
-const LINE: &str = "— w.example AAAAAAAA";
+pub(super) const LINE: &str = "— w.example AAAAAAAA";
 
-fn outside(site: &Site) -> String {
+pub(super) fn outside(site: &Site) -> String {
     std::fs::read_to_string(site.checkpoints().file()).unwrap()
 }
 

@@ -130,6 +130,75 @@ async fn after_a_panic_the_witness_answers_and_cosigns_nothing_more_of_that_log(
     assert!(after.body().contains("must be started again"), "{}", after.body());
 }
 
+/// A clock on which reading the time takes until the test lets it go.
+struct Waiting {
+    came: tokio::sync::mpsc::UnboundedSender<()>,
+    go: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Clock for Waiting {
+    fn wall(&self) -> Timestamp {
+        self.came.send(()).unwrap();
+        // An error is the test's word, too.
+        let _ = self.go.lock().unwrap().recv();
+        Timestamp::from_millis(1_790_000_000_000)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_end_is_cut_off_at_a_stop_and_what_it_did_is_remembered_o_06() {
+    let log = History::new(9);
+    let ((came, mut comes), (go, goes)) = (tokio::sync::mpsc::unbounded_channel(), std::sync::mpsc::channel());
+    let (_folder, witness) = witness(&log, Arc::new(Waiting { came, go: goes.into() }));
+    assert_eq!(witness.name().as_str(), "w.example/1");
+    let warned = Arc::new(Notify::new());
+    let _seen = tracing::subscriber::set_default(tracing_subscriber::registry().with(Warned(Arc::clone(&warned))));
+    let door = Door::bind((Ipv4Addr::LOCALHOST, 0).into(), None).await.unwrap();
+    let address = door.local_addr().unwrap();
+    let taken = Door::bind(address, None).await.err().unwrap();
+    assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopping = async {
+        let _ = stopped.await;
+    };
+    let serving = tokio::spawn(door.serve_and_drain(Arc::clone(&witness), stopping, Duration::ZERO));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&spelled(&log.body(0, 5))).await.unwrap();
+    comes.recv().await.unwrap();
+    drop(stop);
+    serving.await.unwrap();
+    warned.notified().await;
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "closed without an answer");
+    // It goes on all the same, and the next one is told what it came to.
+    drop(go);
+    let next = answer(witness, whole(log.body(0, 5)), BODY_AT_MOST).await;
+    assert_eq!((next.status().as_u16(), next.body().as_str()), (409, "5\n"));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_in_the_midst_or_talks_nonsense_ends_its_connection_alone() {
+    let log = History::new(9);
+    let (_folder, witness) = witness(&log, standing());
+    let (_tell, told) = watch::channel(());
+    let whole = spelled(&log.body(0, 5));
+    for said in [&whole[..20], &whole[..whole.len() - 1], b"\0\x01\x02\r\n\r\n"] {
+        let (mut outside, inside) = tokio::io::duplex(1 << 16);
+        let served = tokio::spawn(converse(inside, Arc::clone(&witness), told.clone()));
+        outside.write_all(said).await.unwrap();
+        drop(outside);
+        served.await.unwrap();
+    }
+    let (outside, inside) = tokio::io::duplex(1 << 16);
+    let served = tokio::spawn(converse(inside, witness, told));
+    let answer = say(outside, &whole).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "nothing was remembered of them: {answer}");
+    served.await.unwrap();
+}
+
 /// A server's certificate for `w.example`, signed by itself, and a client that believes it.
 fn tls() -> (TlsAcceptor, tokio_rustls::TlsConnector) {
     let folder = tempfile::tempdir().unwrap();
