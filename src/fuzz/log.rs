@@ -8,6 +8,7 @@ use crate::merkle::note::{Checkpoint, Note, SignedCheckpoint, VerifierKey, Witne
 use crate::merkle::{Hash, Peaks, TILE_BYTES, Tile, TileId, verify_consistency, verify_inclusion};
 use crate::verify::proof::Proof;
 use crate::verify::{Kept, Settings, export as lines_of, lines};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -159,8 +160,8 @@ pub(super) fn proof_file(data: &[u8]) {
     let (index, size) = (input.number(), input.number());
     let (leaf, root) = (Hash(input.array()), Hash(input.array()));
     let hashes: Vec<Hash> = input.rest().chunks_exact(32).map(|hash| Hash::try_from(hash).unwrap()).collect();
-    let included = verify_inclusion(&leaf, index, size, &root, &hashes);
-    assert!(included.is_err() || (size == 1 && leaf == root && hashes.is_empty()), "a proof was guessed");
+    let is_included = verify_inclusion(&leaf, index, size, &root, &hashes).is_ok();
+    assert_eq!(is_included, index < size && led_to(leaf, index, size, &hashes) == Some(root), "{index} of {size}");
     let _ = verify_consistency(index, &leaf, size, &root, &hashes);
     let _ = Peaks::before(index, size, &hashes);
     if let Some(mut peaks) = Peaks::claimed(size, hashes) {
@@ -168,6 +169,22 @@ pub(super) fn proof_file(data: &[u8]) {
         assert_eq!(peaks.size(), size + 1);
         let _ = peaks.root();
     }
+}
+
+/// The root to which an inclusion proof leads, as RFC 6962 defines the path in section 2.1.1, from the root down.
+fn led_to(leaf: Hash, index: u64, size: u64, path: &[Hash]) -> Option<Hash> {
+    if size == 1 {
+        return path.is_empty().then_some(leaf);
+    }
+    let (sibling, below) = path.split_last()?;
+    // The largest power of two that is smaller.
+    let left = 1 << (size - 1).ilog2();
+    let children = if index < left {
+        [led_to(leaf, index, left, below)?, *sibling]
+    } else {
+        [*sibling, led_to(leaf, index - left, size - left, below)?]
+    };
+    Some(Hash(Sha256::digest([&[1][..], &children[0].0, &children[1].0].concat()).into()))
 }
 
 pub(super) fn proof_file_seeds() -> Vec<Vec<u8>> {
@@ -178,6 +195,9 @@ pub(super) fn proof_file_seeds() -> Vec<Vec<u8>> {
         let head = [&[1], &index.to_le_bytes()[..], &size.to_le_bytes(), &[7; 64]].concat();
         [head, vec![9; 32 * hashes]].concat()
     };
+    let root = led_to(Hash([7; 32]), 5, 8, &[Hash([9; 32]); 3]).expect("a path of the right length");
+    let mut right = numbers(5, 8, 3);
+    right[49..81].copy_from_slice(&root.0);
     vec![
         chosen(0, proof.to_string()),
         numbers(0, 1, 0),
@@ -185,6 +205,7 @@ pub(super) fn proof_file_seeds() -> Vec<Vec<u8>> {
         numbers(5, 8, 3),
         numbers(3, 7, 4),
         numbers(u64::MAX - 1, u64::MAX, 63),
+        right,
     ]
 }
 
