@@ -78,7 +78,7 @@ pub(super) fn texts(given: Given<'_>) -> Result<Vec<String>, String> {
     each(given)?.map(text).collect()
 }
 
-fn each<'g>(given: Given<'g>) -> Result<impl Iterator<Item = Given<'g>>, String> {
+fn each(given: Given<'_>) -> Result<impl Iterator<Item = Given<'_>>, String> {
     match given {
         Given::Toml(DeValue::Array(items)) => Ok(items.iter().map(|item| Given::Toml(item.get_ref()))),
         _ => Err("must be a list of texts, such as [\"a\", \"b\"]".to_owned()),

@@ -526,10 +526,10 @@ fn a_proof_that_can_not_be_made_leaves_the_witness_without_one() {
     });
     let tree = tree.unwrap();
     let made = |rows: &dyn Rows, from: u64| {
-        let proof = Arc::new(parking_lot::Mutex::new(None));
-        let mut witnessed = Witnessed::by(Some(Box::new(Proving { from, proof: Arc::clone(&proof) })));
+        let proofs = Arc::default();
+        let mut witnessed = Witnessed::by(Some(Box::new(Proving { from, proofs: Arc::clone(&proofs) })));
         witnessed.check_start("note", &tree, rows).unwrap();
-        proof.lock().take().expect("it was asked")
+        proofs.lock().pop().expect("it was asked")
     };
     assert!(made(&*site.store, 257).is_some());
     let failing = Failing { store: Arc::clone(&site.store), at: 0, reads: AtomicUsize::new(0) };
@@ -541,15 +541,15 @@ fn a_proof_that_can_not_be_made_leaves_the_witness_without_one() {
     assert!(Witnessed::default().complete(&tree, &*site.store).is_none());
 }
 
-/// Asks for one proof.
+/// Asks for one proof each time, and keeps what it gets.
 struct Proving {
     from: u64,
-    proof: Arc<parking_lot::Mutex<Option<Option<Vec<Hash>>>>>,
+    proofs: Arc<parking_lot::Mutex<Vec<Option<Vec<Hash>>>>>,
 }
 
 impl Witnesses for Proving {
     fn check_start(&mut self, _: &str, _: u64, prove: &mut Prove<'_>) -> Result<(), WitnessError> {
-        *self.proof.lock() = Some(prove(self.from));
+        self.proofs.lock().push(prove(self.from));
         Ok(())
     }
 
@@ -565,8 +565,8 @@ impl Witnesses for Proving {
 #[test]
 fn nothing_is_completed_before_there_is_a_note_or_while_nobody_is_due() {
     let site = log_of(1);
-    let proof = Arc::default();
-    let mut witnessed = Witnessed::by(Some(Box::new(Proving { from: 0, proof })));
+    let proofs = Arc::default();
+    let mut witnessed = Witnessed::by(Some(Box::new(Proving { from: 0, proofs })));
     assert!(witnessed.complete(&Frontier::new(), &*site.store).is_none(), "somebody is due, and there is no note");
     let mut witnessed = Witnessed::by(Some(Box::new(Panicking)));
     assert!(witnessed.complete(&Frontier::new(), &*site.store).is_none(), "nobody is due");

@@ -23,7 +23,7 @@ fn what_is_no_cosignature_and_no_size_is_said_in_a_few_words() {
         assert!(said(409, SIZE_TYPE, body).starts_with("it told no size: "), "{body:?}");
     }
     assert_eq!(said(404, "text/plain", b"no such log\n"), "it answered 404: \"no such log\"");
-    let long = said(503, "text/plain", &[b'x'; 100_000]);
+    let long = said(503, "text/plain", "x".repeat(100_000).as_bytes());
     assert!(long.len() < 300, "{} bytes", long.len());
 }
 
