@@ -167,6 +167,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_name_is_read_back_as_it_was_written() {
+        for name in ["pan", "acme/ssn", "a/b/c"] {
+            let path = Path::parse(name).unwrap();
+            assert_eq!((path.as_str(), path.to_string().as_str()), (name, name));
+            assert_eq!(Path::parse(path.as_str()), Ok(path));
+        }
+    }
+
+    #[test]
     fn names_have_one_spelling() {
         let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(63)].join("/");
         assert_eq!(longest.len(), MAX_BYTES);

@@ -101,7 +101,7 @@ impl Reader {
             }
             Err(path) => self.verifier.stop(&Place::File(path), Fault::File(Gone::Missing)),
         }
-        if width == TILE_WIDTH && !self.verifier.stopped() {
+        if width == TILE_WIDTH {
             self.complete(id, hashes.to_vec(), fetch)?;
         }
         Ok(())
@@ -216,4 +216,101 @@ fn row(bytes: &[u8]) -> impl Iterator<Item = Hash> {
 fn split(bundle: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bundle.split_first_chunk()?;
     rest.split_at_checked(u16::from_be_bytes(*length).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::merkle::TILE_BYTES;
+    use std::collections::BTreeMap;
+
+    const LEAVES: [u8; TILE_BYTES] = [7; TILE_BYTES];
+
+    /// A reader as it is behind 257 full tiles of [`LEAVES`], which fill one tile of the level above and begin another, and
+    /// the files that belong there.
+    fn three_levels() -> (Reader, BTreeMap<String, Vec<u8>>) {
+        let root_of = |bytes: &[u8]| {
+            let id = TileId { level: 0, index: 0 };
+            Tile::from_bytes(id, bytes.to_vec()).expect("it is full").root().as_bytes().to_vec()
+        };
+        let below = root_of(&LEAVES);
+        let full = below.repeat(TILE_WIDTH);
+        let above = root_of(&full);
+        let mut reader = Reader::new(&Settings::default());
+        reader.rows = vec![Row { full: 1, bytes: below.clone() }, Row { full: 0, bytes: above.clone() }];
+        let files = [("tile/1/000", full), ("tile/1/001.p/1", below), ("tile/2/000.p/1", above)];
+        (reader, files.map(|(path, bytes)| (path.to_owned(), bytes)).into())
+    }
+
+    /// What is said about these files in the place of the right ones.
+    fn compared(mut reader: Reader, files: &BTreeMap<String, Vec<u8>>) -> Report {
+        let mut fetch = |path: &str| Ok(files.get(path).cloned());
+        let full = reader.rows[0].bytes.repeat(TILE_WIDTH);
+        reader.compare(TileId { level: 1, index: 0 }, &full, &mut fetch).unwrap();
+        reader.last_rows(&mut fetch).unwrap();
+        reader.verifier.found().clone()
+    }
+
+    #[test]
+    fn each_level_is_held_against_the_one_below_it_a_02() {
+        let (reader, files) = three_levels();
+        let mut asked = Vec::new();
+        let mut fetch = |path: &str| {
+            asked.push(path.to_owned());
+            Ok(files.get(path).cloned())
+        };
+        let mut real = Reader::new(&Settings::default());
+        for index in 0..=TILE_WIDTH as u64 {
+            real.complete(TileId { level: 0, index }, LEAVES.to_vec(), &mut fetch).unwrap();
+        }
+        real.last_rows(&mut fetch).unwrap();
+        assert_eq!(asked, ["tile/1/000", "tile/1/001.p/1", "tile/2/000.p/1"]);
+        assert!(real.verifier.found().holds());
+        let rows = |reader: &Reader| reader.rows.iter().map(|row| (row.full, row.bytes.clone())).collect::<Vec<_>>();
+        assert_eq!(rows(&real), rows(&reader), "the other tests begin with the same");
+        assert!(compared(reader, &files).holds());
+    }
+
+    #[test]
+    fn a_wrong_hash_is_named_with_the_entries_under_it_a_01() {
+        let (reader, files) = three_levels();
+        for (path, position, first, last) in [
+            ("tile/1/000", 0, 0, 255),
+            ("tile/1/000", 3, 768, 1023),
+            ("tile/1/000", 255, 65_280, 65_535),
+            ("tile/1/001.p/1", 0, 65_536, 65_791),
+            ("tile/2/000.p/1", 0, 0, 65_535),
+        ] {
+            let mut files = files.clone();
+            files.get_mut(path).unwrap()[HASH_BYTES * position] ^= 1;
+            let report = compared(reader.clone(), &files);
+            let found: Vec<_> = report.findings.iter().map(|finding| (finding.entry, &finding.fault)).collect();
+            assert_eq!(found, [(Some(first), &Fault::Tile { first, last })], "{path}");
+        }
+    }
+
+    #[test]
+    fn a_tile_says_nothing_new_of_entries_that_are_known_to_be_bad() {
+        let (reader, mut files) = three_levels();
+        files.get_mut("tile/1/001.p/1").unwrap()[0] ^= 1;
+        for (known, findings) in [(65_535, 2), (65_536, 1), (65_791, 1), (65_792, 2)] {
+            let mut reader = reader.clone();
+            reader.verifier.fault_at(Some(known), &Place::End, Fault::Fields);
+            assert_eq!(compared(reader, &files).findings.len(), findings, "entry {known}");
+        }
+    }
+
+    #[test]
+    fn a_full_tile_may_have_taken_the_place_of_one_that_was_not() {
+        let (reader, mut files) = three_levels();
+        let begun = files.remove("tile/1/001.p/1").unwrap();
+        files.insert("tile/1/001".to_owned(), begun.repeat(TILE_WIDTH));
+        assert!(compared(reader.clone(), &files).holds());
+        for length in [HASH_BYTES * 2, TILE_BYTES - HASH_BYTES, TILE_WIDTH + HASH_BYTES, TILE_WIDTH / HASH_BYTES] {
+            files.insert("tile/1/001".to_owned(), begun.repeat(TILE_WIDTH)[..length].to_vec());
+            let report = compared(reader.clone(), &files);
+            let fault = Fault::File(Gone::Length { expected: HASH_BYTES, found: length });
+            assert_eq!(report.findings.iter().map(|finding| &finding.fault).collect::<Vec<_>>(), [&fault]);
+        }
+    }
 }

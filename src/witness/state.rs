@@ -19,7 +19,7 @@ const FAMILY: &str = "cloakroom-witness-state-v";
 /// Held by the one process that uses the directory. Only `init` makes it, so that an empty directory, such as the place of a
 /// disk that is not mounted, is not taken for a witness that has seen nothing.
 const LOCK_FILE: &str = "lock";
-/// Longer than any note.
+/// Longer than any note: what is cut off here does not hash to what its first line says.
 const LENGTH_AT_MOST: u64 = 2 << 20;
 
 /// The directory, held by this process alone.
@@ -132,7 +132,7 @@ impl Directory {
             Err(error) => return Err(io(error)),
         };
         let mut bytes = Vec::new();
-        file.take(LENGTH_AT_MOST + 1).read_to_end(&mut bytes).map_err(io)?;
+        file.take(LENGTH_AT_MOST).read_to_end(&mut bytes).map_err(io)?;
         let damaged = |what| StateError::Damaged { path: path.clone(), what };
         let text = String::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
         if text.starts_with(FAMILY) && !text.starts_with(FORMAT) {

@@ -170,6 +170,20 @@ fn cases(log: &History) -> Vec<Case> {
 }
 
 #[test]
+fn a_request_is_read_up_to_its_longest_and_no_further() {
+    let of_length = |length: usize| {
+        let head = "old 7\n\n";
+        format!("{head}{}", "x".repeat(length - head.len())).into_bytes()
+    };
+    let longest = Request::parse(&of_length(REQUEST_BYTES_AT_MOST)).unwrap();
+    assert_eq!((longest.old, longest.note.len()), (7, REQUEST_BYTES_AT_MOST - 7));
+    for more in [1, 2, 4096] {
+        let refused = Request::parse(&of_length(REQUEST_BYTES_AT_MOST + more));
+        assert_eq!(refused, Err("the request is longer than 256 KiB"), "{more} more");
+    }
+}
+
+#[test]
 fn the_first_checkpoint_needs_no_proof_and_has_none() {
     let log = History::new(50);
     let site = Site::new(&[&log]);

@@ -21,6 +21,8 @@ WORK = REPOSITORY / "target/mutants"
 # The source as it was at the start, so that it can be worked on while this runs, and the copy with the switches.
 SOURCE = WORK / "source"
 TREE = WORK / "tree"
+# What became of each mutant of the last run.
+OUTCOMES = WORK / "outcomes.json"
 MODULES = (
     "secret clock merkle crypto token scope event verify caller policy limits keys ledger witness store grpc/guard".split()
 )
@@ -44,10 +46,20 @@ def listed():
     return mutants
 
 
+def placeless(mutant):
+    """Its name without line and column, which change with every line in front of it."""
+    return re.sub(r":\d+:\d+: ", ": ", mutant["name"], count=1)
+
+
 def justified(mutant):
     """The reason why no test can notice it, if there is one."""
-    name = re.sub(r":\d+:\d+: ", ": ", mutant["name"], count=1)
-    return next((entry["reason"] for entry in EQUIVALENT if entry["mutant"] == name), None)
+    return next((entry["reason"] for entry in EQUIVALENT if entry["mutant"] == placeless(mutant)), None)
+
+
+def missed_last():
+    """The names of those that the last run left."""
+    outcomes = json.loads(OUTCOMES.read_text())
+    return {placeless({"name": name}) for name, outcome in outcomes.items() if outcome and outcome[0] == "missed"}
 
 
 EQUIVALENT = json.loads(pathlib.Path(__file__).with_name("equivalent.json").read_text())
@@ -108,6 +120,8 @@ class Tests:
         self.program = program
         self.passed = {}
         self.past = defaultdict(set)
+        # The test that caught the last mutant of a function: it likely catches the next one too.
+        self.caught_last = {}
         names = subprocess.check_output([program, "--list"], cwd=TREE, text=True)
         self.names = [
             line.removesuffix(": test")
@@ -153,16 +167,21 @@ class Tests:
         module = mutant["file"].removeprefix("src/").removesuffix(".rs").replace("/", "::")
         near = sorted(tests, key=lambda test: (-common(test, module), self.passed[test]))
         near = [test for test in near if self.passed[test] < SLOW]
-        for group in (near[:25], near[25:]):
+        function = (mutant["file"], (mutant.get("function") or {}).get("function_name"))
+        first = [test for test in [self.caught_last.get(function)] if test in near]
+        rest = [test for test in near if test not in first]
+        for group in (first, rest[:4], rest[4:25], rest[25:]):
             if group:
                 outcome = self.run(mutant["number"], group)
+                if outcome[0] == "caught" and outcome[1] in near:
+                    self.caught_last[function] = outcome[1]
                 if outcome[0] != "missed":
                     return outcome
         return "missed", f"{len(near)} of {len(tests)} tests"
 
     def run(self, number, tests):
         environment = os.environ | {"MUTANT": str(number), "PROPTEST_MAX_SHRINK_ITERS": "0"}
-        limit = 60 + 10 * sum(self.passed[test] for test in tests)
+        limit = 30 + 10 * sum(self.passed[test] for test in tests)
         process = subprocess.Popen(
             ["prlimit", f"--as={MOST_BYTES}", self.program, "--exact", *tests],
             cwd=TREE,
@@ -223,7 +242,10 @@ def run_in_parallel(queue, work):
 def main():
     wanted = sys.argv[1:]
     copy(REPOSITORY, SOURCE)
-    mutants = [m for m in listed() if not wanted or any(m["file"].startswith(f"src/{name}") for name in wanted)]
+    left = missed_last() if "missed" in wanted else set()
+    wanted = [name for name in wanted if name != "missed"]
+    chosen = lambda m: placeless(m) in left or any(m["file"].startswith(f"src/{name}") for name in wanted)
+    mutants = [m for m in listed() if not sys.argv[1:] or chosen(m)]
     reasons = {m["number"]: justified(m) for m in mutants}
     print(f"== {len(mutants)} mutants; compiling them", flush=True)
     program, known, lost, unviable = build(mutants)
@@ -270,7 +292,7 @@ def report(mutants, outcomes, lost, unviable, reasons):
         if outcome in ("missed", "not run"):
             left.append(f"{outcome}: {mutant['name']} ({by})")
         table[module][outcome] += 1
-    (WORK / "outcomes.json").write_text(json.dumps({m["name"]: outcomes.get(m["number"]) for m in mutants}, indent=1))
+    OUTCOMES.write_text(json.dumps({m["name"]: outcomes.get(m["number"]) for m in mutants}, indent=1))
     columns = ["caught", "timeout", "missed", "equivalent", "unviable", "not run", "not asked"]
     print("| module | mutants | " + " | ".join(columns) + " | caught of those that count |")
     print("| --- " * (len(columns) + 3) + "|")

@@ -162,6 +162,19 @@ fn a_private_key_must_be_whole_and_unaltered() {
 }
 
 #[test]
+fn extension_lines_come_back_as_they_were_given() {
+    let given = vec!["time 2026-11-22T10:00:00.000Z".to_owned(), "a second line".to_owned()];
+    for extensions in [vec![], given[..1].to_vec(), given] {
+        let name = Name::new("example.org/log").unwrap();
+        let made = Checkpoint::new(name, 5, leaf_hash(b"x"), extensions.clone()).unwrap();
+        let note = Note::parse(&made.sign(&[&key("example.org/log", 1)])).unwrap();
+        let read = Checkpoint::parse(note.text()).unwrap();
+        assert_eq!(read.extensions(), extensions);
+        assert_eq!(read.extensions(), made.extensions());
+    }
+}
+
+#[test]
 fn extension_lines_can_not_forge_lines() {
     let new = |line: &str| Checkpoint::new(Name::new("a").unwrap(), 1, leaf_hash(b""), vec![line.to_owned()]);
     assert!(new("time 2026-11-21T00:00:00Z").is_ok());

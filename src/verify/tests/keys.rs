@@ -1,9 +1,11 @@
 //! Checkpoints that should not be believed, and keys that succeed one another.
 
 use super::made::{LOG, Log, at, checkpoint, event, holds, key, only, trusting, verified, verified_files, with_kept};
+use crate::event::view::View;
 use crate::event::{Action, Event, Outcome};
-use crate::merkle::note::{Checkpoint, LogKey, Name, NoteError};
+use crate::merkle::note::{Checkpoint, LogKey, Name, Note, NoteError};
 use crate::secret::SecretKey;
+use crate::verify::trust::Trust;
 use crate::verify::{Fault, Kept, Settings};
 
 fn succession(old: u8, new: u8) -> Event {
@@ -128,6 +130,22 @@ fn a_retired_key_vouches_alone_for_nothing_newer_a_04() {
     let mut lines = log.lines(&[120, 200]);
     lines.insert(100, checkpoint(&old_alone.note(100)));
     holds(&verified(&trusting(&[1]), &lines.concat()));
+}
+
+#[test]
+fn a_retired_key_goes_on_vouching_alone_for_what_lies_before_its_retirement_a_04() {
+    let mut old_alone = rotated();
+    old_alone.keys = vec![(0, vec![1])];
+    let old = key(1).verifier();
+    let mut trust = Trust::new(std::slice::from_ref(&old));
+    trust.heed(100, &View::read(&old_alone.leaves[100]).unwrap());
+    let mut signers = |size: u64| trust.signers(&Note::parse(&old_alone.note(size)).unwrap(), size);
+    for size in [1, 99, 100] {
+        assert_eq!(signers(size), Ok(vec![old.id()]), "{size}");
+    }
+    for size in [101, 102, 200] {
+        assert_eq!(signers(size), Err(Fault::Retired { old: old.id(), sequence: 100 }), "{size}");
+    }
 }
 
 #[test]

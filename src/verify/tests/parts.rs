@@ -166,6 +166,33 @@ fn kept_checkpoints_are_held_against_a_part_as_far_as_it_goes_a_03() {
 }
 
 #[test]
+fn a_proof_leads_from_the_last_entry_to_the_checkpoint_behind_it_and_to_nothing_else_a_02() {
+    let log = Log::of_size(40);
+    let asked = Asked::of(&log);
+    let with_proof = |from, to| {
+        let mut lines = part(&log, 10, 20);
+        let proof = Consistency { from, to, hashes: asked.consistency(from, to) };
+        lines[11].clear();
+        export::consistency(&proof, &mut lines[11]);
+        verified(&trusting(&[1]), &lines.concat())
+    };
+    holds(&with_proof(20, 40));
+    // Each is a proof that holds, of other sizes.
+    for (from, to) in [(20, 39), (19, 40), (21, 40), (19, 39)] {
+        assert_eq!(only(&with_proof(from, to)), &Fault::Misplaced { size: 40, end: 20 }, "from {from} to {to}");
+    }
+}
+
+#[test]
+fn a_part_has_one_proof_at_its_end() {
+    let log = Log::of_size(40);
+    let mut lines = part(&log, 10, 20);
+    lines.insert(11, lines[11].clone());
+    let refused = Fault::Form("not a proof that leads from a part's end to a checkpoint");
+    assert_eq!(only(&verified(&trusting(&[1]), &lines.concat())), &refused);
+}
+
+#[test]
 fn lines_of_a_part_have_their_places() {
     let log = Log::of_size(70);
     let lines = part(&log, 20, 50);

@@ -119,6 +119,64 @@ fn a_tail_that_was_cut_off_is_found_by_the_checkpoint_that_was_kept_a_02() {
 }
 
 #[test]
+fn a_checkpoint_stands_behind_its_own_last_entry_a_02() {
+    let log = Log::of_size(20);
+    for end in [6, 11, 19] {
+        let mut lines = log.lines(&[20]);
+        lines.insert(end, checkpoint(&log.note(5)));
+        let report = verified(&trusting(&[1]), &lines.concat());
+        assert_eq!(only(&report), &Fault::Misplaced { size: 5, end: end as u64 });
+        assert_eq!(report.first_bad(), None, "the entries are as they were signed");
+    }
+    let mut lines = log.lines(&[20]);
+    lines.insert(5, checkpoint(&log.note(5)));
+    holds(&verified(&trusting(&[1]), &lines.concat()));
+}
+
+#[test]
+fn what_no_checkpoint_vouches_for_begins_behind_the_last_that_fits_a_02() {
+    let log = Log::of_size(20);
+    let lines = log.lines(&[7]).concat();
+    let report = verified(&trusting(&[1]), &lines);
+    assert_eq!((only(&report), report.first_bad()), (&Fault::Uncovered(13), Some(7)));
+    // Where the log is known to have been longer, what is missing is what is wrong, and not what is there.
+    let mut shorter = log.clone();
+    shorter.leaves.truncate(15);
+    let report = verified(&with_kept(vec![log.kept(20)]), &shorter.lines(&[7]).concat());
+    let found: Vec<&Fault> = report.findings.iter().map(|finding| &finding.fault).collect();
+    assert_eq!(found, [&Fault::NotReached { size: 20, end: 15 }, &Fault::Uncovered(8)]);
+    assert_eq!(report.first_bad(), Some(15));
+}
+
+#[test]
+fn a_log_without_entries_whose_checkpoint_says_so_holds() {
+    let log = Log::of_size(0);
+    for report in [verified(&trusting(&[1]), &checkpoint(&log.note(0))), verified_files(&trusting(&[1]), &log.files())]
+    {
+        holds(&report);
+        assert_eq!((report.entries, report.vouched.unwrap().size), (0, 0));
+    }
+}
+
+#[test]
+fn a_line_that_is_almost_a_checkpoint_is_refused_and_vouches_for_nothing_a_04() {
+    let log = Log::of_size(4);
+    let mut lines = log.lines(&[4]);
+    let good = String::from_utf8(lines.pop().unwrap()).unwrap();
+    for (from, to) in
+        [("{\"checkpoint\":", "{\"checkpoint\": "), ("\"}", "\",\"more\":1}"), ("example", "\\u0065xample")]
+    {
+        let changed = good.replacen(from, to, 1);
+        assert_ne!(changed, good);
+        lines.push(changed.into_bytes());
+        let report = verified(&trusting(&[1]), &lines.concat());
+        assert_eq!(only(&report), &Fault::Form("the line is not a checkpoint as an export writes it"), "{to}");
+        assert!(report.vouched.is_none());
+        lines.pop();
+    }
+}
+
+#[test]
 fn a_torn_last_line_and_an_empty_file_are_not_a_log_a_02() {
     let log = Log::of_size(5);
     let export = log.export();
@@ -160,6 +218,24 @@ fn a_tile_or_bundle_that_is_gone_is_named_a_02() {
         let expected = if path.contains("entries") { 511 } else { 256 };
         assert_eq!(report.first_bad(), Some(expected), "{path} {change}: {report:?}");
     }
+}
+
+#[test]
+fn a_bundle_that_is_not_full_must_be_there_and_end_with_its_last_entry_a_02() {
+    let (log, bundle) = (Log::of_size(10), "tile/entries/000.p/10");
+    let mut files = log.files();
+    let entries = files.remove(bundle).unwrap();
+    // Only whole bundles are ever dropped because of their age.
+    let report = verified_files(&trusting(&[1]), &files);
+    assert_eq!((only(&report), report.first_bad()), (&Fault::File(Gone::Missing), Some(0)));
+    assert_eq!(report.findings[0].place, bundle);
+    for changed in [entries[..entries.len() - 1].to_vec(), [&entries[..], b"\0"].concat()] {
+        files.insert(bundle.to_owned(), changed);
+        let report = verified_files(&trusting(&[1]), &files);
+        assert_eq!((only(&report), report.first_bad()), (&Fault::File(Gone::Torn), Some(9)));
+    }
+    files.insert(bundle.to_owned(), entries);
+    holds(&verified_files(&trusting(&[1]), &files));
 }
 
 #[test]
@@ -208,6 +284,27 @@ fn bodies_may_be_gone_where_an_event_of_the_log_says_so() {
         files.remove(path).unwrap();
     }
     holds(&verified_files(&trusting(&[1]), &files));
+}
+
+#[test]
+fn what_drops_bodies_may_say_more_behind_it_but_not_another_word() {
+    for (said, good) in [
+        ("3 dropped", true),
+        ("3 dropped, older than 30 days", true),
+        ("3 dropped by retention", true),
+        ("3 dropped: all", false),
+        ("3 droppedish", false),
+    ] {
+        let mut log = Log::of_size(6);
+        log.put(4, &purge(said));
+        let mut lines = log.lines(&[6]);
+        (0..3).for_each(|sequence| lines[at(sequence)] = dropped(&log, sequence));
+        let report = verified(&trusting(&[1]), &lines.concat());
+        assert_eq!(report.holds(), good, "{said}: {report:?}");
+        if !good {
+            assert_eq!(only(&report), &Fault::DroppedUnsaid);
+        }
+    }
 }
 
 #[test]

@@ -113,6 +113,48 @@ fn a_changed_byte_in_a_whole_file_is_named_and_the_signed_root_tells_which_side_
 }
 
 #[test]
+fn of_many_entries_the_signed_root_tells_which_side_was_altered_if_it_is_one_a_01() {
+    let log = Log::of_size(20);
+    let altered_at = |places: &[(usize, &str)]| {
+        let mut lines = log.lines(&[20]);
+        for (at, what) in places {
+            let line = String::from_utf8(lines[*at].clone()).unwrap();
+            let place = line.find(what).unwrap() + 30;
+            lines[*at][place] = if lines[*at][place] == b'a' { b'b' } else { b'a' };
+        }
+        verified(&trusting(&[1]), &lines.concat())
+    };
+    let faults = |report: &crate::verify::Report| -> Vec<(Option<u64>, Fault)> {
+        report.findings.iter().map(|finding| (finding.entry, finding.fault.clone())).collect()
+    };
+    for (what, altered) in [("hash", Altered::Hash), ("leaf", Altered::Bytes)] {
+        let report = altered_at(&[(3, what), (9, what), (10, what)]);
+        assert_eq!(faults(&report), [3, 9, 10].map(|entry| (Some(entry), Fault::Hash(altered))));
+        assert_eq!(report.checkpoints, 1, "the rest is known to be good");
+    }
+    // One of each: neither tree is the signed one, and nobody can tell.
+    let report = altered_at(&[(3, "hash"), (9, "leaf")]);
+    assert_eq!(report.checkpoints, 0);
+    let unknown = Fault::Hash(Altered::Unknown);
+    assert_eq!(faults(&report)[..2], [(Some(3), unknown.clone()), (Some(9), unknown)]);
+}
+
+#[test]
+fn progress_tells_what_was_read_so_far() {
+    // Lines that are quickly read: checkpoints of nothing.
+    let line = super::made::checkpoint(&Log::of_size(0).note(0));
+    let mut told = Vec::new();
+    let report = whole(&trusting(&[1]), line.repeat(4100).as_slice(), |bytes| told.push(bytes)).unwrap();
+    holds(&report);
+    assert_eq!(told, [4096 * line.len() as u64]);
+    let log = Log::of_size(300);
+    let (made, mut told) = (log.files(), Vec::new());
+    let report = files(&trusting(&[1]), |path| Ok(made.get(path).cloned()), |read, of| told.push((read, of)));
+    holds(&report.unwrap());
+    assert_eq!(told, [(256, 300), (300, 300)]);
+}
+
+#[test]
 fn every_changed_byte_of_the_files_beside_the_entries_is_found_a_01() {
     let log = Log::of_size(700);
     let files = log.files();

@@ -9,7 +9,12 @@ use crate::witness::fixture::{History, witness_key};
 use crate::witness::server::Door;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::oneshot;
+use tracing::Level;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::layer::{self, Layer, SubscriberExt};
+use tracing_subscriber::registry::Registry;
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
@@ -310,6 +315,106 @@ fn a_witness_that_talks_nonsense_is_not_asked_for_ever() {
     let stubborn = canned(|_| answer("409 Conflict", SIZE_TYPE, "90\n"));
     let (mut stubborn, _) = circle(vec![member("w.example/1", stubborn)], 1);
     assert!(matches!(start(&mut stubborn, &log, 90), Err(WitnessError::OtherHistory { .. })));
+}
+
+/// A witness that answers with these sizes, one after the other and over again, and how often it was asked.
+fn telling(sizes: &'static [u64]) -> (SocketAddr, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let address = canned(move |number| {
+        count.fetch_add(1, Ordering::SeqCst);
+        answer("409 Conflict", SIZE_TYPE, &format!("{}\n", sizes[number % sizes.len()]))
+    });
+    (address, asked)
+}
+
+#[test]
+fn what_a_witness_says_it_has_seen_is_held_against_what_it_was_shown_a_05() {
+    let log = History::new(100);
+    for (sizes, questions, said) in [
+        // Ahead: nothing that it could be shown helps.
+        (&[95][..], 1, "with 95 events, but there are 90"),
+        (&[90, 95], 2, "with 95 events, but there are 90"),
+        // Shown what it asked for, it refuses.
+        (&[90], 2, "another history"),
+        (&[40], 2, "w.example/1 says that it has seen 40 events, and then not"),
+        (&[1, 2, 3], 3, "w.example/1 says that it has seen 3 events, and then not"),
+        (&[1, 2, 90], 3, "w.example/1 says that it has seen 90 events, and then not"),
+    ] {
+        let (address, asked) = telling(sizes);
+        let (mut circle, _) = circle(vec![member("w.example/1", address)], 1);
+        let refused = start(&mut circle, &log, 90).unwrap_err().to_string();
+        assert!(refused.contains(said), "{sizes:?}: {refused}");
+        assert_eq!(asked.load(Ordering::SeqCst), questions, "{sizes:?}");
+    }
+}
+
+/// The level of each event that names a witness, and which.
+#[derive(Clone, Default)]
+struct Told(Arc<std::sync::Mutex<Vec<(String, Level)>>>);
+
+impl Layer<Registry> for Told {
+    fn on_event(&self, event: &tracing::Event<'_>, _: layer::Context<'_, Registry>) {
+        struct Witness(Option<String>);
+        impl Visit for Witness {
+            fn record_str(&mut self, field: &Field, value: &str) {
+                if field.name() == "witness" {
+                    self.0 = Some(value.to_owned());
+                }
+            }
+
+            fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+        }
+        let mut witness = Witness(None);
+        event.record(&mut witness);
+        if let Some(name) = witness.0 {
+            self.0.lock().unwrap().push((name, *event.metadata().level()));
+        }
+    }
+}
+
+#[test]
+fn each_failure_is_counted_by_its_kind_and_only_a_contradiction_is_told_each_time() {
+    let log = History::new(100);
+    let site = Site::new("w.example/good");
+    let running = site.serve(&log);
+    let kinds = [
+        ("w.example/ahead", "ahead", [Level::ERROR, Level::ERROR]),
+        ("w.example/fork", "fork", [Level::ERROR, Level::ERROR]),
+        ("w.example/refused", "refused", [Level::WARN, Level::DEBUG]),
+        ("w.example/failed", "failed", [Level::WARN, Level::DEBUG]),
+    ];
+    let told = Told::default();
+    let _seen = tracing::subscriber::set_default(tracing_subscriber::registry().with(told.clone()));
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let figures = recorder.handle();
+    metrics::with_local_recorder(&recorder, || {
+        let down = canned(|_| answer("500 Internal Server Error", "text/plain", "no"));
+        let members = vec![
+            member("w.example/ahead", telling(&[95]).0),
+            member("w.example/fork", telling(&[90]).0),
+            member("w.example/refused", telling(&[1, 2, 3]).0),
+            member("w.example/failed", down),
+            member("w.example/good", running.address),
+        ];
+        let (mut circle, clock) = circle(members, 1);
+        for _ in 0..2 {
+            assert_eq!(cosign(&mut circle, &log, 90).len(), 1);
+            clock.advance(FIRST_PAUSE);
+        }
+    });
+    let figures = figures.render();
+    for (witness, kind, levels) in kinds {
+        for reason in ["failed", "refused", "ahead", "fork"] {
+            let count = if reason == kind { 2 } else { 0 };
+            let line =
+                format!("cloakroom_witness_failures_total{{witness=\"{witness}\",reason=\"{reason}\"}} {count}\n");
+            assert!(figures.contains(&line), "{line}{figures}");
+        }
+        let told = told.0.lock().unwrap();
+        let of_it: Vec<Level> = told.iter().filter(|(name, _)| name == witness).map(|(_, level)| *level).collect();
+        assert_eq!(of_it, levels, "{witness}");
+    }
 }
 
 #[test]
