@@ -108,10 +108,8 @@ impl CheckpointDirectory {
     pub fn newest(&self, keys: &LogKeys) -> Result<Option<(Checkpoint, String)>, CheckpointError> {
         let path = self.file();
         let io = |error| CheckpointError::Io { path: path.clone(), error };
-        match fs::metadata(&path) {
-            Ok(metadata) if metadata.len() > LENGTH_AT_MOST => Err(io(io::ErrorKind::FileTooLarge.into())),
-            Ok(_) => {
-                let text = file::read_text(&path, LENGTH_AT_MOST).map_err(io)?;
+        match file::read_text(&path, LENGTH_AT_MOST) {
+            Ok(text) => {
                 let checkpoint = keys.open(&text);
                 let checkpoint = checkpoint.map_err(|error| CheckpointError::Invalid { path: path.clone(), error })?;
                 Ok(Some((checkpoint, text)))
@@ -215,6 +213,64 @@ fn replace(path: &Path, note: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::merkle::empty_root;
+    use crate::merkle::note::{LogKey, Name};
+    use crate::secret::SecretKey;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn only_where_nothing_is_there_never_was_a_checkpoint_a_02() {
+        let folder = tempfile::tempdir().unwrap();
+        let log_key = LogKey::from_seed(Name::new("example.org/log").unwrap(), &SecretKey::new([7; 32]));
+        let keys = LogKeys::of(log_key.verifier());
+        let directory = CheckpointDirectory::new(folder.path());
+        let refused = |directory: &CheckpointDirectory| match directory.newest(&keys).map(drop) {
+            Err(CheckpointError::Io { path, error }) => {
+                assert_eq!(path, directory.file());
+                error.to_string()
+            }
+            other => panic!("{other:?}"),
+        };
+        assert!(directory.newest(&keys).unwrap().is_none());
+        let long = |length: usize| {
+            let note = |filler: usize| {
+                let lines = vec!["x".repeat(filler)];
+                Checkpoint::new(log_key.verifier().name().clone(), 5, empty_root(), lines).unwrap().sign(&[&log_key])
+            };
+            note(length + 1 - note(1).len())
+        };
+        let longest = usize::try_from(LENGTH_AT_MOST).unwrap();
+        directory.write(&long(longest)).unwrap();
+        assert_eq!(directory.newest(&keys).unwrap().unwrap().0.size(), 5);
+        directory.write(&long(longest + 1)).unwrap();
+        assert!(refused(&directory).contains("more than 65536 bytes"));
+        // In the place of the directory stands a file, and in the place of the file a directory.
+        assert!(refused(&CheckpointDirectory::new(directory.file())).contains("Not a directory"));
+        fs::remove_file(directory.file()).unwrap();
+        fs::create_dir(directory.file()).unwrap();
+        assert!(refused(&directory).contains("no regular file"));
+    }
+
+    #[test]
+    fn what_is_no_directory_can_not_be_written_to_and_what_is_not_there_is_for_others_to_say() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = CheckpointDirectory::new(folder.path());
+        assert!(directory.check_writable().is_ok());
+        assert!(CheckpointDirectory::new(folder.path().join("none")).check_writable().is_ok());
+        directory.write("note").unwrap();
+        let refused = CheckpointDirectory::new(directory.file()).check_writable();
+        let Err(CheckpointError::Io { path, error }) = refused else { panic!("{refused:?}") };
+        assert_eq!((path, error.raw_os_error()), (directory.file().join(FILE), Some(Errno::NOTDIR.raw_os_error())));
+        // Root may write everywhere.
+        if !rustix::process::geteuid().is_root() {
+            for mode in [0o500, 0o600] {
+                fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+                assert!(directory.check_writable().is_err(), "{mode:o}");
+            }
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        assert!(directory.check_writable().is_ok());
+    }
 
     #[test]
     fn the_advice_fits_what_the_system_refused_s_05() {
@@ -226,6 +282,8 @@ mod tests {
             (Errno::NOSPC, "The disk is full"),
             (Errno::DQUOT, "The disk is full"),
             (Errno::MFILE, "Raise the limit of open files"),
+            (Errno::NFILE, "Raise the limit of open files"),
+            (Errno::NOMEM, "more memory"),
             (Errno::ROFS, "mounted read-only"),
             (Errno::IO, "The disk fails"),
             (Errno::NOMEM, "memory"),

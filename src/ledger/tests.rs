@@ -11,6 +11,8 @@ use std::task::Poll;
 mod commits;
 mod errors;
 mod faults;
+mod kept;
+mod records;
 mod recovery;
 mod rotation;
 mod stalls;

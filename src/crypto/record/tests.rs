@@ -315,6 +315,19 @@ fn equal_values_do_not_look_equal() {
 }
 
 #[test]
+fn a_row_tells_within_what_its_value_s_length_lies() {
+    let place = Place::new(ScopeId(1), 1);
+    for length in [0, 1, 11, 12, 13, 100, 252, 253, 1000, 70_000] {
+        let row = place.seal(&header(1), &vec![7; length], &salts(1));
+        let record = Record::parse(&row).unwrap();
+        let shortest = record.shortest_value();
+        assert!(shortest <= length && length < record.padded_bytes(), "{length}: {shortest}");
+        // What is counted by it counts at least half of what leaves.
+        assert!(length < 64 || 2 * shortest > length, "{length}: {shortest}");
+    }
+}
+
+#[test]
 #[should_panic(expected = "scope, index key and created never change")]
 fn a_row_that_could_never_open_is_not_written() {
     let place = Place::new(ScopeId(1), 1);

@@ -237,13 +237,16 @@ fn what_does_not_fit_is_refused_at_once() {
         for round in 0..2 {
             let held = hold_one(&open, &gate, 1);
             let waiting: Vec<Answer> = (0..7).map(|_| issue_now(&open, 1)).collect();
+            assert!(!open.ledger.is_full(), "nobody was refused yet");
             for _ in 0..3 {
                 let refused = submit(&open.ledger, issue(open.ledger.basis(), 1)).err();
                 assert_eq!(refused, Some(Refused::Overloaded), "{limits:?}, round {round}");
+                assert!(open.ledger.is_full());
             }
             assert_eq!(fixture::waiting(&open.ledger), 7);
             gate.go(Fault::NONE);
             gate.pass();
+            assert!(!open.ledger.is_full(), "the writer has taken what waited");
             assert!(held.wait().is_ok() && waiting.into_iter().all(|answer| answer.wait().is_ok()));
         }
         open.close();

@@ -49,7 +49,9 @@ async fn while_it_is_paused_nothing_new_is_taken_and_what_waits_is_written_s_05_
     let gate = site.restart_gated();
     let open = site.open().unwrap();
     let (held, waiting) = (hold_one(&open, &gate, 1), issue_now(&open, 2));
+    assert!(open.ledger.takes_submissions());
     open.ledger.pause();
+    assert!(!open.ledger.takes_submissions() && open.ledger.is_alive());
     let ask = |number| {
         let value = Held::new("4111111111111111", vec![(0, handle(number))]);
         open.ledger.commit(issue(open.ledger.basis(), number), value)
@@ -61,6 +63,7 @@ async fn while_it_is_paused_nothing_new_is_taken_and_what_waits_is_written_s_05_
     assert!(held.wait().is_ok() && waiting.wait().is_ok());
     assert_eq!(ask(5).await.err(), Some(Refused::Unavailable));
     open.ledger.resume();
+    assert!(open.ledger.takes_submissions());
     gate.lift();
     assert_eq!(ask(6).await.unwrap().0, "4111111111111111");
     open.close();
@@ -74,7 +77,7 @@ fn a_store_that_fails_in_the_background_is_as_final_as_a_commit_that_fails_s_04(
     issue_now(&open, 1).wait().unwrap();
     open.ledger.give_up(&Fatal::Background(1));
     assert_eq!(submit(&open.ledger, issue(open.ledger.basis(), 2)).err(), Some(Refused::Unavailable));
-    assert!(!open.ledger.is_alive());
+    assert!(!open.ledger.is_alive() && !open.ledger.takes_submissions());
     open.close();
     let told = site.fatal.lock().unwrap().clone();
     assert!(matches!(&told[..], [one] if one.contains("in the background (1 times)")), "{told:?}");
