@@ -56,10 +56,10 @@ def justified(mutant):
     return next((entry["reason"] for entry in EQUIVALENT if entry["mutant"] == placeless(mutant)), None)
 
 
-def missed_last():
-    """The names of those that the last run left."""
+def left_last():
+    """The names of those that the last run missed or did not come to."""
     outcomes = json.loads(OUTCOMES.read_text())
-    return {placeless({"name": name}) for name, outcome in outcomes.items() if outcome and outcome[0] == "missed"}
+    return {placeless({"name": name}) for name, outcome in outcomes.items() if not outcome or outcome[0] == "missed"}
 
 
 EQUIVALENT = json.loads(pathlib.Path(__file__).with_name("equivalent.json").read_text())
@@ -181,7 +181,7 @@ class Tests:
 
     def run(self, number, tests):
         environment = os.environ | {"MUTANT": str(number), "PROPTEST_MAX_SHRINK_ITERS": "0"}
-        limit = 30 + 10 * sum(self.passed[test] for test in tests)
+        limit = 10 + 10 * sum(self.passed[test] for test in tests)
         process = subprocess.Popen(
             ["prlimit", f"--as={MOST_BYTES}", self.program, "--exact", *tests],
             cwd=TREE,
@@ -242,8 +242,8 @@ def run_in_parallel(queue, work):
 def main():
     wanted = sys.argv[1:]
     copy(REPOSITORY, SOURCE)
-    left = missed_last() if "missed" in wanted else set()
-    wanted = [name for name in wanted if name != "missed"]
+    left = left_last() if "left" in wanted else set()
+    wanted = [name for name in wanted if name != "left"]
     chosen = lambda m: placeless(m) in left or any(m["file"].startswith(f"src/{name}") for name in wanted)
     mutants = [m for m in listed() if not sys.argv[1:] or chosen(m)]
     reasons = {m["number"]: justified(m) for m in mutants}
