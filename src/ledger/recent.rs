@@ -67,6 +67,37 @@ mod tests {
     }
 
     #[test]
+    fn as_much_is_remembered_as_there_is_room_for_and_the_oldest_is_forgotten_first() {
+        let mut recent = Recent::default();
+        let last = u32::try_from(REMEMBERED).unwrap();
+        recent.note(1, &[handle(0)]);
+        recent.note(2, &[handle(1), handle(0)]);
+        let filler: Vec<Handle> = (3..last).map(handle).collect();
+        recent.note(3, &filler);
+        let unknown = [handle(u32::MAX)];
+        assert_eq!((recent.order.len(), recent.commits.len()), (REMEMBERED, REMEMBERED - 1));
+        assert!(!recent.changed_since(0, &unknown), "all is remembered");
+        // The row of commit 1 goes; that it was rewritten since is still known.
+        recent.note(4, &[handle(last)]);
+        assert_eq!((recent.order.len(), recent.commits.len()), (REMEMBERED, REMEMBERED));
+        assert!(recent.changed_since(0, &unknown), "who read before commit 1 may have read what is forgotten");
+        assert!(!recent.changed_since(1, &unknown) && !recent.changed_since(0, &[]));
+        assert!(recent.changed_since(1, &[handle(0)]) && !recent.changed_since(2, &[handle(0)]));
+        // And so those of commit 2, with all that is known of them.
+        recent.note(5, &[handle(last + 1), handle(last + 2)]);
+        assert_eq!((recent.order.len(), recent.commits.len()), (REMEMBERED, REMEMBERED));
+        assert!(recent.changed_since(1, &unknown) && !recent.changed_since(2, &unknown));
+    }
+
+    #[test]
+    fn nothing_rests_on_nothing() {
+        let mut recent = Recent::default();
+        recent.note(1, &[handle(0)]);
+        assert!(!recent.changed_since(0, &[]));
+        assert!(!recent.changed_since(1, &[handle(0)]));
+    }
+
+    #[test]
     fn what_is_forgotten_counts_as_changed() {
         let mut recent = Recent::default();
         recent.note(1, &[handle(0)]);

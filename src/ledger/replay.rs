@@ -9,7 +9,7 @@ use crate::merkle::{self, Frontier, Hash, TILE_WIDTH, Tile};
 use crate::store::{Order, ReadError, Rows, Table};
 
 /// Events read in one scan.
-const EVENTS_A_SCAN: u64 = 4096;
+const EVENTS_A_SCAN: usize = 4096;
 
 /// Why the stored log is not the tree.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +35,9 @@ pub(super) fn replay(rows: &dyn Rows, frontier: &mut Frontier, to: u64) -> Resul
     while frontier.size() < to {
         let from = frontier.size();
         // By number, not by what is found: then neither a gap nor its size depends on what follows it.
-        let end = to.min(from + EVENTS_A_SCAN);
-        let limit = usize::try_from(end - from).unwrap_or(usize::MAX);
-        let found = rows.scan(Table::Events, &from.to_be_bytes(), &end.to_be_bytes(), Order::Ascending, limit)?;
+        let end = to.min(from + EVENTS_A_SCAN as u64);
+        let range = (from.to_be_bytes(), end.to_be_bytes());
+        let found = rows.scan(Table::Events, &range.0, &range.1, Order::Ascending, EVENTS_A_SCAN)?;
         for (key, bytes) in &found {
             if key.as_slice() != frontier.size().to_be_bytes() {
                 return Err(ReplayError::Gap(frontier.size()));

@@ -287,6 +287,48 @@ mod tests {
     }
 
     #[test]
+    fn by_how_much_the_clock_is_behind_is_told_while_time_stands_still_l_03() {
+        let (clock, vault) = running();
+        assert_eq!(vault.behind(), Duration::ZERO);
+        clock.set_wall(at(10 * YEAR - 3_600_000));
+        assert_eq!((vault.now(), vault.behind()), (at(10 * YEAR), HOUR));
+        clock.advance(HOUR + MILLI);
+        assert_eq!((vault.now(), vault.behind()), (at(10 * YEAR + 1), Duration::ZERO));
+        assert_eq!(vault.monotonic(), clock.monotonic());
+        clock.advance(HOUR);
+        assert_eq!(vault.monotonic(), clock.monotonic());
+    }
+
+    #[test]
+    fn a_minute_is_tolerated_and_a_millisecond_more_is_not_l_03() {
+        for (gap, tolerated) in [(TOLERANCE, true), (TOLERANCE + MILLI, false)] {
+            // The mark may make up for a clock that was behind for so long.
+            let (clock, vault) = running();
+            clock.set_wall(at(10 * YEAR - 3_600_000));
+            clock.advance(gap);
+            vault.observe();
+            let wall = at(10 * YEAR).checked_add(gap).unwrap();
+            clock.set_wall(wall);
+            assert_eq!(vault.mark(), if tolerated { wall } else { at(10 * YEAR) }, "behind by {gap:?}");
+            // A clock that was corrected by so much is still steady.
+            let (clock, vault) = running();
+            clock.set_wall(at(20 * YEAR));
+            vault.observe();
+            clock.advance(DAY / 2);
+            clock.set_wall(clock.wall().checked_add(gap).unwrap());
+            vault.observe();
+            clock.advance(DAY / 2);
+            assert_eq!(matches!(vault.observe(), Standing::Steady(_)), tolerated, "corrected by {gap:?}");
+            // And one that is ahead by so much needs nobody's word.
+            let (clock, vault) = running();
+            clock.set_wall(wall);
+            vault.observe();
+            clock.advance(DAY);
+            assert_eq!(vault.observe(), if tolerated { Standing::Sound } else { Standing::Steady(gap) });
+        }
+    }
+
+    #[test]
     fn a_clock_that_was_behind_may_not_make_up_for_it_in_one_jump_l_03() {
         let (clock, vault) = running();
         clock.set_wall(at(9 * YEAR));

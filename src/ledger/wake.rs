@@ -8,7 +8,6 @@
 use super::{Receipt, Refused};
 use parking_lot::Mutex;
 use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 /// How a waiter learns of the outcome.
@@ -44,7 +43,6 @@ thread_local! {
 
 /// The workers of this process. A worker that has ended stays in its place with a closed channel; servers start a handful.
 static WORKERS: Mutex<Vec<mpsc::UnboundedSender<Vec<Completion>>>> = Mutex::new(Vec::new());
-static WORKER_COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// Somebody to wait on the current thread.
 pub(super) fn waiter() -> (Waiter, oneshot::Receiver<Outcome>) {
@@ -59,7 +57,6 @@ impl Worker {
         let mut workers = WORKERS.lock();
         THIS_WORKER.set(Some(workers.len()));
         workers.push(sender);
-        WORKER_COUNT.store(workers.len(), Ordering::Release);
         Self { completions }
     }
 
@@ -83,7 +80,7 @@ impl Wakes {
         let completion = Completion { sender: waiter.sender, outcome };
         let Some(worker) = waiter.worker else { return completion.deliver() };
         if self.workers.len() <= worker {
-            self.workers.resize_with(WORKER_COUNT.load(Ordering::Acquire).max(worker + 1), Vec::new);
+            self.workers.resize_with(worker + 1, Vec::new);
         }
         self.workers[worker].push(completion);
     }

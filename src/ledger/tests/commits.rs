@@ -362,6 +362,27 @@ fn a_worker_wakes_those_who_wait_on_its_thread() {
 }
 
 #[test]
+fn what_a_worker_waits_for_is_delivered_by_its_own_task() {
+    let site = Site::new();
+    let open = site.open().unwrap();
+    let ledger = open.ledger.clone();
+    let serving = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut worker = pin!(Worker::register().run());
+            let mut answers = [1, 2].map(|number| submit(&ledger, issue(ledger.basis(), number)).unwrap());
+            // The head is told behind the commits that were handed over before.
+            while ledger.head().unwrap().size < 3 {}
+            assert!(answers.iter_mut().all(Answer::is_open), "nothing was done on another thread");
+            assert!(!has_ended(&mut worker).await, "it goes on for as long as it is polled");
+            answers.map(|answer| answer.wait().unwrap().sequence())
+        })
+    });
+    assert_eq!(serving.join().unwrap(), [1, 2]);
+    open.close();
+}
+
+#[test]
 fn checkpoints_follow_the_log_and_never_go_back() {
     let mut site = Site::new();
     site.period = Duration::ZERO;
@@ -403,7 +424,12 @@ fn a_checkpoint_that_can_not_be_written_is_tried_again() {
         failed: String::new(),
     };
     let head = open.ledger.head().unwrap();
-    assert_eq!(checkpointer.sign(&head).err(), Some(Refused::Unavailable));
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let refused = metrics::with_local_recorder(&recorder, || checkpointer.sign(&head).err());
+    assert_eq!(refused, Some(Refused::Unavailable));
+    let figures = recorder.handle().render();
+    assert!(figures.contains("cloakroom_checkpoint_events_total 1\n"), "one was read again: {figures}");
+    assert!(figures.contains("cloakroom_checkpoint_failures_total 1\n"), "{figures}");
     assert_eq!(open.ledger.vouched().size(), 1, "nothing vouches for more than was written");
     checkpointer.directories = Checkpoints::of(site.checkpoints());
     assert_eq!(checkpointer.sign(&head).unwrap().size(), 2);

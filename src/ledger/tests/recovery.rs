@@ -2,10 +2,13 @@
 //! its name, and a refused start changes nothing.
 
 use super::*;
+use crate::crypto::state::MASKED_LENGTH;
 use crate::keys::authentic;
 use crate::ledger::state::HEAD_ROW;
-use crate::ledger::{OpenError, StoredHead};
-use crate::merkle::note::NoteError;
+use crate::ledger::{
+    CheckpointDirectory, Checkpoints, OpenError, Outside, StoredHead, check as check_log, identify, stored_head,
+};
+use crate::merkle::note::{Checkpoint, NoteError};
 
 /// A closed log of `events` events, all of them vouched for.
 pub(super) fn log_of(events: u32) -> Site {
@@ -159,6 +162,61 @@ fn tiles_are_held_against_the_checkpoint_too() {
     site.checkpoints().write(&checkpoint).unwrap();
     flip(&mut site, Table::Tree, b"tile/0/000", 5);
     assert!(matches!(refusal(&site), OpenError::WrongHash { from: 0, to: 256 }));
+}
+
+/// What `cloakroom verify` holds a log against, beside a vault that runs or without one.
+fn checked(site: &Site) -> Result<(), OpenError> {
+    let (_, meta) = identify(&*site.store, &site.root()).unwrap();
+    let keys = site.log_keys();
+    let outside = Outside::read(&Checkpoints { directory: site.checkpoints(), copy: site.copy.clone() }, &keys)?;
+    check_log(&*site.store, &outside, &meta, &site.state_key())
+}
+
+#[test]
+fn a_check_finds_what_a_start_would_a_02() {
+    let mut site = log_of(5);
+    checked(&site).unwrap();
+    let event = site.row(Table::Events, &key(2)).unwrap();
+    site.edit(|rows| rows.delete(Table::Events, &key(2)));
+    assert!(matches!(checked(&site), Err(OpenError::Gap(2))));
+    site.edit(|rows| rows.put(Table::Events, &key(2), &event));
+    flip(&mut site, Table::Events, &key(4), 20);
+    assert!(matches!(checked(&site), Err(OpenError::WrongHash { .. })));
+    flip(&mut site, Table::Events, &key(4), 20);
+    site.edit(|rows| rows.delete(Table::Events, &key(0)));
+    assert!(matches!(checked(&site), Err(OpenError::Gap(0))));
+}
+
+#[test]
+fn records_that_the_checkpoint_does_not_vouch_for_are_refused_c_04() {
+    let mut site = log_of(5);
+    let (_, meta) = identify(&*site.store, &site.root()).unwrap();
+    let state = site.state_key();
+    let head = stored_head(&*site.store, &meta, &state).unwrap().unwrap();
+    let outside = Outside::read(&Checkpoints::of(site.checkpoints()), &site.log_keys()).unwrap();
+    assert_eq!(outside.newest().map(Checkpoint::size), Some(5));
+    assert_eq!(outside.state(5), Some(state.digest(5, &head.total)));
+    assert_eq!((outside.state(4), outside.state(6)), (None, None), "it speaks of its own size alone");
+    // A head of the right log, with other records.
+    let forged = StoredHead { total: state.unmask(None, &[1; MASKED_LENGTH]), ..head };
+    let row = forged.seal(&meta, &state, [7; 16]);
+    site.edit(|rows| rows.put(Table::Tree, HEAD_ROW, &row));
+    for error in [refusal(&site), checked(&site).unwrap_err()] {
+        assert!(matches!(error, OpenError::OtherRecords { found: 0x0101_0101_0101_0101, vouched: 0 }), "{error}");
+    }
+}
+
+#[test]
+fn a_log_of_which_only_the_copy_knows_is_not_begun_anew_a_05() {
+    let copy = tempfile::tempdir().unwrap();
+    let mut site = Site::bare();
+    site.copy = Some(CheckpointDirectory::new(copy.path()));
+    std::fs::copy(log_of(5).checkpoints().file(), copy.path().join("checkpoint")).unwrap();
+    let error = refusal(&site);
+    assert!(matches!(&error, OpenError::NoCheckpoint(path) if *path == site.checkpoints().file()), "{error}");
+    // The control: where neither knows of any, it is a new one.
+    std::fs::remove_file(copy.path().join("checkpoint")).unwrap();
+    site.open().unwrap().close();
 }
 
 #[test]

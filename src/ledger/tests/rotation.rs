@@ -112,3 +112,12 @@ fn the_row_of_the_keys_has_one_spelling() {
         assert_eq!(LogKeys::decode(wrong), None);
     }
 }
+
+#[test]
+fn a_key_is_in_force_from_the_size_at_which_it_came() {
+    let keys = ["a", "b", "c"]
+        .map(|seed| LogKey::from_seed(Name::new(LOG).unwrap(), &SecretKey::new([seed.as_bytes()[0]; 32])).verifier());
+    let log = LogKeys::of(keys[0].clone()).succeeded_by(keys[1].clone(), 7);
+    assert_eq!(keys.each_ref().map(|key| log.in_force_from(key)), [Some(0), Some(7), None]);
+    assert_eq!(log.newest(), &keys[1]);
+}

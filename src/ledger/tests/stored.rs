@@ -72,6 +72,28 @@ fn index_keys_are_the_frozen_ones() {
     }
 }
 
+#[test]
+fn a_row_of_the_index_says_in_words_what_it_leads_by() {
+    let handle = [&[0, 0, 0, 9][..], &[0xab; 16]].concat();
+    let known = [
+        (IndexKey::caller("spiffe://a/x"), "its caller".to_owned()),
+        (IndexKey::scope("pan"), "its scope".to_owned()),
+        (IndexKey::handle(&handle), format!("the handle 00000009{}", "ab".repeat(16))),
+        (IndexKey::issues(&handle).unwrap(), "what was issued in its second".to_owned()),
+    ];
+    for (key, by) in known {
+        let row_key = key.at(7);
+        assert_eq!(IndexKey::read(&row_key), Some((by, 7)));
+        // A subject of another length, or of a kind that there is not.
+        assert_eq!(IndexKey::read(&row_key[1..]), None);
+        assert_eq!(IndexKey::read(&[&row_key[..1], &[0], &row_key[1..]].concat()), None);
+        assert_eq!(IndexKey::read(&[b"x", &row_key[1..]].concat()), None);
+    }
+    for short in [&b""[..], b"c", &[0; 8]] {
+        assert_eq!(IndexKey::read(short), None);
+    }
+}
+
 fn frozen_event(frozen: &Value) -> Event {
     let handles = frozen["handles"].as_array().unwrap();
     let outcomes = frozen["item_outcomes"].as_array().unwrap();

@@ -1,6 +1,7 @@
 //! What the ledger does with witnesses: it shows them what it has, keeps what they sign, and does not open when they object.
 
 use super::*;
+use crate::ledger::witnesses::Witnessed;
 use crate::merkle::verify_consistency;
 use parking_lot::Mutex as Shared;
 
@@ -98,6 +99,25 @@ fn a_log_that_a_witness_contradicts_is_not_opened_a_05() {
     let refused = site.open().map(drop).unwrap_err();
     assert!(matches!(refused, OpenError::Witness(WitnessError::Behind { .. })), "{refused}");
     assert!(site.dump() == dump && outside(&site) == note, "nothing was changed");
+}
+
+#[test]
+fn a_note_is_written_again_only_with_more_cosignatures_than_it_had() {
+    let site = Site::new();
+    let open = site.open().unwrap();
+    let vouched = open.ledger.vouched();
+    let (note, rows) = (vouched.note().to_owned(), &*site.store);
+    let shown = Arc::new(Shared::new(Shown::default()));
+    let mut witnessed = Witnessed::by(Some(Box::new(Fake(Arc::clone(&shown)))));
+    assert_eq!(witnessed.cosign(note.clone(), vouched.tree(), rows), note, "they are down");
+    assert_eq!(witnessed.complete(vouched.tree(), rows), None, "nobody is due");
+    shown.lock().due = true;
+    assert_eq!(witnessed.complete(vouched.tree(), rows), None, "they are down still");
+    shown.lock().line = Some(LINE);
+    assert_eq!(witnessed.complete(vouched.tree(), rows), Some(format!("{note}{LINE}\n")));
+    assert_eq!(witnessed.complete(vouched.tree(), rows), None, "nothing more came");
+    assert_eq!(shown.lock().sizes, [1, 1, 1, 1], "who is not due is not asked");
+    open.close();
 }
 
 #[test]
