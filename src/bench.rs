@@ -10,12 +10,17 @@
 
 mod audit;
 mod driver;
+mod figures;
 mod floor;
+mod host;
+mod latency;
 mod load;
+mod pace;
 mod place;
 mod probe;
 mod report;
 mod rounds;
+mod stand;
 
 use std::path::PathBuf;
 
@@ -34,8 +39,8 @@ pub struct Settings {
     pub tokens: usize,
     /// Where the vault's directory is made.
     pub directory: PathBuf,
-    /// Only these calls: `tokenize`, `tokenize-1`, `tokenize-100`, `detokenize-100`, `detokenize-old` and so on. All if
-    /// empty.
+    /// Only these calls: `tokenize`, `tokenize-1`, `tokenize-100`, `detokenize-100`, `detokenize-old`, `latency-1`
+    /// and so on. All if empty.
     pub only: String,
 }
 
@@ -70,7 +75,7 @@ pub enum Error {
 }
 
 impl Settings {
-    /// Three to four minutes.
+    /// Four to six minutes.
     pub fn full(directory: PathBuf) -> Self {
         Self { rounds: 5, seconds: 1.0, tokens: 1_000_000, directory, only: String::new() }
     }

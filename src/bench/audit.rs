@@ -7,12 +7,12 @@
 //! The tree can't be switched off, so what it adds is measured by itself, on events of the same length as the vault's own,
 //! and held against the CPU of a whole call in the same run.
 
-use super::driver::{Drivers, Window};
+use super::driver::Window;
+use super::figures::{Quantiles, grouped, median};
 use super::load::{Load, SCOPE, proof_of, tokens_of};
-use super::place::{Place, Server};
 use super::probe;
-use super::report::{Quantiles, grouped, median};
 use super::rounds::CROWDED;
+use super::stand::Stand;
 use super::{Error, io};
 use crate::merkle::{Frontier, leaf_hash};
 use crate::proto::v1;
@@ -102,13 +102,9 @@ struct Tree {
     ratio_of_writer: f64,
 }
 
-/// A vault with a long log.
+/// A vault with a long log. The floor is there only because the client connects to both.
 struct Bench {
-    vault: Server,
-    /// Only because the client connects to both.
-    _floor: Server,
-    drivers: Drivers,
-    place: Place,
+    stand: Stand,
     /// Some tokens from all over the log.
     tokens: Vec<String>,
     calls: usize,
@@ -134,12 +130,12 @@ pub(super) async fn measure(settings: &AuditSettings, tell: &mut dyn FnMut(&str)
     let mut bench = Bench::set_up(settings).await?;
     bench.fill(settings.events, tell).await?;
     let events = bench.size().await?;
-    let fdatasync = Quantiles::of(&probe::fdatasync(bench.place.path())?);
+    let fdatasync = Quantiles::of(&probe::fdatasync(bench.stand.place.path())?);
     let mut questions = Vec::new();
     for (name, load) in bench.loads(events) {
         let begin = Instant::now() + WARM_UP;
         let window = Window { begin, end: begin + Duration::from_secs_f64(settings.seconds) };
-        let taken = bench.drivers.measure(&load, 1, window).await?;
+        let taken = bench.stand.drivers.measure(&load, 1, window).await?;
         let question = Question { name, calls: taken.len(), took: Quantiles::of(&taken) };
         tell(&question.to_string());
         questions.push(question);
@@ -160,12 +156,10 @@ pub(super) async fn measure(settings: &AuditSettings, tell: &mut dyn FnMut(&str)
 
 impl Bench {
     async fn set_up(settings: &AuditSettings) -> Result<Self, Error> {
-        let place = Place::make(&settings.directory)?;
-        let (vault, floor) = (place.vault()?, place.floor()?);
-        let drivers = Drivers::connect(&place, vault.address, floor.address).await?;
+        let stand = Stand::set_up(&settings.directory).await?;
         let (tokens, calls) = (Vec::new(), 0);
         let (call_cpu, writer_cpu) = (Duration::ZERO, Duration::ZERO);
-        Ok(Self { vault, _floor: floor, drivers, place, tokens, calls, call_cpu, writer_cpu })
+        Ok(Self { stand, tokens, calls, call_cpu, writer_cpu })
     }
 
     /// An event a call: nearly all of them Tokenize, some Detokenize.
@@ -174,7 +168,7 @@ impl Bench {
         let begin = Instant::now();
         while self.calls < events {
             let before = self.cpu()?;
-            let replies = self.drivers.collect(&load, CROWDED).await?;
+            let replies = self.stand.drivers.collect(&load, CROWDED).await?;
             let after = self.cpu()?;
             self.call_cpu += after.0.saturating_sub(before.0);
             self.writer_cpu += after.1.saturating_sub(before.1);
@@ -182,7 +176,7 @@ impl Bench {
             let tokens = replies.iter().step_by(USED_AGAIN).filter_map(|reply| tokens_of(reply)).flatten();
             let tokens: Vec<String> = tokens.collect();
             let again = Load::detokenize(1, tokens.iter().map(String::as_str));
-            self.drivers.collect(&again, CROWDED).await?;
+            self.stand.drivers.collect(&again, CROWDED).await?;
             self.tokens.extend(tokens);
         }
         let seconds = begin.elapsed().as_secs_f64();
@@ -192,14 +186,14 @@ impl Bench {
 
     /// Of the whole server, and of its writing thread.
     fn cpu(&self) -> Result<(Duration, Duration), Error> {
-        Ok((probe::cpu_of(self.vault.id())?, probe::cpu_of_thread(self.vault.id(), WRITER)?))
+        Ok((probe::cpu_of(self.stand.vault.id())?, probe::cpu_of_thread(self.stand.vault.id(), WRITER)?))
     }
 
     /// How long the log is.
     async fn size(&self) -> Result<u64, Error> {
         use prost::Message;
         let newest = Load::questions(vec![v1::AuditFilter::default()], 1, 1);
-        let replies = self.drivers.collect(&newest, 1).await?;
+        let replies = self.stand.drivers.collect(&newest, 1).await?;
         let page = replies.first().and_then(|reply| v1::QueryEventsResponse::decode(reply.clone()).ok());
         let newest = page.and_then(|page| page.events.into_iter().next());
         let failed = || Error::Call { call: "QueryEvents", problem: "there is no newest event".to_owned() };
@@ -229,11 +223,11 @@ impl Bench {
 
     /// As an auditor does it: copies the log in both forms, and verifies the copies with the log's public key.
     fn verify(&self) -> Result<Vec<Verified>, Error> {
-        let (lines, tiles) = (self.place.path().join("log.jsonl"), self.place.path().join("log-tiles"));
-        self.place.export(&self.vault, &[&lines.to_string_lossy()])?;
-        self.place.export(&self.vault, &["--tiles", &tiles.to_string_lossy()])?;
+        let (lines, tiles) = (self.stand.place.path().join("log.jsonl"), self.stand.place.path().join("log-tiles"));
+        self.stand.place.export(&self.stand.vault, &[&lines.to_string_lossy()])?;
+        self.stand.place.export(&self.stand.vault, &["--tiles", &tiles.to_string_lossy()])?;
         let unread = io("can't read a copy of the log");
-        let key = std::fs::read_to_string(self.place.path().join("log.vkey")).map_err(&unread)?;
+        let key = std::fs::read_to_string(self.stand.place.path().join("log.vkey")).map_err(&unread)?;
         let key = key.trim().parse().map_err(|error| unsound(&error))?;
         let settings = verify::Settings { keys: vec![key], ..verify::Settings::default() };
         let before = own_cpu()?;
@@ -250,7 +244,7 @@ impl Bench {
 
     async fn tree(&self) -> Result<Tree, Error> {
         // In the middle of the log stands a Tokenize call of one value.
-        let replies = self.drivers.collect(&Load::proofs(std::iter::once(self.calls as u64 / 2)), 1).await?;
+        let replies = self.stand.drivers.collect(&Load::proofs(std::iter::once(self.calls as u64 / 2)), 1).await?;
         let proof = replies.first().and_then(|reply| proof_of(reply));
         let failed = || Error::Call { call: "GetInclusionProof", problem: "there is no event in it".to_owned() };
         let event = proof.ok_or_else(failed)?.event;

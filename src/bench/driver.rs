@@ -5,7 +5,7 @@
 //! vault and for the floor.
 
 use super::load::{Load, Target};
-use super::place::Place;
+use super::pace::{self, Paced, Schedule};
 use super::{Error, io};
 use crate::tls::client::Connector;
 use http::{Request, Response, Uri};
@@ -25,15 +25,32 @@ use tonic::body::Body;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// To each target.
-pub(super) const CONNECTIONS: usize = 8;
-const THREADS: usize = 2;
+pub(super) const THREADS: usize = 2;
 /// Of so many replies one is looked into.
 const LOOKED_INTO: usize = 32;
 
 /// The client's threads.
 pub(super) struct Drivers {
     orders: Vec<mpsc::UnboundedSender<Order>>,
+    /// To each target, over all threads.
+    connections: [usize; Target::ALL.len()],
+    turns: Turns,
+}
+
+/// A server, as whom to go there, and with how many connections: one for each connector.
+pub(super) struct Door {
+    pub target: Target,
+    pub address: SocketAddr,
+    pub connectors: Vec<Connector>,
+}
+
+/// Which connection a call goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turns {
+    /// Each of those in flight has its own and keeps it.
+    Kept,
+    /// All connections in turn.
+    Rotating,
 }
 
 /// From when to when calls are counted. Calls begin before it, so that the first counted ones meet a server at work.
@@ -44,16 +61,18 @@ pub(super) struct Window {
 }
 
 /// Work for one thread.
-struct Order {
-    load: Load,
-    lanes: Vec<Lane>,
-    done: oneshot::Sender<Result<Done, Error>>,
+enum Order {
+    /// So many callers, each with one call in flight.
+    Lanes { load: Load, lanes: Vec<Lane>, done: oneshot::Sender<Result<Done, Error>> },
+    /// Calls when they are due, by their numbers.
+    Pace { load: Load, schedule: Schedule, due: mpsc::UnboundedReceiver<usize>, done: oneshot::Sender<Paced> },
 }
 
 /// One caller, which always has one call in flight.
 #[derive(Clone, Copy)]
 struct Lane {
     connection: usize,
+    turns: Turns,
     /// The first request that it sends, and how many further the next one stands.
     first: usize,
     step: usize,
@@ -75,31 +94,38 @@ struct Done {
 
 /// One HTTP/2 connection.
 #[derive(Clone)]
-struct Wire(SendRequest<Body>);
+pub(super) struct Wire(SendRequest<Body>);
 
-type Caller = Grpc<Wire>;
+pub(super) type Caller = Grpc<Wire>;
 
 impl Drivers {
-    /// Connects all threads to both servers.
-    pub(super) async fn connect(place: &Place, vault: SocketAddr, floor: SocketAddr) -> Result<Self, Error> {
-        let mut orders = Vec::new();
+    /// Connects all threads to all doors, each with its part of the connections.
+    pub(super) async fn connect(doors: &[Door], turns: Turns) -> Result<Self, Error> {
+        let mut all = Self { orders: Vec::new(), connections: [0; Target::ALL.len()], turns };
+        for door in doors {
+            all.connections[door.target as usize] = door.connectors.len();
+        }
+        let mut connecting = Vec::new();
         for number in 0..THREADS {
-            let servers = Target::ALL.map(|target| match target {
-                Target::Gateway => (place.connector("gateway"), vault),
-                Target::Payments => (place.connector("payments"), vault),
-                Target::Auditor => (place.connector("auditor"), vault),
-                Target::Floor => (place.connector("gateway"), floor),
-            });
+            let own = |door: &Door| Door {
+                target: door.target,
+                address: door.address,
+                connectors: door.connectors.iter().skip(number).step_by(THREADS).cloned().collect(),
+            };
+            let doors = doors.iter().map(own).collect();
             let (sender, receiver) = mpsc::unbounded_channel();
             let (tell, connected) = oneshot::channel();
             std::thread::Builder::new()
                 .name(format!("bench-{number}"))
-                .spawn(move || drive(servers, receiver, tell))
+                .spawn(move || drive(doors, receiver, tell))
                 .map_err(io("can't start a client's thread"))?;
-            connected.await.map_err(|_| Error::Connect("a client's thread ended".to_owned()))??;
-            orders.push(sender);
+            connecting.push(connected);
+            all.orders.push(sender);
         }
-        Ok(Self { orders })
+        for connected in connecting {
+            connected.await.map_err(gone)??;
+        }
+        Ok(all)
     }
 
     /// Keeps `in_flight` calls going until the window's end. How long those took that ended in the window.
@@ -112,23 +138,50 @@ impl Drivers {
         Ok(self.run(load, in_flight, Until::AllSent).await?.replies)
     }
 
+    /// Sends calls when they are due, whether or not those before them have been answered.
+    pub(super) async fn keep_pace(&self, load: &Load, schedule: Schedule) -> Result<Paced, Error> {
+        let (mut waiting, mut lanes) = (Vec::new(), Vec::new());
+        for orders in &self.orders[..self.threads(load.target)] {
+            let ((lane, due), (done, outcome)) = (mpsc::unbounded_channel(), oneshot::channel());
+            let _ = orders.send(Order::Pace { load: load.clone(), schedule, due, done });
+            lanes.push(lane);
+            waiting.push(outcome);
+        }
+        // Ends with this future: it is held here.
+        let _pacing = pace::begin(schedule, lanes)?;
+        let mut all = Paced::default();
+        for outcome in waiting {
+            all.add(outcome.await.map_err(gone)?);
+        }
+        all.or_failed(load.name())
+    }
+
     async fn run(&self, load: &Load, in_flight: usize, until: Until) -> Result<Done, Error> {
         let mut waiting = Vec::new();
-        for (thread, orders) in self.orders.iter().enumerate() {
-            let lane = |first| Lane { connection: first / THREADS, first, step: in_flight, until };
-            let lanes: Vec<_> = (0..in_flight).filter(|first| first % THREADS == thread).map(lane).collect();
+        let threads = self.threads(load.target);
+        for (thread, orders) in self.orders.iter().take(threads).enumerate() {
+            let lane = |first| Lane { connection: first / threads, turns: self.turns, first, step: in_flight, until };
+            let lanes: Vec<_> = (0..in_flight).filter(|first| first % threads == thread).map(lane).collect();
             let (done, outcome) = oneshot::channel();
             // A thread that has ended drops what tells of the outcome, and that is an error below.
-            let _ = orders.send(Order { load: load.clone(), lanes, done });
+            let _ = orders.send(Order::Lanes { load: load.clone(), lanes, done });
             waiting.push(outcome);
         }
         let mut all = Done::default();
         for outcome in waiting {
-            let gone = |_| Error::Connect("a client's thread ended".to_owned());
             all.add(outcome.await.map_err(gone)??);
         }
         Ok(all)
     }
+
+    /// Those that have a connection there.
+    fn threads(&self, target: Target) -> usize {
+        self.connections[target as usize].clamp(1, self.orders.len())
+    }
+}
+
+fn gone(_: oneshot::error::RecvError) -> Error {
+    Error::Connect("a client's thread ended".to_owned())
 }
 
 impl Done {
@@ -140,11 +193,7 @@ impl Done {
 
 // === a thread ===
 
-fn drive(
-    servers: [(Result<Connector, Error>, SocketAddr); Target::ALL.len()],
-    mut orders: mpsc::UnboundedReceiver<Order>,
-    connected: oneshot::Sender<Result<(), Error>>,
-) {
+fn drive(doors: Vec<Door>, mut orders: mpsc::UnboundedReceiver<Order>, connected: oneshot::Sender<Result<(), Error>>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -153,7 +202,7 @@ fn drive(
         }
     };
     runtime.block_on(async move {
-        let callers = match connect_all(servers).await {
+        let callers = match connect_all(doors).await {
             Ok(callers) => callers,
             Err(error) => {
                 let _ = connected.send(Err(error));
@@ -163,23 +212,30 @@ fn drive(
         // Whoever gave the order may have given up; then there is no next one either.
         let _ = connected.send(Ok(()));
         while let Some(order) = orders.recv().await {
-            let outcome = carry_out(&callers[order.load.target as usize], &order.load, order.lanes).await;
-            let _ = order.done.send(outcome);
+            match order {
+                Order::Lanes { load, lanes, done } => {
+                    let outcome = carry_out(&callers[load.target as usize], load, lanes).await;
+                    let _ = done.send(outcome);
+                }
+                Order::Pace { load, schedule, due, done } => {
+                    let callers = &callers[load.target as usize];
+                    let _ = done.send(pace::follow(callers, load, schedule, due).await);
+                }
+            }
         }
     });
 }
 
-async fn connect_all(
-    servers: [(Result<Connector, Error>, SocketAddr); Target::ALL.len()],
-) -> Result<Vec<Vec<Caller>>, Error> {
-    let mut callers = Vec::new();
-    for (connector, address) in servers {
-        let connector = connector?;
-        let mut own = Vec::new();
-        for _ in 0..CONNECTIONS / THREADS {
-            own.push(connect(&connector, address).await.map_err(|error| Error::Connect(error.to_string()))?);
+/// The connections to each target.
+async fn connect_all(doors: Vec<Door>) -> Result<[Arc<[Caller]>; Target::ALL.len()], Error> {
+    let mut callers = Target::ALL.map(|_| Arc::from([]));
+    for door in doors {
+        let mut own = Vec::with_capacity(door.connectors.len());
+        for connector in &door.connectors {
+            let caller = connect(connector, door.address).await;
+            own.push(caller.map_err(|error| Error::Connect(error.to_string()))?);
         }
-        callers.push(own);
+        callers[door.target as usize] = own.into();
     }
     Ok(callers)
 }
@@ -192,12 +248,14 @@ async fn connect(connector: &Connector, server: SocketAddr) -> Result<Caller, Bo
     Ok(Grpc::with_origin(Wire(sender), Uri::try_from(format!("https://{server}"))?))
 }
 
-async fn carry_out(callers: &[Caller], load: &Load, lanes: Vec<Lane>) -> Result<Done, Error> {
-    let load = Arc::new(load.clone());
+async fn carry_out(callers: &Arc<[Caller]>, load: Load, lanes: Vec<Lane>) -> Result<Done, Error> {
+    if callers.is_empty() && !lanes.is_empty() {
+        return Err(Error::Connect(format!("there is no connection for {}", load.name())));
+    }
+    let load = Arc::new(load);
     let mut running = JoinSet::new();
     for lane in lanes {
-        let caller = callers[lane.connection % callers.len()].clone();
-        running.spawn(lane.run(caller, Arc::clone(&load)));
+        running.spawn(lane.run(Arc::clone(callers), Arc::clone(&load)));
     }
     let mut all = Done::default();
     while let Some(done) = running.join_next().await {
@@ -208,21 +266,23 @@ async fn carry_out(callers: &[Caller], load: &Load, lanes: Vec<Lane>) -> Result<
 }
 
 impl Lane {
-    async fn run(self, mut caller: Caller, load: Arc<Load>) -> Result<Done, Error> {
+    async fn run(self, callers: Arc<[Caller]>, load: Arc<Load>) -> Result<Done, Error> {
         let mut done = Done::default();
-        for place in (self.first..).step_by(self.step) {
+        let mut caller = callers[self.connection % callers.len()].clone();
+        for (turn, place) in (self.first..).step_by(self.step).enumerate() {
+            if self.turns == Turns::Rotating {
+                // Neighbours begin at neighbouring connections, so a round of all of them is as long as the others'.
+                caller = callers[(self.connection + turn * self.step / THREADS) % callers.len()].clone();
+            }
             let begin = Instant::now();
             match self.until {
                 Until::End(window) if begin >= window.end => break,
                 Until::AllSent if place >= load.requests.len() => break,
                 _ => {}
             }
-            let request = load.requests[place % load.requests.len()].clone();
-            let reply = call(&mut caller, &load, request).await?;
+            let looked_into = turn.is_multiple_of(LOOKED_INTO);
+            let reply = exchange(&mut caller, &load, place, looked_into).await?;
             let end = Instant::now();
-            if (place / self.step).is_multiple_of(LOOKED_INTO) && !load.expected.is_met_by(&reply) {
-                return Err(failed(&load, "the reply is not as expected".to_owned()));
-            }
             match self.until {
                 Until::End(window) if end >= window.begin && end < window.end => done.durations.push(end - begin),
                 Until::End(_) => {}
@@ -233,13 +293,23 @@ impl Lane {
     }
 }
 
-async fn call(caller: &mut Caller, load: &Load, request: Bytes) -> Result<Bytes, Error> {
+/// Sends the request at this place and waits for its reply.
+pub(super) async fn exchange(
+    caller: &mut Caller,
+    load: &Load,
+    place: usize,
+    looked_into: bool,
+) -> Result<Bytes, Error> {
+    let request = load.requests[place % load.requests.len()].clone();
     caller.ready().await.map_err(|error| failed(load, error.to_string()))?;
     let reply = caller.unary(tonic::Request::new(request), load.path.clone(), Encoded).await;
     // The message, not the whole status: its details may have bytes of all kinds.
-    reply
-        .map(tonic::Response::into_inner)
-        .map_err(|status| failed(load, format!("{:?}, {}", status.code(), status.message())))
+    let told = |status: Status| failed(load, format!("{:?}, {}", status.code(), status.message()));
+    let reply = reply.map(tonic::Response::into_inner).map_err(told)?;
+    if looked_into && !load.expected.is_met_by(&reply) {
+        return Err(failed(load, "the reply is not as expected".to_owned()));
+    }
+    Ok(reply)
 }
 
 fn failed(load: &Load, problem: String) -> Error {

@@ -52,6 +52,12 @@ impl Target {
     pub(super) const ALL: [Self; 4] = [Self::Gateway, Self::Payments, Self::Auditor, Self::Floor];
 }
 
+impl std::fmt::Debug for Load {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} different requests of {}", self.requests.len(), self.name())
+    }
+}
+
 impl Load {
     /// So many different Tokenize calls of so many values each.
     pub(super) fn tokenize(values: usize, calls: usize) -> Self {

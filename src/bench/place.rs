@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// This program, even if its file has been replaced since it started.
 const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -30,7 +31,9 @@ pub(super) struct Server {
 impl Place {
     /// Makes the directory inside `parent` and a vault in it.
     pub(super) fn make(parent: &Path) -> Result<Self, Error> {
-        let place = Self(parent.join(format!("cloakroom-bench-{}", std::process::id())));
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let place = Self(parent.join(format!("cloakroom-bench-{}-{number}", std::process::id())));
         let made = program(&["init"]).arg(&place.0).stdout(Stdio::null()).status();
         if made.map_err(io("can't run init"))?.success() { Ok(place) } else { Err(Error::Start("init")) }
     }
@@ -42,12 +45,17 @@ impl Place {
 
     /// Starts the vault.
     pub(super) fn vault(&self) -> Result<Server, Error> {
-        self.server("the vault", &["serve"])
+        self.vault_with(&[])
+    }
+
+    /// Starts the vault with settings from the environment.
+    pub(super) fn vault_with(&self, variables: &[(&str, &str)]) -> Result<Server, Error> {
+        self.server("the vault", &["serve"], variables)
     }
 
     /// Starts the floor.
     pub(super) fn floor(&self) -> Result<Server, Error> {
-        self.server("the floor", &["bench", "serve-floor"])
+        self.server("the floor", &["bench", "serve-floor"], &[])
     }
 
     /// Opens connections as the client `name`.
@@ -74,13 +82,14 @@ impl Place {
         if done.success() { Ok(()) } else { Err(failed()) }
     }
 
-    fn server(&self, name: &'static str, words: &[&str]) -> Result<Server, Error> {
+    fn server(&self, name: &'static str, words: &[&str], variables: &[(&str, &str)]) -> Result<Server, Error> {
         let mut command = program(words);
         command.arg("--config").arg(self.0.join("cloakroom.toml")).stdout(Stdio::piped());
         command.env(telemetry::LOG_VARIABLE, "error");
         for variable in LISTEN_VARIABLES {
             command.env(variable, ANY_PORT);
         }
+        command.envs(variables.iter().copied());
         let mut child = command.spawn().map_err(io("can't start a server"))?;
         let mut line = String::new();
         if let Some(output) = child.stdout.take() {
@@ -110,13 +119,19 @@ impl Server {
     pub(super) fn id(&self) -> u32 {
         self.child.id()
     }
+
+    /// Ends it without a warning, and waits until it is gone.
+    pub(super) fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself. What it stored is about to be removed, so it need not end in order.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // What it stored is about to be removed, so it need not end in order.
+        self.kill();
     }
 }
 

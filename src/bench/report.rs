@@ -1,21 +1,27 @@
 //! Figures: of each round, their medians, and what they are to be held against. As a table, and as data.
 
 use super::Settings;
+use super::figures::{Quantiles, grouped, median};
+use super::host::Host;
+use super::latency::LatencyRow;
 use super::load::Load;
-use super::probe::Used;
 use super::rounds::{BATCH, BUSY, CROWDED, Kind, Operation};
+use super::stand::Cell;
 use serde::Serialize;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
 pub struct Report {
     version: &'static str,
-    cores: usize,
+    host: Host,
     settings: Settings,
     fdatasync: Probe,
     rows: Vec<Row>,
+    /// At a steady rate, whether or not the server keeps up.
+    latency: Vec<LatencyRow>,
     /// Empty until [`Report::conclude`].
     targets: Vec<Target>,
 }
@@ -26,12 +32,6 @@ struct Probe {
     p50_us: f64,
     p99_us: f64,
     rounds: Vec<Quantiles>,
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Quantiles {
-    pub(super) p50_us: f64,
-    pub(super) p99_us: f64,
 }
 
 /// One kind of call, with so many in flight.
@@ -81,19 +81,12 @@ struct Figures {
 /// What the vault promises, and what it does.
 #[derive(Debug, Serialize)]
 struct Target {
-    measure: &'static str,
+    measure: String,
     measured: f64,
     must: f64,
     goal: f64,
     /// Whether more is better.
     at_least: bool,
-}
-
-/// One server at one setting, in one round.
-pub(super) struct Cell {
-    pub durations: Vec<Duration>,
-    pub seconds: f64,
-    pub used: Used,
 }
 
 /// Shares of all cores' time above which a round is called noisy.
@@ -103,13 +96,14 @@ const STOLEN_AT_MOST: f64 = 0.05;
 const STRAYS_AT_MOST: f64 = 0.25;
 
 impl Report {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, directory: &Path) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            host: Host::look(directory),
             settings: settings.clone(),
             fdatasync: Probe::default(),
             rows: Vec::new(),
+            latency: Vec::new(),
             targets: Vec::new(),
         }
     }
@@ -127,7 +121,7 @@ impl Report {
         loads: (&Load, &Load),
         [vault, floor]: [Cell; 2],
     ) -> String {
-        let cores = self.cores;
+        let cores = self.host.cores;
         let idle = |cell: &Cell, server: f64| cell.noise(server, cores);
         let noisy = [idle(&vault, vault.used.floor), idle(&floor, floor.used.vault)].concat();
         let vault = vault.figures(kind.values, vault.used.vault, cores);
@@ -154,12 +148,14 @@ impl Report {
     }
 
     /// Medians, and what they are to be held against.
-    pub(super) fn conclude(&mut self) {
+    pub(super) fn conclude(&mut self, latency: Vec<LatencyRow>) {
         let probes = &self.fdatasync.rounds;
         self.fdatasync.p50_us = median(probes.iter().map(|probe| probe.p50_us));
         self.fdatasync.p99_us = median(probes.iter().map(|probe| probe.p99_us));
         self.rows.iter_mut().for_each(Row::conclude);
-        self.targets = self.targets().into_iter().flatten().collect();
+        self.latency = latency;
+        self.latency.iter_mut().for_each(|row| row.conclude(&self.fdatasync.rounds));
+        self.targets = self.targets();
     }
 
     fn row(&self, operation: Operation, values: usize, in_flight: usize) -> Option<&Row> {
@@ -167,16 +163,16 @@ impl Report {
     }
 
     /// The part of the project's targets that can be had from these rows. Both numbers stand in its plan.
-    fn targets(&self) -> [Option<Target>; 8] {
+    fn targets(&self) -> Vec<Target> {
         use Operation::{Detokenize, Tokenize};
         let throughput = |operation| Some(self.row(operation, 1, CROWDED)?.ratio);
         let cpu = |operation| Some(self.row(operation, 1, CROWDED)?.cpu_ratio);
         let batch = |operation| Some(1e6 / self.row(operation, BATCH, BUSY)?.vault.server_cpu_us_per_value);
         let alone = |operation| self.row(operation, 1, 1)?.in_syncs(&self.fdatasync.rounds);
-        let target = |measure, measured: Option<f64>, must, goal| {
-            Some(Target { measure, measured: measured?, must, goal, at_least: goal > must })
+        let target = |measure: &str, measured: Option<f64>, must, goal| {
+            Some(Target { measure: measure.to_owned(), measured: measured?, must, goal, at_least: goal > must })
         };
-        [
+        let calls = [
             target("Tokenize of one, 256 in flight: calls/s ÷ floor", throughput(Tokenize), 0.55, 0.72),
             target("Detokenize of one, 256 in flight: calls/s ÷ floor", throughput(Detokenize), 0.50, 0.70),
             target("Tokenize of one, 256 in flight: server CPU a call ÷ floor", cpu(Tokenize), 2.4, 1.7),
@@ -185,7 +181,12 @@ impl Report {
             target("Detokenize of 100, hot: values per second of server CPU", batch(Detokenize), 300e3, 500e3),
             target("Tokenize of one, one in flight: p50 ÷ (floor p50 + fdatasync p50)", alone(Tokenize), 1.8, 1.4),
             target("Detokenize of one, one in flight: p50 ÷ (floor p50 + fdatasync p50)", alone(Detokenize), 1.8, 1.4),
-        ]
+        ];
+        let latency = self.latency.iter().map(|row| {
+            let (measure, measured, must, goal) = row.target();
+            target(&measure, Some(measured), must, goal)
+        });
+        calls.into_iter().chain(latency).flatten().collect()
     }
 }
 
@@ -283,20 +284,6 @@ impl Figures {
     }
 }
 
-impl Quantiles {
-    pub(super) fn of(durations: &[Duration]) -> Self {
-        let mut sorted = durations.to_vec();
-        sorted.sort_unstable();
-        // Nearest rank: the smallest that so many are not above.
-        let at = |part: f64| {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a length is a rank")]
-            let rank = (part * sorted.len() as f64).ceil() as usize;
-            sorted.get(rank.saturating_sub(1)).map_or(f64::NAN, |duration| duration.as_secs_f64() * 1e6)
-        };
-        Self { p50_us: at(0.5), p99_us: at(0.99) }
-    }
-}
-
 impl Operation {
     fn name(self) -> &'static str {
         match self {
@@ -304,17 +291,6 @@ impl Operation {
             Self::Detokenize => "Detokenize",
             Self::DetokenizeOld => "Detokenize, old",
         }
-    }
-}
-
-/// The middle one, or the mean of the two in the middle. Not a number if there is none.
-pub(super) fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = figures.collect();
-    sorted.sort_unstable_by(f64::total_cmp);
-    match (sorted.len(), sorted.len() / 2) {
-        (0, _) => f64::NAN,
-        (length, middle) if length % 2 == 1 => sorted[middle],
-        (_, middle) => f64::midpoint(sorted[middle - 1], sorted[middle]),
     }
 }
 
@@ -326,15 +302,23 @@ impl fmt::Display for Report {
             out,
             "Cloakroom {}, {} cores; medians of {} rounds of {} s; the floor is a gRPC echo of the same bytes behind the \
              same door",
-            self.version, self.cores, self.settings.rounds, self.settings.seconds,
+            self.version, self.host.cores, self.settings.rounds, self.settings.seconds,
         )?;
         writeln!(
             out,
             "4 KiB appended and synced (fdatasync) here: p50 {:.0} µs, p99 {:.0} µs",
             self.fdatasync.p50_us, self.fdatasync.p99_us,
         )?;
-        writeln!(out, "\n{HEAD}")?;
+        if !self.rows.is_empty() {
+            writeln!(out, "\n{HEAD}")?;
+        }
         for row in &self.rows {
+            writeln!(out, "{row}")?;
+        }
+        if !self.latency.is_empty() {
+            writeln!(out, "\n{}", super::latency::HEAD)?;
+        }
+        for row in &self.latency {
             writeln!(out, "{row}")?;
         }
         writeln!(
@@ -381,40 +365,10 @@ impl fmt::Display for Target {
     }
 }
 
-/// Thousands apart: 1,234,567.
-pub(super) fn grouped(figure: f64) -> String {
-    let digits = format!("{figure:.0}");
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_and_medians_are_of_what_was_measured() {
-        let micros: Vec<Duration> = (1..=100).rev().map(Duration::from_micros).collect();
-        let quantiles = Quantiles::of(&micros);
-        assert_eq!((quantiles.p50_us.round(), quantiles.p99_us.round()), (50.0, 99.0));
-        assert!((median([3.0, 1.0, 2.0].into_iter()) - 2.0).abs() < 1e-9);
-        assert!((median([4.0, 1.0, 2.0, 3.0].into_iter()) - 2.5).abs() < 1e-9);
-        assert!(median(std::iter::empty()).is_nan());
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        let cases = [(0.4, "0"), (999.0, "999"), (1000.0, "1,000"), (12_345.6, "12,346"), (1_234_567.0, "1,234,567")];
-        for (figure, text) in cases {
-            assert_eq!(grouped(figure), text);
-        }
-    }
+    use crate::bench::probe::Used;
 
     #[test]
     fn a_busy_machine_is_noticed_and_a_quiet_one_is_not() {

@@ -2,11 +2,11 @@
 //!
 //! A round measures every row once, the vault and the floor directly after one another, in an order that alternates.
 
-use super::driver::{Drivers, Window};
-use super::load::{Load, tokens_of};
-use super::place::{Place, Server};
-use super::probe::{self, Moment, Used};
-use super::report::{Cell, Report};
+use super::latency::{LatencyRow, Pace};
+use super::load::Load;
+use super::probe;
+use super::report::Report;
+use super::stand::{Stand, scattered};
 use super::{Error, Settings};
 use std::time::{Duration, Instant};
 
@@ -45,26 +45,16 @@ const KINDS: [Kind; 5] = [
     Kind { operation: Operation::DetokenizeOld, values: BATCH, in_flight: &[BUSY] },
 ];
 
-/// Before calls are counted, in parts of the time in which they are.
-const WARM_UP_PART: f64 = 0.15;
-const WARM_UP_AT_LEAST: f64 = 0.1;
 /// Tokens that are "hot": fewer than are issued in a second of a busy vault.
 const HOT_TOKENS: usize = 32_768;
 /// They are issued anew when they are older than this, so that they are always younger than a minute.
 const HOT_FOR: Duration = Duration::from_secs(30);
-/// Values in one call of those that fill the vault.
-const FILLING_VALUES: usize = 1000;
 /// Different requests of one kind.
 const DIFFERENT_CALLS: usize = 256;
-/// Replies from which the floor learns how long its own are to be.
-const SAMPLE: usize = 9;
 
-/// Everything that a measurement needs. The servers go before the place that they run on.
+/// Everything that a measurement needs.
 struct Bench {
-    vault: Server,
-    floor: Server,
-    drivers: Drivers,
-    place: Place,
+    stand: Stand,
     settings: Settings,
     old: Vec<String>,
     hot: Vec<String>,
@@ -74,33 +64,43 @@ struct Bench {
 pub(super) async fn measure(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Report, Error> {
     tell(&format!("making a vault in {} and giving it {} tokens", settings.directory.display(), settings.tokens));
     let mut bench = Bench::set_up(settings).await?;
-    let mut report = Report::new(settings);
+    let mut report = Report::new(settings, bench.stand.place.path());
     bench.warm_up().await?;
+    let mut paces = bench.paces().await?;
     for round in 0..settings.rounds {
-        report.add_probe(&probe::fdatasync(bench.place.path())?);
+        report.add_probe(&probe::fdatasync(bench.stand.place.path())?);
         for kind in settings.kinds() {
             bench.freshen().await?;
             let (vault, floor) = bench.loads(kind).await?;
             let mut line = String::new();
             for (place, &in_flight) in kind.in_flight.iter().enumerate() {
                 let floor_first = (round + place) % 2 == 1;
-                let cells = bench.pair(&vault, &floor, in_flight, floor_first).await?;
+                let cells = bench.stand.pair((&vault, &floor), in_flight, settings.seconds, floor_first).await?;
                 line = report.add(kind, in_flight, (&vault, &floor), cells);
             }
             tell(&format!("round {} of {}: {}", round + 1, settings.rounds, line));
         }
+        for pace in &mut paces {
+            let line = bench.keep_pace(pace, round % 2 == 1).await?;
+            tell(&format!("round {} of {}: {}", round + 1, settings.rounds, line));
+        }
     }
-    report.conclude();
+    report.conclude(paces);
     Ok(report)
 }
 
 impl Settings {
     fn kinds(&self) -> Vec<Kind> {
-        let wanted = |name: &str| {
-            let rest = name.strip_prefix(self.only.as_str());
-            self.only.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        };
-        KINDS.into_iter().filter(|kind| wanted(&kind.name())).collect()
+        KINDS.into_iter().filter(|kind| self.wants(&kind.name())).collect()
+    }
+
+    fn paces(&self) -> Vec<Pace> {
+        Pace::ALL.into_iter().filter(|pace| self.wants(&format!("latency-{}", pace.values))).collect()
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        let rest = name.strip_prefix(self.only.as_str());
+        self.only.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     }
 }
 
@@ -117,30 +117,15 @@ impl Kind {
 
 impl Bench {
     async fn set_up(settings: &Settings) -> Result<Self, Error> {
-        let place = Place::make(&settings.directory)?;
-        let (vault, floor) = (place.vault()?, place.floor()?);
-        let drivers = Drivers::connect(&place, vault.address, floor.address).await?;
-        let (old, hot, hot_since) = (Vec::new(), Vec::new(), Instant::now());
-        let mut bench = Self { vault, floor, drivers, place, settings: settings.clone(), old, hot, hot_since };
-        bench.old = bench.issue(settings.tokens).await?;
-        Ok(bench)
-    }
-
-    /// At least one call's worth of tokens.
-    async fn issue(&self, count: usize) -> Result<Vec<String>, Error> {
-        let load = Load::tokenize(FILLING_VALUES, count.div_ceil(FILLING_VALUES).max(1));
-        let mut tokens = Vec::with_capacity(count);
-        for reply in self.drivers.collect(&load, 16).await? {
-            let failed = || Error::Call { call: load.name(), problem: "a value got no token".to_owned() };
-            tokens.append(&mut tokens_of(&reply).ok_or_else(failed)?);
-        }
-        Ok(tokens)
+        let stand = Stand::set_up(&settings.directory).await?;
+        let old = stand.issue(settings.tokens).await?;
+        Ok(Self { stand, settings: settings.clone(), old, hot: Vec::new(), hot_since: Instant::now() })
     }
 
     async fn freshen(&mut self) -> Result<(), Error> {
         if self.hot.is_empty() || self.hot_since.elapsed() > HOT_FOR {
             self.hot_since = Instant::now();
-            self.hot = self.issue(HOT_TOKENS).await?;
+            self.hot = self.stand.issue(HOT_TOKENS).await?;
         }
         Ok(())
     }
@@ -150,12 +135,9 @@ impl Bench {
         let vault = match kind.operation {
             Operation::Tokenize => Load::tokenize(kind.values, DIFFERENT_CALLS),
             Operation::Detokenize => Load::detokenize(kind.values, self.hot.iter().map(String::as_str)),
-            Operation::DetokenizeOld => Load::detokenize(kind.values, scattered(&self.old)),
+            Operation::DetokenizeOld => Load::detokenize(kind.values, scattered(&self.old).map(String::as_str)),
         };
-        let mut replies = self.drivers.collect(&vault.first(SAMPLE), 1).await?;
-        replies.sort_unstable_by_key(prost::bytes::Bytes::len);
-        let reply_bytes = replies.get(replies.len() / 2).map_or(0, prost::bytes::Bytes::len);
-        let floor = Load::echo(vault.request_bytes(), reply_bytes);
+        let floor = self.stand.echoes_of(&vault).await?;
         Ok((vault, floor))
     }
 
@@ -165,60 +147,36 @@ impl Bench {
             self.freshen().await?;
             let (vault, floor) = self.loads(kind).await?;
             for load in [&vault, &floor] {
-                let begin = Instant::now();
-                let window = Window { begin, end: begin + Duration::from_secs_f64(self.settings.seconds / 4.0) };
-                self.drivers.measure(load, BUSY, window).await?;
+                self.stand.cell(load, BUSY, self.settings.seconds / 4.0).await?;
             }
         }
         Ok(())
     }
 
-    /// The vault's cell and the floor's.
-    async fn pair(&self, vault: &Load, floor: &Load, in_flight: usize, floor_first: bool) -> Result<[Cell; 2], Error> {
-        if floor_first {
-            let floor = self.cell(floor, in_flight).await?;
-            return Ok([self.cell(vault, in_flight).await?, floor]);
+    /// What is measured at a steady rate, and the rate: it depends on the most that the vault does here.
+    async fn paces(&self) -> Result<Vec<LatencyRow>, Error> {
+        let mut rows = Vec::new();
+        for pace in self.settings.paces() {
+            let vault = Load::tokenize(pace.values, DIFFERENT_CALLS);
+            let floor = self.stand.echoes_of(&vault).await?;
+            // The first one warms up.
+            self.stand.cell(&vault, pace.crowd, self.settings.seconds / 4.0).await?;
+            let peak = self.stand.cell(&vault, pace.crowd, self.settings.seconds).await?;
+            rows.push(LatencyRow::new(pace, peak.durations.len() as f64 / peak.seconds, vault, floor));
         }
-        let vault = self.cell(vault, in_flight).await?;
-        Ok([vault, self.cell(floor, in_flight).await?])
+        Ok(rows)
     }
 
-    async fn cell(&self, load: &Load, in_flight: usize) -> Result<Cell, Error> {
-        let seconds = self.settings.seconds;
-        let begin = Instant::now() + Duration::from_secs_f64((seconds * WARM_UP_PART).max(WARM_UP_AT_LEAST));
-        let window = Window { begin, end: begin + Duration::from_secs_f64(seconds) };
-        let (durations, used) = tokio::join!(self.drivers.measure(load, in_flight, window), self.watch(window));
-        Ok(Cell { durations: durations?, seconds, used: used? })
-    }
-
-    /// What was used from the window's begin to its end, or close to it: what was used is put in relation to its own time.
-    async fn watch(&self, window: Window) -> Result<Used, Error> {
-        let moment = || Moment::now(self.vault.id(), self.floor.id());
-        tokio::time::sleep_until(window.begin.into()).await;
-        let before = moment()?;
-        tokio::time::sleep_until(window.end.into()).await;
-        Ok(moment()?.since(&before))
-    }
-}
-
-/// All of them, each once, neighbours far apart.
-fn scattered(tokens: &[String]) -> impl Iterator<Item = &str> {
-    // Prime to every length that is not a multiple of it, so every place comes up once.
-    const STRIDE: usize = 7_368_787;
-    let length = tokens.len();
-    (0..length).map(move |place| tokens[(place * STRIDE) % length].as_str())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scattering_loses_nothing() {
-        let tokens: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
-        let mut all: Vec<&str> = scattered(&tokens).collect();
-        assert!(all != tokens);
-        all.sort_by_key(|token| token.parse::<u32>().unwrap());
-        assert_eq!(all, tokens);
+    /// One round of the vault and of the floor at the same rate.
+    async fn keep_pace(&self, row: &mut LatencyRow, floor_first: bool) -> Result<String, Error> {
+        let seconds = self.settings.seconds * super::latency::LONGER;
+        let (vault, floor) = if floor_first {
+            let floor = self.stand.paced(&row.floor_load, row.rate, seconds).await?;
+            (self.stand.paced(&row.vault_load, row.rate, seconds).await?, floor)
+        } else {
+            let vault = self.stand.paced(&row.vault_load, row.rate, seconds).await?;
+            (vault, self.stand.paced(&row.floor_load, row.rate, seconds).await?)
+        };
+        Ok(row.add(&vault, &floor))
     }
 }

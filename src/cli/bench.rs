@@ -12,8 +12,8 @@ use crate::config::Config;
 
 /// Measure a vault on this machine, against a gRPC echo behind the same door.
 ///
-/// Makes a vault of its own in a temporary directory and removes it at the end; no other vault is touched. It takes three
-/// to four minutes and some gigabytes of disk, and wants the machine for itself.
+/// Makes a vault of its own in a temporary directory and removes it at the end; no other vault is touched. It takes four
+/// to six minutes and some gigabytes of disk, and wants the machine for itself.
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Options {
@@ -32,7 +32,8 @@ pub(super) struct Options {
     /// How many tokens the vault holds when the measuring begins.
     #[arg(long, value_name = "NUMBER")]
     tokens: Option<usize>,
-    /// Only these calls: tokenize, tokenize-1, tokenize-100, detokenize, detokenize-1, detokenize-100 or detokenize-old.
+    /// Only these calls: tokenize, tokenize-1, tokenize-100, detokenize, detokenize-1, detokenize-100, detokenize-old;
+    /// latency, latency-1 or latency-100 for calls at a steady rate.
     #[arg(long, value_name = "NAME", default_value = "")]
     only: String,
     /// A table, or everything with all rounds.
