@@ -9,24 +9,43 @@
 //! removes. It sees the vault as a caller and as a process, and must not know how it works.
 
 mod audit;
+mod chart;
 mod driver;
 mod figures;
+mod flat;
 mod floor;
+mod growth;
 mod host;
+mod identities;
 mod latency;
 mod load;
 mod pace;
+mod page;
 mod place;
 mod probe;
+mod purge;
 mod report;
 mod rounds;
 mod stand;
+mod target;
 
 use std::path::PathBuf;
 
 pub use audit::{AuditReport, AuditSettings};
+pub use flat::{FlatReport, FlatSettings};
 pub use floor::serve as serve_floor;
+pub use growth::{GrowthReport, GrowthSettings};
+pub use purge::{PurgeReport, PurgeSettings};
 pub use report::Report;
+
+/// What was measured: a table (`Display`), data (`Serialize`), or a page.
+pub trait Results: std::fmt::Display + serde::Serialize {
+    /// One page of HTML that needs nothing else, with charts, tables and every figure.
+    ///
+    /// # Errors
+    /// If the figures can't be written as JSON, whose values it shows.
+    fn html(&self) -> Result<String, serde_json::Error>;
+}
 
 /// How long and where to measure.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -69,6 +88,12 @@ pub enum Error {
         /// How.
         problem: String,
     },
+    /// The server had too much to do for another call. Where calls are made again and again this is counted and no end.
+    #[error("a call of {call} was refused again and again: too much was under way")]
+    Refused {
+        /// Which.
+        call: &'static str,
+    },
     /// Somebody pressed Ctrl-C.
     #[error("stopped before the end; what was made has been removed")]
     Interrupted,
@@ -100,6 +125,30 @@ pub fn run(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Report, Er
 /// As [`run`].
 pub fn run_audit(settings: &AuditSettings, tell: &mut dyn FnMut(&str)) -> Result<AuditReport, Error> {
     until_interrupted(audit::measure(settings, tell))
+}
+
+/// Measures what becomes of a vault that grows. `tell` as in [`run`].
+///
+/// # Errors
+/// As [`run`].
+pub fn run_growth(settings: &GrowthSettings, tell: &mut dyn FnMut(&str)) -> Result<GrowthReport, Error> {
+    until_interrupted(growth::measure(settings, tell))
+}
+
+/// Measures whether a call costs the same, however much there is of everything else. `tell` as in [`run`].
+///
+/// # Errors
+/// As [`run`].
+pub fn run_flat(settings: &FlatSettings, tell: &mut dyn FnMut(&str)) -> Result<FlatReport, Error> {
+    until_interrupted(flat::measure(settings, tell))
+}
+
+/// Measures what it costs to delete what has expired, and what callers feel of it. `tell` as in [`run`].
+///
+/// # Errors
+/// As [`run`].
+pub fn run_purge(settings: &PurgeSettings, tell: &mut dyn FnMut(&str)) -> Result<PurgeReport, Error> {
+    until_interrupted(purge::measure(settings, tell))
 }
 
 fn until_interrupted<T>(measuring: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

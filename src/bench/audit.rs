@@ -7,13 +7,16 @@
 //! The tree can't be switched off, so what it adds is measured by itself, on events of the same length as the vault's own,
 //! and held against the CPU of a whole call in the same run.
 
+use super::chart::{Bars, Chart};
 use super::driver::Window;
-use super::figures::{Quantiles, grouped, median};
+use super::figures::{Quantiles, grouped, median, readable};
+use super::host::Host;
 use super::load::{Load, SCOPE, proof_of, tokens_of};
+use super::page::{self, Page, Section, Table};
 use super::probe;
 use super::rounds::CROWDED;
 use super::stand::Stand;
-use super::{Error, io};
+use super::{Error, Results, io};
 use crate::merkle::{Frontier, leaf_hash};
 use crate::proto::v1;
 use crate::verify;
@@ -59,7 +62,7 @@ pub struct AuditSettings {
 #[derive(Debug, Serialize)]
 pub struct AuditReport {
     version: &'static str,
-    cores: usize,
+    host: Host,
     settings: AuditSettings,
     /// Events in the log when the questions began.
     events: u64,
@@ -135,7 +138,7 @@ pub(super) async fn measure(settings: &AuditSettings, tell: &mut dyn FnMut(&str)
     for (name, load) in bench.loads(events) {
         let begin = Instant::now() + WARM_UP;
         let window = Window { begin, end: begin + Duration::from_secs_f64(settings.seconds) };
-        let taken = bench.stand.drivers.measure(&load, 1, window).await?;
+        let taken = bench.stand.drivers.measure(&load, 1, window).await?.durations;
         let question = Question { name, calls: taken.len(), took: Quantiles::of(&taken) };
         tell(&question.to_string());
         questions.push(question);
@@ -144,7 +147,7 @@ pub(super) async fn measure(settings: &AuditSettings, tell: &mut dyn FnMut(&str)
     let tree = bench.tree().await?;
     Ok(AuditReport {
         version: env!("CARGO_PKG_VERSION"),
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        host: Host::look(bench.stand.place.path()),
         settings: settings.clone(),
         events,
         fdatasync,
@@ -304,7 +307,64 @@ fn own_cpu() -> Result<Duration, Error> {
     Ok(Duration::from_nanos(text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or_default()))
 }
 
-// === as a table ===
+// === as a page and as a table ===
+
+const NOTES: &[&str] = &[
+    "Each question is itself an event, written and synced before its answer leaves, so the disk's own time is part of every figure.",
+    "The tree can't be switched off. What it costs is measured by itself, on events of the same length, and held against a whole call of the same run.",
+];
+
+impl Results for AuditReport {
+    fn html(&self) -> Result<String, serde_json::Error> {
+        page::html(&self.page(), self)
+    }
+}
+
+impl AuditReport {
+    fn page(&self) -> Page {
+        let row = |question: &Question| {
+            let Quantiles { p50_us, p99_us, p999_us } = question.took;
+            [question.calls as f64, p50_us, p99_us, p999_us].map(readable)
+        };
+        let question = |question: &Question| std::iter::once(question.name.to_owned()).chain(row(question)).collect();
+        let bar = |question: &Question| (question.name.to_owned(), vec![question.took.p50_us, question.took.p99_us]);
+        let bars = Bars {
+            title: "µs, one call in flight, logarithmic".to_owned(),
+            series: vec!["p50", "p99"],
+            groups: self.questions.iter().map(bar).collect(),
+            logarithmic: true,
+        };
+        let verified =
+            |of: &Verified| vec![of.form.to_owned(), readable(of.events as f64), readable(of.events_per_second)];
+        let tree = &self.tree;
+        let parts = [
+            ("the tree, µs of CPU an event", tree.us_per_event),
+            ("a Tokenize call of one value, µs of the server's CPU", tree.call_us),
+            ("of them in the writing thread", tree.writer_us),
+            ("calls with the tree ÷ without it", tree.ratio_of_calls),
+            ("the same of the writing thread alone", tree.ratio_of_writer),
+        ];
+        let part = |(name, figure): (&str, f64)| vec![name.to_owned(), readable(figure)];
+        let section = |title, charts, table| Section { title, text: String::new(), charts, tables: vec![table] };
+        let head = ["question", "calls", "p50 µs", "p99 µs", "p99.9 µs"];
+        Page {
+            title: format!("Cloakroom {}: what the log costs", self.version),
+            lead: format!("Questions to a log of {} events, over gRPC and mutual TLS.", grouped(self.events as f64)),
+            host: self.host.clone(),
+            disk: format!("p50 {:.0} µs, p99 {:.0} µs", self.fdatasync.p50_us, self.fdatasync.p99_us),
+            sections: vec![
+                section("Questions", vec![Chart::Bars(bars)], Table::new(&head, self.questions.iter().map(question))),
+                section(
+                    "Verified offline",
+                    Vec::new(),
+                    Table::new(&["form", "events", "events a second of one core"], self.verified.iter().map(verified)),
+                ),
+                section("The tree", Vec::new(), Table::new(&["what", "figure"], parts.into_iter().map(part))),
+            ],
+            notes: NOTES.to_vec(),
+        }
+    }
+}
 
 impl fmt::Display for Question {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -319,7 +379,7 @@ impl fmt::Display for AuditReport {
         writeln!(
             out,
             "Cloakroom {}, {} cores; a log of {events} events; one call in flight. Each question is itself written and synced",
-            self.version, self.cores
+            self.version, self.host.cores
         )?;
         writeln!(
             out,

@@ -20,14 +20,18 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Code, Status};
 
 pub(super) const THREADS: usize = 2;
 /// Of so many replies one is looked into.
 const LOOKED_INTO: usize = 32;
+/// Who is told that there is too much to do comes back after this.
+const AFTER_A_REFUSAL: Duration = Duration::from_millis(20);
+/// Half a minute of it is enough.
+const ASKED_AGAIN: usize = 1500;
 
 /// The client's threads.
 pub(super) struct Drivers {
@@ -86,10 +90,19 @@ enum Until {
     AllSent,
 }
 
+/// What came of calls that were made again and again.
+#[derive(Default)]
+pub(super) struct Measured {
+    pub durations: Vec<Duration>,
+    /// Calls for which the server had too much to do.
+    pub refused: usize,
+}
+
 #[derive(Default)]
 struct Done {
-    durations: Vec<Duration>,
-    replies: Vec<Bytes>,
+    measured: Measured,
+    /// Each with the place of its request.
+    replies: Vec<(usize, Bytes)>,
 }
 
 /// One HTTP/2 connection.
@@ -129,13 +142,15 @@ impl Drivers {
     }
 
     /// Keeps `in_flight` calls going until the window's end. How long those took that ended in the window.
-    pub(super) async fn measure(&self, load: &Load, in_flight: usize, window: Window) -> Result<Vec<Duration>, Error> {
-        Ok(self.run(load, in_flight, Until::End(window)).await?.durations)
+    pub(super) async fn measure(&self, load: &Load, in_flight: usize, window: Window) -> Result<Measured, Error> {
+        Ok(self.run(load, in_flight, Until::End(window)).await?.measured)
     }
 
-    /// Sends each request once. The replies, in no particular order.
+    /// Sends each request once. The replies, in the requests' order.
     pub(super) async fn collect(&self, load: &Load, in_flight: usize) -> Result<Vec<Bytes>, Error> {
-        Ok(self.run(load, in_flight, Until::AllSent).await?.replies)
+        let mut replies = self.run(load, in_flight, Until::AllSent).await?.replies;
+        replies.sort_unstable_by_key(|(place, _)| *place);
+        Ok(replies.into_iter().map(|(_, reply)| reply).collect())
     }
 
     /// Sends calls when they are due, whether or not those before them have been answered.
@@ -186,7 +201,8 @@ fn gone(_: oneshot::error::RecvError) -> Error {
 
 impl Done {
     fn add(&mut self, mut other: Self) {
-        self.durations.append(&mut other.durations);
+        self.measured.durations.append(&mut other.measured.durations);
+        self.measured.refused += other.measured.refused;
         self.replies.append(&mut other.replies);
     }
 }
@@ -281,16 +297,38 @@ impl Lane {
                 _ => {}
             }
             let looked_into = turn.is_multiple_of(LOOKED_INTO);
-            let reply = exchange(&mut caller, &load, place, looked_into).await?;
+            let reply = match (exchange(&mut caller, &load, place, looked_into).await, self.until) {
+                (Err(Error::Refused { .. }), Until::End(_)) => {
+                    done.measured.refused += 1;
+                    tokio::time::sleep(AFTER_A_REFUSAL).await;
+                    continue;
+                }
+                (Err(Error::Refused { .. }), Until::AllSent) => insist(&mut caller, &load, place).await?,
+                (reply, _) => reply?,
+            };
             let end = Instant::now();
             match self.until {
-                Until::End(window) if end >= window.begin && end < window.end => done.durations.push(end - begin),
+                Until::End(window) if end >= window.begin && end < window.end => {
+                    done.measured.durations.push(end - begin);
+                }
                 Until::End(_) => {}
-                Until::AllSent => done.replies.push(reply),
+                Until::AllSent => done.replies.push((place, reply)),
             }
         }
         Ok(done)
     }
+}
+
+/// Asks again until it is served, as a caller would who has to.
+async fn insist(caller: &mut Caller, load: &Load, place: usize) -> Result<Bytes, Error> {
+    for _ in 0..ASKED_AGAIN {
+        tokio::time::sleep(AFTER_A_REFUSAL).await;
+        match exchange(caller, load, place, true).await {
+            Err(Error::Refused { .. }) => {}
+            reply => return reply,
+        }
+    }
+    Err(Error::Refused { call: load.name() })
 }
 
 /// Sends the request at this place and waits for its reply.
@@ -304,7 +342,10 @@ pub(super) async fn exchange(
     caller.ready().await.map_err(|error| failed(load, error.to_string()))?;
     let reply = caller.unary(tonic::Request::new(request), load.path.clone(), Encoded).await;
     // The message, not the whole status: its details may have bytes of all kinds.
-    let told = |status: Status| failed(load, format!("{:?}, {}", status.code(), status.message()));
+    let told = |status: Status| match status.code() {
+        Code::ResourceExhausted => Error::Refused { call: load.name() },
+        code => failed(load, format!("{code:?}, {}", status.message())),
+    };
     let reply = reply.map(tonic::Response::into_inner).map_err(told)?;
     if looked_into && !load.expected.is_met_by(&reply) {
         return Err(failed(load, "the reply is not as expected".to_owned()));

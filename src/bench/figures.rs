@@ -71,6 +71,7 @@ pub(super) fn grouped(figure: f64) -> String {
 pub(super) fn readable(figure: f64) -> String {
     match figure.abs() {
         _ if !figure.is_finite() => "–".to_owned(),
+        nothing if nothing < f64::MIN_POSITIVE => "0".to_owned(),
         large if large >= 1000.0 => grouped(figure),
         middling if middling >= 100.0 => format!("{figure:.0}"),
         middling if middling >= 10.0 => format!("{figure:.1}"),
@@ -112,8 +113,15 @@ mod tests {
 
     #[test]
     fn figures_have_the_digits_that_can_be_used() {
-        let cases =
-            [(0.1234, "0.12"), (12.34, "12.3"), (123.4, "123"), (1234.5, "1,234"), (f64::NAN, "–"), (-3.0, "-3.00")];
+        let cases = [
+            (0.1234, "0.12"),
+            (12.34, "12.3"),
+            (123.4, "123"),
+            (1234.5, "1,234"),
+            (f64::NAN, "–"),
+            (0.0, "0"),
+            (-3.0, "-3.00"),
+        ];
         for (figure, text) in cases {
             assert_eq!(readable(figure), text);
         }

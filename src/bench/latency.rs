@@ -3,9 +3,10 @@
 //! The rate is fixed before the first round, from the most that the vault did here; vault and floor get the same one in turn.
 //! Times count from when a call was due.
 
-use super::figures::{Quantiles, grouped, median};
+use super::figures::{Quantiles, grouped, median, readable};
 use super::load::Load;
 use super::pace::Paced;
+use super::page::Table;
 use super::probe::Used;
 use super::rounds::{BATCH, BUSY, CROWDED};
 use serde::Serialize;
@@ -101,8 +102,6 @@ impl Pace {
 
 impl LatencyRow {
     pub(super) fn new(pace: Pace, peak: f64, vault_load: Load, floor_load: Load) -> Self {
-        // A server that did nothing at all would have been an error before.
-        let peak = peak.max(1.0);
         let (rate, load) = pace.rate(peak);
         Self {
             values: pace.values,
@@ -144,6 +143,30 @@ impl LatencyRow {
         self.p99_over_floor_in_fdatasyncs = median(self.rounds.iter().zip(probes).map(in_syncs));
     }
 
+    /// The vault's and the floor's.
+    pub(super) fn quantiles(&self) -> (Quantiles, Quantiles) {
+        (self.vault.took, self.floor.took)
+    }
+
+    /// How many values, at which rate.
+    pub(super) fn name(&self) -> String {
+        format!("{} at {} calls/s, {}", self.values, grouped(self.rate), self.load)
+    }
+
+    /// For a page.
+    pub(super) fn table(rows: &[Self]) -> Table {
+        let line = |row: &Self, name: &str, figures: &Figures| {
+            let took = &figures.took;
+            let mut line = vec![format!("{} of {}", name, row.name())];
+            line.extend([took.p50_us, took.p99_us, took.p999_us, figures.sent_late_p99_us].map(readable));
+            line.extend([figures.calls, figures.failed].map(|count| grouped(count as f64)));
+            line
+        };
+        let both = |row: &Self| [line(row, "Tokenize", &row.vault), line(row, "echo of Tokenize", &row.floor)];
+        let head = ["calls", "p50 µs", "p99 µs", "p99.9 µs", "sent late, p99 µs", "due", "failed"];
+        Table::new(&head, rows.iter().flat_map(both))
+    }
+
     /// What is promised of it: the measure, what was measured, what it must be and what it is to become.
     pub(super) fn target(&self) -> (String, f64, f64, f64) {
         let (values, load) = (self.values, self.load);
@@ -173,6 +196,16 @@ impl Figures {
             sent_late_p99_us: late.p99_us,
             server_cpu_us_per_call: server * 1e6 / calls as f64,
         }
+    }
+
+    pub(super) fn quantiles(&self) -> Quantiles {
+        self.took
+    }
+
+    /// For a table: p50, p99, p99.9 and what failed.
+    pub(super) fn line(&self) -> String {
+        let [p50, p99, p999] = [self.took.p50_us, self.took.p99_us, self.took.p999_us].map(grouped);
+        format!("{p50:>9} {p99:>9} {p999:>9} {:>9}", self.failed)
     }
 
     fn medians<'f>(rounds: impl Iterator<Item = &'f Self> + Clone) -> Self {

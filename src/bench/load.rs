@@ -6,6 +6,7 @@ use http::uri::PathAndQuery;
 use prost::Message;
 use prost::bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The scope of `init` in which all happens.
 pub(super) const SCOPE: &str = "pan";
@@ -61,9 +62,26 @@ impl std::fmt::Debug for Load {
 impl Load {
     /// So many different Tokenize calls of so many values each.
     pub(super) fn tokenize(values: usize, calls: usize) -> Self {
-        let item = |number: usize| v1::TokenizeItem { value: card_number(number), ..v1::TokenizeItem::default() };
+        Self::tokenize_in(values, calls, |_| SCOPE.to_owned(), None)
+    }
+
+    /// The same, of tokens that live for this long only.
+    pub(super) fn tokenize_briefly(values: usize, calls: usize, lifetime: Duration) -> Self {
+        Self::tokenize_in(values, calls, |_| SCOPE.to_owned(), Some(lifetime))
+    }
+
+    /// The same; each call's number says in which scope.
+    pub(super) fn tokenize_in(
+        values: usize,
+        calls: usize,
+        scope: impl Fn(usize) -> String,
+        lifetime: Option<Duration>,
+    ) -> Self {
+        let seconds = |lifetime: Duration| i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
+        let ttl = lifetime.map(|lifetime| prost_types::Duration { seconds: seconds(lifetime), nanos: 0 });
+        let item = |number: usize| v1::TokenizeItem { value: card_number(number), ttl, ..v1::TokenizeItem::default() };
         let request = |number: usize| v1::TokenizeRequest {
-            scope: SCOPE.to_owned(),
+            scope: scope(number),
             items: (0..values).map(|place| item(number * values + place)).collect(),
             ..v1::TokenizeRequest::default()
         };
@@ -78,16 +96,24 @@ impl Load {
     /// Detokenize calls of so many of `tokens` each, going through all of them.
     pub(super) fn detokenize<'t>(values: usize, tokens: impl Iterator<Item = &'t str>) -> Self {
         let tokens: Vec<&str> = tokens.collect();
-        let request = |tokens: &[&str]| v1::DetokenizeRequest {
-            scope: SCOPE.to_owned(),
-            tokens: tokens.iter().map(|token| (*token).to_owned()).collect(),
+        Self::detokenize_in(values, tokens.chunks_exact(values).map(|chunk| (SCOPE, chunk)))
+    }
+
+    /// Detokenize calls of so many tokens each, with the scope of each.
+    pub(super) fn detokenize_in<'t, T: AsRef<str> + 't>(
+        values: usize,
+        calls: impl Iterator<Item = (&'t str, &'t [T])>,
+    ) -> Self {
+        let request = |(scope, tokens): (&str, &[T])| v1::DetokenizeRequest {
+            scope: scope.to_owned(),
+            tokens: tokens.iter().map(|token| token.as_ref().to_owned()).collect(),
             purpose: PURPOSE.to_owned(),
             ..v1::DetokenizeRequest::default()
         };
         Self {
             target: Target::Payments,
             path: PathAndQuery::from_static("/cloakroom.v1.TokenService/Detokenize"),
-            requests: tokens.chunks_exact(values).map(|chunk| request(chunk).encode_to_vec().into()).collect(),
+            requests: calls.map(|call| request(call).encode_to_vec().into()).collect(),
             expected: Expected::Values(values),
         }
     }
@@ -144,6 +170,11 @@ impl Load {
     /// The same, of the first so many requests only.
     pub(super) fn first(&self, requests: usize) -> Self {
         Self { requests: self.requests.iter().take(requests).cloned().collect(), ..self.clone() }
+    }
+
+    /// The same requests in turn, so many in all.
+    pub(super) fn repeated(&self, requests: usize) -> Self {
+        Self { requests: self.requests.iter().cycle().take(requests).cloned().collect(), ..self.clone() }
     }
 
     /// The length of each reply, if it is always the same.

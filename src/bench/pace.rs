@@ -46,6 +46,8 @@ pub(super) struct Pacing(#[expect(dead_code, reason = "that it is there tells th
 impl Schedule {
     /// For so long after a warm-up, from `begin` on.
     pub(super) fn new(begin: Instant, rate: f64, warm_up: Duration, counted: Duration) -> Self {
+        // Whoever is slower than that is not waited for.
+        let rate = rate.max(1.0);
         let calls = |time: Duration| super::figures::whole((time.as_secs_f64() * rate).round()).max(1);
         let warm_up = calls(warm_up);
         Self { begin, rate, warm_up, calls: warm_up + calls(counted) }

@@ -17,6 +17,7 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 /// No setting of the caller's own vault may reach these.
 const VARIABLES: &str = "CLOAKROOM_";
 const LISTEN_VARIABLES: [&str; 2] = ["CLOAKROOM_SERVER__LISTEN", "CLOAKROOM_OPERATIONS__LISTEN"];
+const CONFIGURATION: &str = "cloakroom.toml";
 const ANY_PORT: &str = "127.0.0.1:0";
 
 /// The directory.
@@ -43,6 +44,37 @@ impl Place {
         &self.0
     }
 
+    /// What the vault that lies here is told.
+    pub(super) fn config(&self) -> Result<crate::config::Config, Error> {
+        let file = self.0.join(CONFIGURATION);
+        crate::config::Config::load(&file, std::iter::empty()).map_err(|error| Error::Connect(error.to_string()))
+    }
+
+    /// Adds tables to the configuration, before a server starts.
+    pub(super) fn configure(&self, tables: &str) -> Result<(), Error> {
+        let file = self.0.join(CONFIGURATION);
+        let unwritten = io("can't write the vault's configuration");
+        let text = std::fs::read_to_string(&file).map_err(&unwritten)?;
+        std::fs::write(&file, format!("{text}\n{tables}")).map_err(&unwritten)
+    }
+
+    /// Adds a role, before a server starts.
+    pub(super) fn add_role(&self, name: &str, members: &str) -> Result<(), Error> {
+        const ROLES: &str = "\n[roles]";
+        let file = self.0.join(CONFIGURATION);
+        let unwritten = io("can't write the vault's configuration");
+        let text = std::fs::read_to_string(&file).map_err(&unwritten)?;
+        // Behind the table's name there may be a comment.
+        let row = text.find(ROLES).and_then(|start| Some(start + 1 + text[start + 1..].find('\n')? + 1));
+        let (before, after) = text.split_at(row.ok_or(Error::Start("init"))?);
+        std::fs::write(&file, format!("{before}{name} = [\"{members}\"]\n{after}")).map_err(&unwritten)
+    }
+
+    /// Adds policies, before a server starts.
+    pub(super) fn permit(&self, policies: &str) -> Result<(), Error> {
+        std::fs::write(self.0.join("policies/bench.cedar"), policies).map_err(io("can't write the vault's policies"))
+    }
+
     /// Starts the vault.
     pub(super) fn vault(&self) -> Result<Server, Error> {
         self.vault_with(&[])
@@ -55,7 +87,12 @@ impl Place {
 
     /// Starts the floor.
     pub(super) fn floor(&self) -> Result<Server, Error> {
-        self.server("the floor", &["bench", "serve-floor"], &[])
+        self.floor_with(&[])
+    }
+
+    /// Starts the floor with settings from the environment.
+    pub(super) fn floor_with(&self, variables: &[(&str, &str)]) -> Result<Server, Error> {
+        self.server("the floor", &["bench", "serve-floor"], variables)
     }
 
     /// Opens connections as the client `name`.
@@ -84,7 +121,7 @@ impl Place {
 
     fn server(&self, name: &'static str, words: &[&str], variables: &[(&str, &str)]) -> Result<Server, Error> {
         let mut command = program(words);
-        command.arg("--config").arg(self.0.join("cloakroom.toml")).stdout(Stdio::piped());
+        command.arg("--config").arg(self.0.join(CONFIGURATION)).stdout(Stdio::piped());
         command.env(telemetry::LOG_VARIABLE, "error");
         for variable in LISTEN_VARIABLES {
             command.env(variable, ANY_PORT);

@@ -107,6 +107,49 @@ fn cpu_of_threads(process: u32, wanted: impl Fn(&Path) -> bool) -> Result<Durati
     Ok(Duration::from_nanos(nanos.sum()))
 }
 
+/// What a process has in memory.
+pub(super) fn resident_bytes(process: u32) -> Result<u64, Error> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).map_err(io("a server has gone"))?;
+    Ok(super::host::kibibytes(&status, "VmRSS").unwrap_or_default())
+}
+
+/// What a directory's files hold together. Room that was only set aside behind a file's end is not counted: it does not grow with
+/// what is stored.
+pub(super) fn disk_bytes(directory: &Path) -> Result<u64, Error> {
+    let mut sum = 0;
+    let mut left = vec![directory.to_owned()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(&directory).map_err(io("can't look at the vault's disk"))?.flatten() {
+            // A file may have gone meanwhile: the vault is at work.
+            match entry.metadata() {
+                Ok(about) if about.is_dir() => left.push(entry.path()),
+                Ok(about) => sum += about.len(),
+                Err(_) => {}
+            }
+        }
+    }
+    Ok(sum)
+}
+
+/// Waits until a process does next to nothing, so that what it still had to do is not taken for what is measured; not for
+/// ever.
+pub(super) async fn settled(process: u32) -> Result<(), Error> {
+    const LOOK_EVERY: Duration = Duration::from_millis(500);
+    const AT_MOST: Duration = Duration::from_mins(2);
+    const IDLE: f64 = 0.02;
+    let began = Instant::now();
+    let mut before = cpu_of(process)?;
+    while began.elapsed() < AT_MOST {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = cpu_of(process)?;
+        if now.saturating_sub(before).as_secs_f64() < LOOK_EVERY.as_secs_f64() * IDLE {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
+}
+
 /// How long it takes in `directory` to append 4 KiB to a file and have them on the disk.
 pub(super) fn fdatasync(directory: &Path) -> Result<Vec<Duration>, Error> {
     let path = directory.join("probe");
@@ -136,6 +179,16 @@ mod tests {
         }
         let used = Moment::now(process, parent).unwrap().since(&before);
         assert!(used.vault > 0.0 && used.seconds >= 0.05, "{used:?}");
+    }
+
+    #[test]
+    fn memory_and_disk_are_seen() {
+        assert!(resident_bytes(std::process::id()).unwrap() > 0);
+        let folder = tempfile::tempdir().unwrap();
+        let before = disk_bytes(folder.path()).unwrap();
+        fs::create_dir(folder.path().join("inside")).unwrap();
+        fs::write(folder.path().join("inside/file"), vec![1; 100_000]).unwrap();
+        assert_eq!(disk_bytes(folder.path()).unwrap(), before + 100_000);
     }
 
     #[test]

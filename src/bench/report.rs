@@ -1,5 +1,7 @@
 //! Figures: of each round, their medians, and what they are to be held against. As a table, and as data.
 
+mod page;
+
 use super::Settings;
 use super::figures::{Quantiles, grouped, median};
 use super::host::Host;
@@ -7,6 +9,7 @@ use super::latency::LatencyRow;
 use super::load::Load;
 use super::rounds::{BATCH, BUSY, CROWDED, Kind, Operation};
 use super::stand::Cell;
+use super::target::{self, Target};
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
@@ -76,17 +79,6 @@ struct Figures {
     /// Of all cores' time.
     others_share: f64,
     stolen_share: f64,
-}
-
-/// What the vault promises, and what it does.
-#[derive(Debug, Serialize)]
-struct Target {
-    measure: String,
-    measured: f64,
-    must: f64,
-    goal: f64,
-    /// Whether more is better.
-    at_least: bool,
 }
 
 /// Shares of all cores' time above which a round is called noisy.
@@ -169,9 +161,8 @@ impl Report {
         let cpu = |operation| Some(self.row(operation, 1, CROWDED)?.cpu_ratio);
         let batch = |operation| Some(1e6 / self.row(operation, BATCH, BUSY)?.vault.server_cpu_us_per_value);
         let alone = |operation| self.row(operation, 1, 1)?.in_syncs(&self.fdatasync.rounds);
-        let target = |measure: &str, measured: Option<f64>, must, goal| {
-            Some(Target { measure: measure.to_owned(), measured: measured?, must, goal, at_least: goal > must })
-        };
+        let target =
+            |measure: &str, measured: Option<f64>, must, goal| Some(Target::new(measure, measured?, must, goal));
         let calls = [
             target("Tokenize of one, 256 in flight: calls/s ÷ floor", throughput(Tokenize), 0.55, 0.72),
             target("Detokenize of one, 256 in flight: calls/s ÷ floor", throughput(Detokenize), 0.50, 0.70),
@@ -236,18 +227,17 @@ impl Row {
 
 impl Cell {
     fn figures(&self, values: usize, server: f64, cores: usize) -> Figures {
-        let calls = self.durations.len() as f64 / self.seconds;
+        let calls = self.calls_per_second();
         let quantiles = Quantiles::of(&self.durations);
-        let per_call = |cpu: f64| cpu / self.used.seconds * 1e6 / calls;
         let share = |cpu: f64| cpu / (self.used.seconds * cores as f64);
         Figures {
             calls_per_second: calls,
             values_per_second: calls * values as f64,
             p50_us: quantiles.p50_us,
             p99_us: quantiles.p99_us,
-            server_cpu_us_per_call: per_call(server),
-            server_cpu_us_per_value: per_call(server) / values as f64,
-            client_cpu_us_per_call: per_call(self.used.client),
+            server_cpu_us_per_call: self.per_call(server),
+            server_cpu_us_per_value: self.per_call(server) / values as f64,
+            client_cpu_us_per_call: self.per_call(self.used.client),
             others_share: share(self.used.others),
             stolen_share: share(self.used.stolen),
         }
@@ -257,6 +247,9 @@ impl Cell {
     fn noise(&self, idle: f64, cores: usize) -> Vec<&'static str> {
         let capacity = self.used.seconds * cores as f64;
         let mut noise = Vec::new();
+        if self.refused > 0 {
+            noise.push("calls were refused");
+        }
         if self.used.others + idle > OTHERS_AT_MOST * capacity {
             noise.push("others were busy");
         }
@@ -326,8 +319,11 @@ impl fmt::Display for Report {
             "\nCPU: the server's, µs a call or value. old: of the {} tokens from the beginning.",
             self.settings.tokens
         )?;
-        writeln!(out, "noisy: rounds in which others were busy, or that lie far from the median.\n")?;
-        writeln!(out, "{:<70} {:>9}  {:>9}  {:>9}", "target", "measured", "must", "goal")?;
+        writeln!(
+            out,
+            "noisy: rounds in which others were busy or calls were refused, or that lie far from the median.\n"
+        )?;
+        writeln!(out, "{}", target::head())?;
         for target in &self.targets {
             writeln!(out, "{target}")?;
         }
@@ -356,15 +352,6 @@ impl fmt::Display for Row {
     }
 }
 
-impl fmt::Display for Target {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = if self.at_least { '≥' } else { '≤' };
-        let figure = |figure: f64| if figure >= 1000.0 { grouped(figure) } else { format!("{figure:.2}") };
-        let (measured, must, goal) = (figure(self.measured), figure(self.must), figure(self.goal));
-        write!(out, "{:<70} {measured:>9}  {sign}{must:>8}  {sign}{goal:>8}", self.measure)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,6 +361,7 @@ mod tests {
     fn a_busy_machine_is_noticed_and_a_quiet_one_is_not() {
         let cell = |others, stolen| Cell {
             durations: Vec::new(),
+            refused: 0,
             seconds: 1.0,
             used: Used { seconds: 1.0, others, stolen, ..Used::default() },
         };
@@ -381,5 +369,7 @@ mod tests {
         assert_eq!(cell(0.3, 0.0).noise(0.0, 2), ["others were busy"]);
         assert_eq!(cell(0.1, 0.0).noise(0.2, 2), ["others were busy"], "the other server is somebody else too");
         assert_eq!(cell(0.0, 0.2).noise(0.0, 2), ["the host was busy"]);
+        let refusing = Cell { refused: 1, ..cell(0.0, 0.0) };
+        assert_eq!(refusing.noise(0.0, 2), ["calls were refused"]);
     }
 }

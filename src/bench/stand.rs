@@ -1,7 +1,7 @@
 //! What a measurement stands on: a vault, the floor beside it, and a client of both.
 
 use super::Error;
-use super::driver::{Door, Drivers, Turns, Window};
+use super::driver::{Door, Drivers, Measured, Turns, Window};
 use super::load::{Load, Target, tokens_of};
 use super::pace::{Paced, Schedule};
 use super::place::{Place, Server};
@@ -21,6 +21,8 @@ pub(super) struct Stand {
 /// One server at one setting, in one round.
 pub(super) struct Cell {
     pub durations: Vec<Duration>,
+    /// Calls for which the server had too much to do. They count for nothing else.
+    pub refused: usize,
     pub seconds: f64,
     pub used: Used,
 }
@@ -30,6 +32,8 @@ const CONNECTIONS: usize = 8;
 /// Before calls are counted, in parts of the time in which they are.
 const WARM_UP_PART: f64 = 0.15;
 const WARM_UP_AT_LEAST: f64 = 0.1;
+/// A window may double so often: from a second to a good minute.
+pub(super) const LONGER_AT_MOST: usize = 7;
 /// Values in one call of those that fill the vault.
 const FILLING_VALUES: usize = 1000;
 /// Replies from which the floor learns how long its own are to be.
@@ -100,13 +104,25 @@ impl Stand {
         Ok([vault, self.cell(floor, in_flight, seconds).await?])
     }
 
-    /// A server with so many calls in flight.
+    /// A server with so many calls in flight. Where not one of them ends in that time, in twice the time, and so on.
     pub(super) async fn cell(&self, load: &Load, in_flight: usize, seconds: f64) -> Result<Cell, Error> {
-        let begin = Instant::now() + Duration::from_secs_f64(warm_up(seconds));
-        let window = Window { begin, end: begin + Duration::from_secs_f64(seconds) };
+        let mut seconds = seconds;
+        for _ in 0..LONGER_AT_MOST {
+            let cell = self.cell_once(load, in_flight, seconds).await?;
+            if !cell.durations.is_empty() {
+                return Ok(cell);
+            }
+            seconds *= 2.0;
+        }
+        Err(Error::Call { call: load.name(), problem: format!("not one ended in {:.0} s", seconds / 2.0) })
+    }
+
+    async fn cell_once(&self, load: &Load, in_flight: usize, seconds: f64) -> Result<Cell, Error> {
+        let window = Window::after_warm_up(seconds);
         let watching = self.watch(window.begin, window.end);
-        let (durations, used) = tokio::join!(self.drivers.measure(load, in_flight, window), watching);
-        Ok(Cell { durations: durations?, seconds, used: used? })
+        let (measured, used) = tokio::join!(self.drivers.measure(load, in_flight, window), watching);
+        let Measured { durations, refused } = measured?;
+        Ok(Cell { durations, refused, seconds, used: used? })
     }
 
     /// A server with so many calls a second, however long they take.
@@ -131,6 +147,17 @@ impl Stand {
     }
 }
 
+impl Cell {
+    pub(super) fn calls_per_second(&self) -> f64 {
+        self.durations.len() as f64 / self.seconds
+    }
+
+    /// Of CPU that was used in the same time, the part of one call, in microseconds.
+    pub(super) fn per_call(&self, cpu: f64) -> f64 {
+        cpu / self.used.seconds * 1e6 / self.calls_per_second()
+    }
+}
+
 /// The tokens of Tokenize replies, in which all must have succeeded.
 pub(super) fn tokens_in(replies: &[Bytes]) -> Result<Vec<String>, Error> {
     let failed = || Error::Call { call: "Tokenize", problem: "a value got no token".to_owned() };
@@ -149,6 +176,15 @@ pub(super) fn scattered<T>(all: &[T]) -> impl Iterator<Item = &T> {
     (0..length).map(move |place| &all[(place * STRIDE) % length])
 }
 
+impl Window {
+    /// So long, after calls that don't count yet.
+    pub(super) fn after_warm_up(seconds: f64) -> Self {
+        let begin = Instant::now() + Duration::from_secs_f64(warm_up(seconds));
+        Self { begin, end: begin + Duration::from_secs_f64(seconds) }
+    }
+}
+
+/// How long calls are made before they count.
 fn warm_up(seconds: f64) -> f64 {
     (seconds * WARM_UP_PART).max(WARM_UP_AT_LEAST)
 }
