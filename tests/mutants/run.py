@@ -244,7 +244,8 @@ def main():
     copy(REPOSITORY, SOURCE)
     left = left_last() if "left" in wanted else set()
     wanted = [name for name in wanted if name != "left"]
-    chosen = lambda m: placeless(m) in left or any(m["file"].startswith(f"src/{name}") for name in wanted)
+    again = lambda m: placeless(m) in left and not justified(m)
+    chosen = lambda m: again(m) or any(m["file"].startswith(f"src/{name}") for name in wanted)
     mutants = [m for m in listed() if not sys.argv[1:] or chosen(m)]
     reasons = {m["number"]: justified(m) for m in mutants}
     print(f"== {len(mutants)} mutants; compiling them", flush=True)

@@ -393,7 +393,7 @@ fn each_failure_is_counted_by_its_kind_and_only_a_contradiction_is_told_each_tim
         let members = vec![
             member("w.example/ahead", telling(&[95]).0),
             member("w.example/fork", telling(&[90]).0),
-            member("w.example/refused", telling(&[1, 2, 3]).0),
+            member("w.example/refused", telling(&[1, 2, 90]).0),
             member("w.example/failed", down),
             member("w.example/good", running.address),
         ];
