@@ -314,7 +314,9 @@ mod tests {
         let shown = directory.file().display().to_string();
         assert!(directory.newest(&keys()).unwrap().is_none(), "there never was one");
         let too_long = usize::try_from(LENGTH_AT_MOST).unwrap() + 1;
-        for (content, expected) in [("no note", "is not one of this log"), (&"x".repeat(too_long), "more than 65536 bytes")] {
+        for (content, expected) in
+            [("no note", "is not one of this log"), (&"x".repeat(too_long), "more than 65536 bytes")]
+        {
             fs::write(directory.file(), content).unwrap();
             let said = directory.newest(&keys()).unwrap_err().to_string();
             assert!(said.starts_with(&format!("checkpoint {shown}")) && said.contains(expected), "{said}");
