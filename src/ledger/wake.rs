@@ -60,7 +60,8 @@ impl Worker {
         Self { completions }
     }
 
-    /// Delivers outcomes to the tasks of this thread, for as long as it is polled.
+    /// Delivers outcomes to the tasks of this thread, for as long as it is polled: [`WORKERS`] never closes a channel, so it does
+    /// not end by itself.
     pub async fn run(mut self) {
         while let Some(completions) = self.completions.recv().await {
             completions.into_iter().for_each(Completion::deliver);

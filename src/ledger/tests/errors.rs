@@ -83,7 +83,15 @@ fn a_read_that_fails_anywhere_in_a_start_is_told_as_that_and_changes_nothing_s_0
     let mut older = log_of(2);
     to_format_2(&mut older, START);
     let tiles = log_of(300);
-    for (site, least) in [(plain, 9), (older, 9), (tiles, 9)] {
+    // Its copy is from before the first tile was full.
+    let behind = tempfile::tempdir().unwrap();
+    let mut long = log_of(100);
+    std::fs::copy(long.checkpoints().file(), behind.path().join("checkpoint")).unwrap();
+    let open = long.open().unwrap();
+    (0..200).for_each(|number| _ = issue_now(&open, number).wait().unwrap());
+    open.close();
+    long.copy = Some(CheckpointDirectory::new(behind.path()));
+    for (site, least) in [(plain, 9), (older, 9), (tiles, 9), (long, 10)] {
         let before = site.dump();
         let mut failed = 0;
         while let Some(error) = start_failing(&site, failed) {
@@ -257,6 +265,21 @@ fn without_randomness_no_sum_and_no_head_is_written() {
     drop(dry);
     assert!(matches!(refused, Err(OpenError::Random(_))));
     assert!(site.dump() == before, "and data of the older format is as it was");
+}
+
+#[test]
+fn a_vault_of_the_older_format_without_an_event_is_taken_up_s_13() {
+    let mut site = Site::bare();
+    let (_, meta) = identify(&*site.store, &site.root()).unwrap();
+    let sealed = |name: &[u8], content: &[u8]| authentic::seal(&meta, Table::Meta, name, content);
+    let rows = [(&b"time"[..], versioned(&START.millis().to_be_bytes())), (b"format", vec![0, 0, 0, 2])];
+    site.edit(|batch| rows.iter().for_each(|(name, content)| batch.put(Table::Meta, name, &sealed(name, content))));
+    let open = site.open().unwrap();
+    assert_eq!(open.ledger.clock().now(), START);
+    issue_now(&open, 1).wait().unwrap();
+    open.close();
+    assert!(site.row(Table::Meta, b"time").is_none());
+    assert_eq!(site.check().len(), 1);
 }
 
 #[test]
