@@ -6,7 +6,9 @@ use std::fmt::Write;
 
 /// Numbers of pixels, in the chart's own measure: it is drawn as wide as the page.
 const WIDTH: f64 = 900.0;
-const LABELS: f64 = 250.0;
+/// What stands left of bars: as wide as the longest needs, within these.
+const LABELS: std::ops::RangeInclusive<f64> = 120.0..=420.0;
+const LETTER: f64 = 6.6;
 const FIGURES: f64 = 80.0;
 const BAR: f64 = 14.0;
 const BETWEEN: f64 = 12.0;
@@ -59,26 +61,32 @@ impl Bars {
         let top = legend_height(self.series.len());
         let group = self.series.len() as f64 * BAR + BETWEEN;
         let height = top + group * self.groups.len() as f64;
+        let labels = self.labels();
         begin(out, height, &self.title);
-        legend(out, &self.series);
+        legend(out, labels, &self.series);
         let scale = Scale::of(self.groups.iter().flat_map(|(_, figures)| figures).copied(), self.logarithmic);
         for (number, (name, figures)) in self.groups.iter().enumerate() {
             let y = top + number as f64 * group;
             let middle = y + (group - BETWEEN) / 2.0 + 4.0;
-            text(out, LABELS - 10.0, middle, "end", "", name);
+            text(out, labels - 10.0, middle, "end", "", name);
             for (series, figure) in figures.iter().enumerate() {
                 let y = y + series as f64 * BAR;
-                let width = scale.part(*figure) * (WIDTH - LABELS - FIGURES);
+                let width = scale.part(*figure) * (WIDTH - labels - FIGURES);
                 let class = series % COLOURS;
-                let (x, bar) = (LABELS, BAR - 2.0);
+                let (x, bar) = (labels, BAR - 2.0);
                 let _ = writeln!(
                     out,
                     "<rect class=\"s{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{bar:.1}\" rx=\"1.5\" />"
                 );
-                text(out, LABELS + width + 6.0, y + BAR - 4.0, "start", "soft", &readable(*figure));
+                text(out, labels + width + 6.0, y + BAR - 4.0, "start", "soft", &readable(*figure));
             }
         }
         out.push_str("</svg>\n");
+    }
+
+    fn labels(&self) -> f64 {
+        let longest = self.groups.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+        (longest as f64 * LETTER + 16.0).clamp(*LABELS.start(), *LABELS.end())
     }
 }
 
@@ -88,7 +96,7 @@ impl Lines {
         let top = legend_height(names.len()).max(12.0);
         let height = top + PLOT_HEIGHT + 40.0;
         begin(out, height, &self.title);
-        legend(out, &names);
+        legend(out, MARGIN, &names);
         let points =
             || self.series.iter().flat_map(|(_, points)| points).filter(|(x, y)| x.is_finite() && y.is_finite());
         let across = Scale::of(points().map(|(x, _)| *x), false);
@@ -169,12 +177,12 @@ fn legend_height(series: usize) -> f64 {
 }
 
 /// One series needs none: the title says what it is.
-fn legend(out: &mut String, series: &[&str]) {
+fn legend(out: &mut String, left: f64, series: &[&str]) {
     if series.len() < 2 {
         return;
     }
     for (number, name) in series.iter().enumerate() {
-        let x = LABELS + number as f64 * 160.0;
+        let x = left + number as f64 * 160.0;
         let class = number % COLOURS;
         let _ = writeln!(out, "<circle class=\"s{class}\" cx=\"{:.1}\" cy=\"9.0\" r=\"5\" />", x + 5.0);
         text(out, x + 16.0, 13.0, "start", "", name);

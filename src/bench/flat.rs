@@ -80,6 +80,8 @@ struct Row {
     /// Much ÷ little: median of the rounds' own.
     ratio: f64,
     /// The same of an echo over as many connections, where that is what there is much of.
+    floor_little_cpu_us: Option<f64>,
+    floor_much_cpu_us: Option<f64>,
     floor_ratio: Option<f64>,
     /// Memory of the server with little and with much of it.
     little_resident_bytes: u64,
@@ -214,10 +216,9 @@ async fn compare(settings: &FlatSettings, of: Of, sides: &[Side; 2]) -> Result<[
         }
     }
     let [tokenize, detokenize, echo] = all;
-    let floor_ratio = (!echo.is_empty()).then(|| Row::ratio_of(&echo));
     let resident = |side: &Side| probe::resident_bytes(side.vault.id());
     let memory = (resident(&sides[0])?, resident(&sides[1])?);
-    let row = |call, rounds| Row::new(of, call, settings.much(of), floor_ratio, memory, rounds);
+    let row = |call, rounds| Row::new(of, call, settings.much(of), &echo, memory, rounds);
     Ok([row("Tokenize", tokenize), row("Detokenize", detokenize)])
 }
 
@@ -248,19 +249,24 @@ impl Row {
         of: Of,
         call: &'static str,
         much: usize,
-        floor_ratio: Option<f64>,
+        floor: &[Round],
         (little_resident_bytes, much_resident_bytes): (u64, u64),
         rounds: Vec<Round>,
     ) -> Self {
+        let little_cpu_us = |rounds: &[Round]| median(rounds.iter().map(|round| round.little_cpu_us));
+        let much_cpu_us = |rounds: &[Round]| median(rounds.iter().map(|round| round.much_cpu_us));
+        let of_floor = |figure: &dyn Fn(&[Round]) -> f64| (!floor.is_empty()).then(|| figure(floor));
         Self {
             of: of.name(),
             call,
             little: of.little(),
             much,
-            little_cpu_us: median(rounds.iter().map(|round| round.little_cpu_us)),
-            much_cpu_us: median(rounds.iter().map(|round| round.much_cpu_us)),
+            little_cpu_us: little_cpu_us(&rounds),
+            much_cpu_us: much_cpu_us(&rounds),
             ratio: Self::ratio_of(&rounds),
-            floor_ratio,
+            floor_little_cpu_us: of_floor(&little_cpu_us),
+            floor_much_cpu_us: of_floor(&much_cpu_us),
+            floor_ratio: of_floor(&Self::ratio_of),
             little_resident_bytes,
             much_resident_bytes,
             rounds,
@@ -323,7 +329,8 @@ mod tests {
         let round = |little, much| Round { little_cpu_us: little, much_cpu_us: much };
         // A slow round slows both, so its ratio is as good as the others'.
         let rounds = vec![round(10.0, 11.0), round(30.0, 33.0), round(10.0, 99.0)];
-        let row = Row::new(Of::Scopes, "Tokenize", 10, None, (1, 2), rounds);
+        let row = Row::new(Of::Scopes, "Tokenize", 10, &[round(2.0, 3.0)], (1, 2), rounds);
         assert!((row.ratio - 1.1).abs() < 1e-9, "{row:?}");
+        assert!((row.floor_ratio.unwrap() - 1.5).abs() < 1e-9, "{row:?}");
     }
 }

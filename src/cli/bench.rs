@@ -115,8 +115,8 @@ struct GrowthOptions {
 /// Measure whether a call costs the same with little and with much of everything else: scopes, policies, connections,
 /// identities, log.
 ///
-/// Makes two vaults at a time in temporary directories and removes them. It takes about ten minutes, most of them for
-/// handshakes and the log, and two gigabytes of memory for the connections. It wants the machine for itself.
+/// Makes two vaults at a time in temporary directories and removes them. It takes five to ten minutes, most of them for
+/// scopes and the log, and a gigabyte of memory for the connections. It wants the machine for itself.
 #[derive(clap::Args)]
 struct FlatOptions {
     /// Scopes that are called in turn, against one.

@@ -28,12 +28,24 @@ impl FlatReport {
             let mut line = vec![name(row)];
             line.extend([row.little, row.much].map(|count| grouped(count as f64)));
             line.extend([row.little_cpu_us, row.much_cpu_us, row.ratio].map(readable));
-            line.push(row.floor_ratio.map_or_else(|| "–".to_owned(), readable));
+            let floor = [row.floor_little_cpu_us, row.floor_much_cpu_us, row.floor_ratio];
+            line.extend(floor.map(|figure| figure.map_or_else(|| "–".to_owned(), readable)));
             line.extend([row.little_resident_bytes, row.much_resident_bytes].map(|b| readable(b as f64 / 1_048_576.0)));
             line
         };
-        let head =
-            ["call", "little", "much", "CPU, µs", "CPU, µs", "much ÷ little", "echo's", "memory, MiB", "memory, MiB"];
+        let head = [
+            "call",
+            "little",
+            "much",
+            "CPU, µs",
+            "CPU, µs",
+            "much ÷ little",
+            "echo, µs",
+            "echo, µs",
+            "echo's ratio",
+            "memory, MiB",
+            "memory, MiB",
+        ];
         Page {
             title: format!("Cloakroom {}: little against much", self.version),
             lead: "Whether a call costs the same, however much there is of everything else.".to_owned(),

@@ -60,7 +60,9 @@ impl Side {
         let turns = if of.concerns_the_floor() { Turns::Rotating } else { Turns::Kept };
         let drivers = Drivers::connect(&doors, turns).await?;
         let scopes = if of == Of::Scopes { count } else { 1 };
-        let tokenize = Load::tokenize_in(1, scopes.max(CALLS), |call| scope(call % scopes), None);
+        // As many different calls on both sides.
+        let calls = if of == Of::Scopes { settings.scopes.max(CALLS) } else { CALLS };
+        let tokenize = Load::tokenize_in(1, calls, |call| scope(call % scopes), None);
         let detokenize = detokenize(&drivers, &tokenize, scopes).await?;
         let mut side = Self { vault, floor, drivers, place, tokenize, detokenize, echo: None };
         if side.floor.is_some() {
