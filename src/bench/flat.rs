@@ -232,12 +232,13 @@ async fn cpu(side: &Side, load: &Load, seconds: f64) -> Result<f64, Error> {
             let before = (Instant::now(), probe::cpu_of(server)?);
             tokio::time::sleep_until(window.end.into()).await;
             let used = probe::cpu_of(server)?.saturating_sub(before.1);
-            Ok::<_, Error>(used.as_secs_f64() / before.0.elapsed().as_secs_f64())
+            Ok::<_, Error>((used.as_secs_f64(), before.0.elapsed().as_secs_f64()))
         };
         let (measured, used) = tokio::join!(side.drivers.measure(load, BUSY, window), watching);
-        let (calls, used) = (measured?.durations.len(), used?);
-        if calls > 0 {
-            return Ok(used * seconds * 1e6 / calls as f64);
+        let (calls, (used, watched)) = (measured?.durations.len(), used?);
+        // On a machine that is too busy to look in time, what was seen is no measure of the window.
+        if calls > 0 && watched > seconds / 2.0 {
+            return Ok(used / watched * seconds * 1e6 / calls as f64);
         }
         seconds *= 2.0;
     }
