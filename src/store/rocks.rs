@@ -22,6 +22,7 @@ pub use options::RocksConfig;
 pub use snapshot::{RocksSnapshot, torn_end};
 
 use super::{Batch, Change, CommitError, Found, OpenError, Order, ReadError, Row, Rows, Store, Table, Tier};
+use options::Parts;
 use parking_lot::Mutex;
 use rocksdb::{
     Cache, ColumnFamily, DB, ErrorKind, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions, properties,
@@ -143,7 +144,7 @@ impl RocksStore {
     fn open_with(path: &Path, config: &RocksConfig, creation: Creation) -> Result<Self, OpenError> {
         let cache = Cache::new_lru_cache(config.cache_bytes);
         let options = options::database(config, &cache, creation);
-        let families = options::families(config, &cache);
+        let families = options::families(config, Parts::Cached(&cache));
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| open_error(path, &error))?;
         if matches!(creation, Creation::New) {
             sync_parent(path).map_err(|error| OpenError::refused(path, &error))?;

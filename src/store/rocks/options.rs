@@ -59,12 +59,21 @@ pub(super) fn database(config: &RocksConfig, cache: &Cache, creation: Creation) 
     options
 }
 
+/// Where the parts of a table file lie that say what is in it: its index and its filter.
+#[derive(Clone, Copy)]
+pub(super) enum Parts<'a> {
+    /// In the cache, from when they are first asked for.
+    Cached(&'a Cache),
+    /// In memory from when the file is opened: whoever looks for damage has seen them all then. Other blocks are in the cache.
+    Loaded(&'a Cache),
+}
+
 /// A family for each table, and the default one that RocksDB insists on.
-pub(super) fn families(config: &RocksConfig, cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
+pub(super) fn families(config: &RocksConfig, parts: Parts<'_>) -> Vec<ColumnFamilyDescriptor> {
     let tables =
-        Table::ALL.iter().map(|table| ColumnFamilyDescriptor::new(table.name(), family(*table, config, cache)));
+        Table::ALL.iter().map(|table| ColumnFamilyDescriptor::new(table.name(), family(*table, config, parts)));
     let mut default = small(config);
-    default.set_block_based_table_factory(&plain_blocks(cache));
+    default.set_block_based_table_factory(&plain_blocks(parts));
     tables.chain([ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, default)]).collect()
 }
 
@@ -108,7 +117,7 @@ fn quiet(options: &mut Options) {
     options.set_keep_log_file_num(4);
 }
 
-fn family(table: Table, config: &RocksConfig, cache: &Cache) -> Options {
+fn family(table: Table, config: &RocksConfig, parts: Parts<'_>) -> Options {
     let mut options = match table {
         Table::Tokens | Table::Expiry | Table::Fingerprints | Table::Requests | Table::Events | Table::EventIndex => {
             large(config)
@@ -128,7 +137,7 @@ fn family(table: Table, config: &RocksConfig, cache: &Cache) -> Options {
         // until by chance something is written between.
         options.add_compact_on_deletion_collector_factory(1024, 512, 0.5);
     }
-    options.set_block_based_table_factory(&blocks(table, cache));
+    options.set_block_based_table_factory(&blocks(table, parts));
     options
 }
 
@@ -164,8 +173,8 @@ fn plain() -> Options {
     options
 }
 
-fn blocks(table: Table, cache: &Cache) -> BlockBasedOptions {
-    let mut blocks = plain_blocks(cache);
+fn blocks(table: Table, parts: Parts<'_>) -> BlockBasedOptions {
+    let mut blocks = plain_blocks(parts);
     if matches!(table, Table::Tokens | Table::Fingerprints | Table::Requests) {
         // Asked by whole keys, often for one that is not there: about one wrong answer in a hundred.
         blocks.set_bloom_filter(10.0, false);
@@ -174,15 +183,19 @@ fn blocks(table: Table, cache: &Cache) -> BlockBasedOptions {
     blocks
 }
 
-fn plain_blocks(cache: &Cache) -> BlockBasedOptions {
+fn plain_blocks(parts: Parts<'_>) -> BlockBasedOptions {
+    let (cache, are_cached) = match parts {
+        Parts::Cached(cache) => (cache, true),
+        Parts::Loaded(cache) => (cache, false),
+    };
     let mut blocks = BlockBasedOptions::default();
     // Pinned, so that what lies on disk does not change with RocksDB's default. 6 binds a block's checksum to its file and
     // place, and every RocksDB since 8.6 reads it; what 7 adds is for compression, and nothing here is compressed.
     blocks.set_format_version(6);
     blocks.set_block_cache(cache);
     // Indexes and filters count against the cache like all else, and go last.
-    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_cache_index_and_filter_blocks(are_cached);
     blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
-    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(are_cached);
     blocks
 }

@@ -11,6 +11,7 @@
 
 use super::super::{Found, OpenError, Order, ReadError, Row, Rows, Table, Tier};
 use super::log::TornEnd;
+use super::options::Parts;
 use super::{
     CURRENT, Creation, RocksConfig, RocksStore, has_all_families, has_files_only, has_list, is_empty, log, open_error,
     options,
@@ -113,7 +114,8 @@ fn open_once(path: &Path, config: &RocksConfig, end: LogEnd) -> Result<RocksSnap
         // Whatever is in front of the torn record, and no more.
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     }
-    let families = options::families(config, &cache);
+    // Of a file that was merged, the engine would read the filter when a row is looked for, and here rows are read one by one.
+    let families = options::families(config, Parts::Loaded(&cache));
     // Statistics are the one place where it tells of a filter that it did without.
     options.enable_statistics();
     let db = DB::open_cf_descriptors_read_only(&options, path, families, false);
@@ -291,6 +293,39 @@ mod tests {
         fs::write(log(), &sound).unwrap();
         assert_eq!(torn_end(&path).unwrap(), None);
         assert_eq!(check(&RocksSnapshot::open(&path, &config()).unwrap(), 1), 1);
+    }
+
+    /// As they were written out, and once they were merged: the engine looks at filters of the first kind by itself.
+    #[test]
+    fn a_filter_that_is_damaged_is_counted_wherever_its_file_lies_s_09() {
+        for is_merged in [false, true] {
+            let place = tempfile::tempdir().unwrap();
+            let path = place.path().join("store");
+            let store = RocksStore::create(&path, &config()).unwrap();
+            (0..3).for_each(|number| commit(&store, number));
+            let family = store.family(Table::Tokens);
+            store.db.flush_cf(family).unwrap();
+            if is_merged {
+                store.db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
+            }
+            let file =
+                store.db.live_files().unwrap().into_iter().find(|file| file.column_family_name == "tokens").unwrap();
+            assert_eq!(file.level > 0, is_merged);
+            let file = path.join(file.name.trim_start_matches('/'));
+            drop(store);
+            let sound = fs::read(&file).unwrap();
+            // From the end, where the filter lies in front of the other parts.
+            let mut places = (0..sound.len()).rev().step_by(40);
+            let found = places.any(|at| {
+                let mut damaged = sound.clone();
+                damaged[at] ^= 0x10;
+                fs::write(&file, damaged).unwrap();
+                RocksSnapshot::open(&path, &config()).is_ok_and(|snapshot| snapshot.damaged_filters() == 1)
+            });
+            assert!(found, "no byte of it was in the filter, merged: {is_merged}");
+            fs::write(&file, sound).unwrap();
+            assert_eq!(RocksSnapshot::open(&path, &config()).unwrap().damaged_filters(), 0);
+        }
     }
 
     #[test]
