@@ -270,11 +270,13 @@ pub(super) fn tokenize(data: &[u8]) {
             let answered = door.call(who, &path, &HeaderMap::new(), framed(message));
             let values = request.items.iter().map(|item| item.value.as_slice());
             for said in values.filter(|value| says(&answered.status, value)) {
-                // Every refusal names the log. A value that is equal to that is no value repeated: another is not said either.
+                // A refusal that has an event names the log. A value that is equal to that is no value repeated: it is said to
+                // another one, too. Who is refused often leaves no event, so the other is asked before this one is asked again.
                 let mut other = request.clone();
                 other.items.iter_mut().for_each(|item| item.value.iter_mut().for_each(|byte| *byte = !*byte));
-                let again = door.call(who, &path, &HeaderMap::new(), framed(&other.encode_to_vec()));
-                assert!(says(&again.status, said), "a status repeats what was sent");
+                let [other, again] = [other.encode_to_vec(), message.to_vec()]
+                    .map(|message| door.call(who, &path, &HeaderMap::new(), framed(&message)).status);
+                assert!(says(&other, said) || !says(&again, said), "a status repeats what was sent");
             }
         });
     }
