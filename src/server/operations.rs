@@ -67,7 +67,9 @@ async fn serve(listener: TcpListener, probes: Probes) {
             continue;
         };
         if open.len() == CONNECTIONS_AT_MOST {
-            // Of one that is done this does nothing.
+            open.retain(|one| !one.is_finished());
+        }
+        if open.len() == CONNECTIONS_AT_MOST {
             open.pop_front().as_ref().map(AbortHandle::abort);
         }
         open.push_back(tokio::spawn(converse(tcp, probes.clone())).abort_handle());

@@ -184,6 +184,24 @@ async fn whoever_connects_and_says_nothing_keeps_no_probe_out_d_01() {
     server.stop();
 }
 
+/// One that takes its time is cut off for those who wait beside it, and not for those who have gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_probe_is_not_cut_off_for_those_that_are_done_d_01() {
+    let home = Home::init();
+    let server = home.serve();
+    let mut slow = TcpStream::connect(server.operations).unwrap();
+    slow.set_read_timeout(Some(PATIENCE)).unwrap();
+    slow.write_all(b"GET /readyz HTTP/1.1\r\nhost: vault\r\n").unwrap();
+    for _ in 0..200 {
+        assert_eq!(server.get("/livez").1, "alive\n");
+    }
+    slow.write_all(b"connection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).expect("it is answered");
+    assert!(answer.ends_with("\r\n\r\nready\n"), "{answer}");
+    server.stop();
+}
+
 async fn events(home: &Home, server: &Server) -> Vec<v1::AuditEvent> {
     server.client(&home.identity("auditor")).await.events(v1::AuditFilter::default()).await
 }
