@@ -84,12 +84,12 @@ mod tests {
     #[test]
     fn the_deepest_mount_is_the_one() {
         let mounts =
-            "/dev/a / ext4 rw 0 0\ntmpfs /dev/shm tmpfs rw 0 0\n/dev/b /work xfs rw 0 0\n/dev/c /work btrfs rw 0 0\n";
+            "/dev/a / ext4 rw 0 0\ntmpfs /dev/shm tmpfs rw 0 0\n/dev/b /disk xfs rw 0 0\n/dev/c /disk btrfs rw 0 0\n";
         let of = |path: &str| mounted(mounts, Path::new(path));
         assert_eq!(of("/home"), ("ext4".to_owned(), "/dev/a".to_owned()));
         assert_eq!(of("/dev/shm/x").0, "tmpfs");
-        assert_eq!(of("/workshop").0, "ext4", "a name that only begins like a mount");
-        assert_eq!(of("/work/x").0, "btrfs");
+        assert_eq!(of("/diskette").0, "ext4", "a name that only begins like a mount");
+        assert_eq!(of("/disk/x").0, "btrfs");
         assert_eq!(mounted("", Path::new("/")).0, UNKNOWN);
     }
 
