@@ -8,6 +8,7 @@
 //!
 //! It knows nothing of what the rows mean.
 
+mod fresh;
 mod list;
 mod log;
 mod options;
@@ -22,6 +23,7 @@ pub use options::RocksConfig;
 pub use snapshot::{RocksSnapshot, torn_end};
 
 use super::{Batch, Change, CommitError, Found, OpenError, Order, ReadError, Row, Rows, Store, Table, Tier};
+use fresh::Fresh;
 use options::Parts;
 use parking_lot::Mutex;
 use rocksdb::{
@@ -36,6 +38,7 @@ use std::path::{Path, PathBuf};
 pub struct RocksStore {
     db: DB,
     cache: Cache,
+    fresh: Fresh,
     in_memory: ReadOptions,
     on_disk: ReadOptions,
     synced: WriteOptions,
@@ -70,6 +73,9 @@ pub struct Properties {
     /// About how many tokens there are.
     pub estimated_tokens: u64,
 }
+
+/// Of the cache, what is for rows that were written lately.
+const FRESH_PART: usize = 8;
 
 /// The file that RocksDB starts from. It is there exactly if there is a database.
 const CURRENT: &str = "CURRENT";
@@ -142,23 +148,24 @@ impl RocksStore {
     }
 
     fn open_with(path: &Path, config: &RocksConfig, creation: Creation) -> Result<Self, OpenError> {
-        let cache = Cache::new_lru_cache(config.cache_bytes);
+        let fresh = config.cache_bytes / FRESH_PART;
+        let cache = Cache::new_lru_cache(config.cache_bytes - fresh);
         let options = options::database(config, &cache, creation);
         let families = options::families(config, Parts::Cached(&cache));
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| open_error(path, &error))?;
         if matches!(creation, Creation::New) {
             sync_parent(path).map_err(|error| OpenError::refused(path, &error))?;
         }
-        Ok(Self::over(db, cache))
+        Ok(Self::over(db, cache, Fresh::new(fresh)))
     }
 
-    fn over(db: DB, cache: Cache) -> Self {
+    fn over(db: DB, cache: Cache, fresh: Fresh) -> Self {
         let mut in_memory = ReadOptions::default();
         in_memory.set_read_tier(ReadTier::BlockCache);
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
         let writer = Mutex::new(Writer::Open);
-        Self { db, cache, in_memory, on_disk: ReadOptions::default(), synced, writer }
+        Self { db, cache, fresh, in_memory, on_disk: ReadOptions::default(), synced, writer }
     }
 
     fn family(&self, table: Table) -> &ColumnFamily {
@@ -166,6 +173,9 @@ impl RocksStore {
     }
 
     fn get_one(&self, table: Table, key: &[u8], options: &ReadOptions) -> Result<Found, ReadError> {
+        if let Some(row) = self.fresh.get(table, key) {
+            return Ok(Found::Row(row));
+        }
         found(table, self.db.get_pinned_cf_opt(self.family(table), key, options))
     }
 
@@ -272,7 +282,10 @@ impl Store for RocksStore {
             // RocksDB resumes by itself after some errors. Whether this commit is in the log stays unknown all the same.
             *writer = Writer::Failed(reason.clone());
             CommitError(reason)
-        })
+        })?;
+        // Before anybody else can commit: rows get here in the order in which they got into the engine.
+        self.fresh.follow(batch);
+        Ok(())
     }
 }
 

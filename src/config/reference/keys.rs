@@ -156,7 +156,7 @@ pub const KEYS: [Key; 59] = [
         Value("\"256MiB\""),
         "bytes",
         "\"2GiB\"",
-        "The block cache, memtables included.",
+        "The block cache, memtables and rows that were written lately included.",
     ),
     key(
         "storage.min_free_bytes",

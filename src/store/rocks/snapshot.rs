@@ -10,6 +10,7 @@
 //! nobody was told of is passed over.
 
 use super::super::{Found, OpenError, Order, ReadError, Row, Rows, Table, Tier};
+use super::fresh::Fresh;
 use super::log::TornEnd;
 use super::options::Parts;
 use super::{
@@ -119,7 +120,7 @@ fn open_once(path: &Path, config: &RocksConfig, end: LogEnd) -> Result<RocksSnap
     // Statistics are the one place where it tells of a filter that it did without.
     options.enable_statistics();
     let db = DB::open_cf_descriptors_read_only(&options, path, families, false);
-    let rows = RocksStore::over(db.map_err(|error| open_error(path, &error))?, cache);
+    let rows = RocksStore::over(db.map_err(|error| open_error(path, &error))?, cache, Fresh::new(0));
     let statistics = options.get_statistics().unwrap_or_default();
     let wrong = statistics.lines().find_map(|line| line.strip_prefix(WRONG_CHECKSUMS)?.trim().parse().ok());
     Ok(RocksSnapshot { rows, damaged_filters: wrong.unwrap_or(0) })
