@@ -149,7 +149,7 @@ impl RocksStore {
 
     fn open_with(path: &Path, config: &RocksConfig, creation: Creation) -> Result<Self, OpenError> {
         let fresh = config.cache_bytes / FRESH_PART;
-        let cache = Cache::new_lru_cache(config.cache_bytes - fresh);
+        let cache = options::cache(config.cache_bytes - fresh);
         let options = options::database(config, &cache, creation);
         let families = options::families(config, Parts::Cached(&cache));
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| open_error(path, &error))?;

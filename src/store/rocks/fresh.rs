@@ -199,7 +199,7 @@ mod tests {
         fn a_row_is_here_as_it_was_put_last_or_not_at_all(
             changes in prop::collection::vec((any::<u8>(), 0..500_usize, any::<bool>()), 1..400),
         ) {
-            let fresh = Fresh::new(SHARDS * 8 << 10);
+            let fresh = Fresh::new(SHARDS * (8 << 10));
             let mut model = HashMap::new();
             for (round, (number, length, is_deleted)) in changes.into_iter().enumerate() {
                 let mut batch = Batch::default();
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_row_too_long_for_it_takes_its_older_one_away() {
-        let fresh = Fresh::new(SHARDS * 8 << 10);
+        let fresh = Fresh::new(SHARDS * (8 << 10));
         for (length, is_there) in [(100, true), (8 << 10, false), (0, true)] {
             let mut batch = Batch::default();
             batch.put(Table::Tokens, b"key", &vec![1; length]);

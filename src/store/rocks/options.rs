@@ -3,8 +3,8 @@
 use super::Creation;
 use crate::store::Table;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, MemtableFactory,
-    Options, WriteBufferManager,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, LruCacheOptions,
+    MemtableFactory, Options, WriteBufferManager,
 };
 
 const MIB: usize = 1 << 20;
@@ -44,6 +44,18 @@ impl RocksConfig {
         let memtables = self.memtable_bytes.saturating_add(self.memtable_bytes / 10).min(self.cache_bytes / 2);
         (memtables as u64).min(self.wal_bytes)
     }
+}
+
+/// A cache in as many parts as RocksDB has by default, or fewer: the index of a file has half a megabyte, memtables are accounted
+/// for in pieces of a quarter, and in a part of three of them pushed one another out. Then a cold read reads an index first.
+pub(super) fn cache(bytes: usize) -> Cache {
+    const PART_BYTES: usize = 32 * MIB;
+    const MOST_PARTS_BITS: u32 = 6;
+    let bits = (bytes / PART_BYTES).max(1).ilog2().min(MOST_PARTS_BITS);
+    let mut options = LruCacheOptions::default();
+    options.set_capacity(bytes);
+    options.set_num_shard_bits(bits.cast_signed());
+    Cache::new_lru_cache_opts(&options)
 }
 
 /// The settings of the database as a whole.
