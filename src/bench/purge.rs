@@ -24,7 +24,12 @@ const DIFFERENT_CALLS: usize = 256;
 const STEP: usize = 100_000;
 /// The shortest there is: they have expired when the last one is stored, or a moment later.
 const LIFETIME: Duration = Duration::from_secs(1);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// At the most: an answer costs as much as deleting a thousand tokens.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// As long as the purge should take, in looks at the least.
+const LOOKS: f64 = 20.0;
+/// How often it is looked while there is nothing to do, to know what that costs.
+const IDLE_LOOKS: u32 = 3;
 const PATIENCE: Duration = Duration::from_mins(2);
 const PURGED: &str = "cloakroom_purged_rows_total{table=\"tokens\"}";
 const LAG: &str = "cloakroom_purge_lag_seconds";
@@ -55,8 +60,10 @@ pub struct PurgeReport {
     tokens: usize,
     /// The server's CPU to store one, in batches of a hundred.
     issue_cpu_us: f64,
-    /// The server's CPU to delete one while nobody calls.
+    /// The server's CPU to delete one while nobody calls, without what it takes to do nothing for as long.
     purge_cpu_us: f64,
+    /// The server's CPU in a second without calls and purge: timers, checkpoints, answers to whoever looks.
+    idle_cpu_us: f64,
     /// The second in parts of the first.
     ratio: f64,
     /// Deleted, and in how long, while nobody called.
@@ -105,6 +112,7 @@ struct Lag {
 /// What the vault says of its purge, asked as any monitoring does.
 struct Watch {
     operations: SocketAddr,
+    every: Duration,
     worst_lag: f64,
 }
 
@@ -138,13 +146,15 @@ pub(super) async fn measure(settings: &PurgeSettings, tell: &mut dyn FnMut(&str)
     let without = latency::Figures::of(&paced, used.vault);
     let mut watch = purge.start_purging().await?;
     let began = Instant::now();
-    let (alone, purge_cpu_us) = purge.alone(&mut watch, tokens as u64 / 2).await?;
-    tell(&format!("{} of them are purged, {purge_cpu_us:.2} µs of CPU each", grouped(alone.purged as f64)));
+    let (alone, alone_cpu) = purge.alone(&mut watch, tokens as u64 / 2).await?;
+    tell(&format!("{} of them are purged in {:.1} s", grouped(alone.purged as f64), alone.seconds));
     let (meanwhile, purged) = purge.meanwhile(&mut watch, &load, rate, tokens as u64).await?;
     watch.until(tokens as u64, purge.patience()).await?;
     let gone = began.elapsed().as_secs_f64();
     tell(&format!("all of them are purged after {gone:.1} s"));
     let after_bytes = purge.disk(&data).await?;
+    let idle = purge.idle(&mut watch).await?;
+    let purge_cpu_us = (alone_cpu - idle * alone.seconds) * 1e6 / alone.purged as f64;
     let freed_bytes_per_token = (full_bytes as f64 - after_bytes as f64) / tokens as f64;
     let p99_ratio = meanwhile.quantiles().p99_us / without.quantiles().p99_us;
     Ok(PurgeReport {
@@ -155,6 +165,7 @@ pub(super) async fn measure(settings: &PurgeSettings, tell: &mut dyn FnMut(&str)
         tokens,
         issue_cpu_us,
         purge_cpu_us,
+        idle_cpu_us: idle * 1e6,
         ratio: purge_cpu_us / issue_cpu_us,
         alone,
         calls: Calls { peak, rate, without, meanwhile, purged, p99_ratio },
@@ -196,10 +207,11 @@ impl Purge<'_> {
         ];
         let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
         self.stand.restart(&variables).await?;
-        Ok(Watch { operations, worst_lag: 0.0 })
+        let every = Duration::from_secs_f64(self.takes() / LOOKS).min(LOOK_EVERY);
+        Ok(Watch { operations, every, worst_lag: 0.0 })
     }
 
-    /// Until so many are gone, while nobody calls. What went in that time, and the server's CPU for each.
+    /// Until so many are gone, while nobody calls. What went in that time, and the seconds of the server's CPU in it.
     async fn alone(&self, watch: &mut Watch, enough: u64) -> Result<(Stretch, f64), Error> {
         let vault = self.stand.vault.id();
         let patience = self.patience();
@@ -209,7 +221,19 @@ impl Purge<'_> {
         let last = watch.until(enough.max(first), patience).await?;
         let cpu = probe::cpu_of(vault)?.saturating_sub(before).as_secs_f64();
         let stretch = Stretch { purged: last - first, seconds: begin.elapsed().as_secs_f64() };
-        Ok((stretch, cpu * 1e6 / stretch.purged as f64))
+        Ok((stretch, cpu))
+    }
+
+    /// The server's CPU in a second, in seconds, while there is nothing to do but to answer who looks.
+    async fn idle(&self, watch: &mut Watch) -> Result<f64, Error> {
+        let vault = self.stand.vault.id();
+        let (begin, before) = (Instant::now(), probe::cpu_of(vault)?);
+        for _ in 0..IDLE_LOOKS {
+            tokio::time::sleep(watch.every).await;
+            watch.look().await?;
+        }
+        let cpu = probe::cpu_of(vault)?.saturating_sub(before);
+        Ok(cpu.as_secs_f64() / begin.elapsed().as_secs_f64())
     }
 
     /// Calls at a steady rate for nearly as long as the rest will take.
@@ -233,7 +257,12 @@ impl Purge<'_> {
 
     /// Ten times as long as it should take.
     fn patience(&self) -> Duration {
-        PATIENCE + Duration::from_secs_f64(10.0 * self.settings.tokens as f64 / self.settings.rows_per_second as f64)
+        PATIENCE + Duration::from_secs_f64(10.0 * self.takes())
+    }
+
+    /// In seconds, how long it takes to delete all of them.
+    fn takes(&self) -> f64 {
+        self.settings.tokens as f64 / self.settings.rows_per_second as f64
     }
 }
 
@@ -260,7 +289,7 @@ impl Watch {
                 let problem = format!("{purged} of {enough} tokens are purged after {} s", patience.as_secs());
                 return Err(Error::Call { call: "the purge", problem });
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(self.every).await;
         }
     }
 }
@@ -298,10 +327,11 @@ impl fmt::Display for PurgeReport {
         )?;
         writeln!(
             out,
-            "\nServer CPU a token: to issue it {:.2} µs (batches of {BATCH}), to purge it {:.2} µs: {} of issuing.",
+            "\nServer CPU a token: to issue it {:.2} µs (batches of {BATCH}), to purge it {:.2} µs: {} of issuing. Idle: {:.1} ms a second.",
             self.issue_cpu_us,
             self.purge_cpu_us,
-            readable(self.ratio)
+            readable(self.ratio),
+            self.idle_cpu_us / 1000.0
         )?;
         writeln!(out, "Alone: {} purged in {:.1} s.\n", grouped(self.alone.purged as f64), self.alone.seconds)?;
         let rate = grouped(calls.rate);

@@ -131,9 +131,11 @@ fn little_is_held_against_much_of_everything() {
 #[test]
 fn a_purge_is_held_against_issuing() {
     let (run, data) = run("purge --tokens 4k --rows-per-second 2k --seconds 0.1");
-    for figure in ["issue_cpu_us", "purge_cpu_us", "ratio"] {
+    for figure in ["issue_cpu_us", "idle_cpu_us"] {
         positive(&data, &format!("/{figure}"));
     }
+    // Without what the vault takes idle, which with so few tokens may be all of it.
+    assert!(data["purge_cpu_us"].is_f64() && data["ratio"].is_f64());
     assert!(positive(&data, "/alone/purged") + positive(&data, "/calls/purged/purged") <= 4_000.0);
     positive(&data, "/calls/meanwhile/p99_us");
     positive(&data, "/lag/seconds_until_all_were_gone");
