@@ -20,7 +20,9 @@ mod suite;
 pub(crate) use rocks::check_log;
 
 pub use memory::{Fault, Faults, MemoryStore};
-pub use rocks::{Properties, RocksConfig, RocksSnapshot, RocksStore, TornEnd, torn_end};
+pub use rocks::{
+    Properties, RocksConfig, RocksFile, RocksFiles, RocksSnapshot, RocksStore, TornEnd, cut_torn_end, torn_end,
+};
 
 use std::path::{Path, PathBuf};
 

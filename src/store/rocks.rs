@@ -8,6 +8,7 @@
 //!
 //! It knows nothing of what the rows mean.
 
+mod copy;
 mod fresh;
 mod list;
 mod log;
@@ -16,6 +17,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use copy::{RocksFile, RocksFiles, cut_torn_end};
 pub use log::TornEnd;
 #[cfg(test)]
 pub(crate) use log::check_log;

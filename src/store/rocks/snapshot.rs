@@ -24,7 +24,10 @@ use std::path::Path;
 use std::{fs, io};
 
 /// A busy vault begins or deletes a file each few seconds; opening takes some hundredths of one.
-const ATTEMPTS: usize = 20;
+pub(super) const ATTEMPTS: usize = 20;
+/// Why it is given up then.
+pub(super) const BUSY: &str =
+    "the vault that runs on it changed its files each time; stop it, or try again when there is less to do";
 
 /// RocksDB's count of blocks whose checksum was wrong, as its statistics name it.
 const WRONG_CHECKSUMS: &str = "rocksdb.block.checksum.mismatch.count COUNT : ";
@@ -57,9 +60,7 @@ impl RocksSnapshot {
                 _ => {}
             }
         }
-        let busy =
-            "the vault that runs on it changed its files each time; stop it, or try again when there is less to do";
-        Err(OpenError::Refused { path: path.to_owned(), detail: busy.to_owned() })
+        Err(OpenError::Refused { path: path.to_owned(), detail: BUSY.to_owned() })
     }
 
     /// How many table files have a filter that can't be read. A filter only spares reads of what is not in the file, and
@@ -128,14 +129,14 @@ fn open_once(path: &Path, config: &RocksConfig, end: LogEnd) -> Result<RocksSnap
 
 /// What the vault may make and delete.
 #[derive(PartialEq, Eq)]
-struct Files {
-    logs: BTreeSet<OsString>,
-    tables: BTreeSet<OsString>,
+pub(super) struct Files {
+    pub(super) logs: BTreeSet<OsString>,
+    pub(super) tables: BTreeSet<OsString>,
     /// Which list of files is in force.
-    list: String,
+    pub(super) list: String,
 }
 
-fn files(path: &Path) -> io::Result<Files> {
+pub(super) fn files(path: &Path) -> io::Result<Files> {
     let (mut logs, mut tables) = (BTreeSet::new(), BTreeSet::new());
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
