@@ -22,6 +22,7 @@ mod checkpoint;
 mod checkpointer;
 mod inbox;
 mod index;
+mod inherit;
 mod open;
 mod queue;
 mod recent;
@@ -62,6 +63,7 @@ pub use changes::Changes;
 pub use checkpoint::{CheckpointDirectory, CheckpointError, Checkpoints};
 pub use checkpointer::Vouched;
 pub use index::{IndexKey, IndexRow};
+pub use inherit::{Inheritance, create_over};
 pub use open::{
     Genesis, OpenError, Outside, Settings, check, create, identify, log_keys, log_keys_row, open, stored_head,
 };

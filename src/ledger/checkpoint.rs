@@ -145,7 +145,7 @@ impl CheckpointDirectory {
     }
 
     /// Where it stands that a checkpoint was refused, if one was.
-    pub(super) fn doubt_file(&self) -> PathBuf {
+    pub fn doubt_file(&self) -> PathBuf {
         self.path.join(DOUBT)
     }
 

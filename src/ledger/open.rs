@@ -221,16 +221,20 @@ pub enum OpenError {
 /// # Errors
 /// If the store can't be written.
 pub fn create(store: &dyn Store, root: &RootKey, genesis: &Genesis, log_key: VerifierKey) -> Result<(), OpenError> {
-    let meta = root.meta_key(&genesis.vault);
+    Ok(store.commit(&genesis_rows(&root.meta_key(&genesis.vault), genesis, log_key))?)
+}
+
+/// The rows that name a vault and its log.
+pub(super) fn genesis_rows(meta: &MetaKey, genesis: &Genesis, log_key: VerifierKey) -> Batch {
     let mut rows = Batch::default();
     let mut put = |name: &str, content: &[u8]| {
-        rows.put(Table::Meta, name.as_bytes(), &authentic::seal(&meta, Table::Meta, name.as_bytes(), content));
+        rows.put(Table::Meta, name.as_bytes(), &authentic::seal(meta, Table::Meta, name.as_bytes(), content));
     };
     put(FORMAT_ROW, &FORMAT.to_be_bytes());
     put(VAULT_ROW, &versioned(&genesis.vault.0));
     put(LOG_ROW, &versioned(genesis.log_id.as_bytes()));
     put(LOG_KEYS_ROW, &versioned(&LogKeys::of(log_key).encode()));
-    Ok(store.commit(&rows)?)
+    rows
 }
 
 /// The content of a row of `meta`: its own format in front. Only `format`, which is read first, is a bare number.
@@ -362,6 +366,11 @@ impl Outside {
     /// The newest checkpoint of the first directory.
     pub fn newest(&self) -> Option<&Checkpoint> {
         self.newest.as_ref().map(|(checkpoint, _)| checkpoint)
+    }
+
+    /// The newest checkpoint of the first directory, as it was signed.
+    pub fn note(&self) -> Option<&str> {
+        self.newest.as_ref().map(|(_, note)| note.as_str())
     }
 
     /// What the newest of all says of the records of a log of this size, if it speaks of that.

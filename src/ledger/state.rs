@@ -104,7 +104,12 @@ pub fn stored_sum(key: &StateKey, group: Group, row: &[u8]) -> Option<Tally> {
     (*format == GROUP_FORMAT).then(|| key.unmask(Some(group), masked))
 }
 
-fn group_row(key: &StateKey, group: Group, random: [u8; RANDOM_BYTES], sum: &Tally) -> [u8; 1 + MASKED_LENGTH] {
+pub(super) fn group_row(
+    key: &StateKey,
+    group: Group,
+    random: [u8; RANDOM_BYTES],
+    sum: &Tally,
+) -> [u8; 1 + MASKED_LENGTH] {
     let mut row = [GROUP_FORMAT; 1 + MASKED_LENGTH];
     row[1..].copy_from_slice(&key.mask(Some(group), random, sum));
     row

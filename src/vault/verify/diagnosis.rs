@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::crypto::record::{Header, State};
 use crate::crypto::state::{Group, Tally, day};
 use crate::crypto::{Handle, ScopeId};
-use crate::event;
+use crate::event::{self, Action};
 use crate::store::{Found, Order, ReadError, Row, Table, Tier};
 use crate::token;
 use crate::vault::expiry::{Leads, leads};
@@ -55,7 +55,8 @@ pub(super) struct Diagnosis<'a> {
     suspects: Suspects,
     /// Events in the log, as they lie there.
     size: u64,
-    /// Since when the log says everything: the bodies of older events were dropped. `None` if all are there.
+    /// Since when the log says everything: the bodies of older events were dropped, or are in the log before a restore. `None` if
+    /// all are there.
     begin: Option<Timestamp>,
     /// When the last of them was written.
     end: Timestamp,
@@ -378,11 +379,14 @@ impl<'a> Diagnosis<'a> {
     }
 }
 
-/// When the first event was written whose body is there, unless that is the very first.
+/// When the first event was written whose body is there, unless that is the very first of a vault's first log: one that a
+/// restore began says nothing of the records that it found.
 fn beginning(subject: &Subject<'_>) -> Result<Option<Timestamp>, ReadError> {
     let first = subject.rows.scan(Table::Events, &[], &[0xff; 9], Order::Ascending, 1)?.into_iter().next();
-    let dropped = first.filter(|(key, _)| key[..] != 0_u64.to_be_bytes());
-    Ok(dropped.and_then(|(_, bytes)| event::decode(&bytes).ok()?.timestamp()))
+    let Some((key, bytes)) = first else { return Ok(None) };
+    let Ok(event) = event::decode(&bytes) else { return Ok(None) };
+    let has_a_past = key[..] != 0_u64.to_be_bytes() || event.action() == Action::Restore;
+    Ok(event.timestamp().filter(|_| has_a_past))
 }
 
 const PUT_BACK: &str = "it was deleted, and is there again: the sums are right without it";
