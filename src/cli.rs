@@ -18,6 +18,7 @@ use crate::server;
 use crate::store::OpenError;
 
 mod audit;
+mod backup;
 mod batches;
 mod bench;
 mod clock;
@@ -69,6 +70,8 @@ enum Command {
     #[command(subcommand)]
     Clock(clock::Command),
     Verify(verify::Options),
+    Backup(backup::Options),
+    Restore(backup::RestoreOptions),
     #[command(subcommand)]
     Witness(witness::Command),
     Health(HealthOptions),
@@ -194,6 +197,8 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Keys(command) => keys::run(&command, &mut output)?,
         Command::Clock(command) => clock::run(&command, &mut output)?,
         Command::Verify(options) => verify::run(&options, &mut output)?,
+        Command::Backup(options) => backup::back_up(&options, &mut output)?,
+        Command::Restore(options) => backup::restore(&options, &mut output)?,
         Command::Witness(command) => witness::run(&command, &mut output)?,
         Command::Health(options) => health(&options, &mut output)?,
         Command::Bench(options) => bench::run(&options, &mut output)?,
@@ -332,7 +337,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 pub(crate) fn check_input(data: &[u8]) {
     let Some((which, rest)) = data.split_first() else { return };
-    match (which % 6, std::str::from_utf8(rest)) {
+    match (which % 8, std::str::from_utf8(rest)) {
         (which @ 0..=3, _) => tokens::check_input(which, rest),
         (4, Ok(text)) => {
             if let Ok(time) = moment::moment(text) {
@@ -340,6 +345,8 @@ pub(crate) fn check_input(data: &[u8]) {
             }
             let _ = moment::lifetime(text);
         }
+        (6, Ok(text)) => crate::admin::check_text(text),
+        (7, Ok(text)) => backup::check_handles(text),
         _ => policy::diff::check_line(rest),
     }
 }

@@ -41,6 +41,8 @@ pub mod audit;
 #[cfg(feature = "vault")]
 pub mod export;
 #[cfg(feature = "vault")]
+pub mod admin;
+#[cfg(feature = "vault")]
 pub mod proto;
 #[cfg(feature = "vault")]
 pub mod grpc;

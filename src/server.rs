@@ -4,6 +4,7 @@
 //! then the door. End, on SIGTERM or SIGINT: the door closes, calls in flight finish, what was counted is recorded, the
 //! last event and checkpoint are written. A failed write ends the process within a second, without acknowledging anything.
 
+mod backup;
 mod check;
 mod confine;
 mod create;
@@ -66,6 +67,7 @@ use workers::Doors;
 #[cfg(test)]
 pub(crate) use operations::converse_with_probes;
 
+pub use backup::{BackedUp, CopyError, Restored, accept_restored, back_up, look_at_backup, restore};
 pub use check::{Finding, InUse, Verdict, bundle_mistakes, certificate_doubts, check, config_mistakes, in_use};
 pub use create::create;
 use readiness::{Readiness, Reason};

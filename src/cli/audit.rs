@@ -14,6 +14,7 @@ mod verify;
 use super::Exit;
 use crate::event::Event;
 use crate::proto::v1;
+pub(super) use export::export_rows;
 use prost::Message;
 use std::io::Write;
 

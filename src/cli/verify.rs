@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use super::backup::BackupToVerify;
 use super::columns::{aligned, counted};
 use super::terminal::{Colour, Progress, Terminal};
 use super::{ConfigFile, Exit, Format, variables};
@@ -26,6 +27,8 @@ use crate::vault::verify::{Against, Finding, IndexFinding, IndexReport, Report, 
 pub(super) struct Options {
     #[command(flatten)]
     file: ConfigFile,
+    #[command(flatten)]
+    backup: BackupToVerify,
     /// Also read every event, and see that the index by which events are found by caller, scope or handle leads to each of
     /// them and nowhere else. It takes as long as reading the log once.
     #[arg(long)]
@@ -37,6 +40,9 @@ pub(super) struct Options {
 
 pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<Exit> {
     let config = Config::load(&options.file.config, variables())?;
+    if options.backup.backup.is_some() {
+        return super::backup::verify(&options.backup, &config, output);
+    }
     let mut progress = (Progress::of("records"), Progress::of("events"));
     let report = verify_data(&config, options.index, &mut |what, count| match what {
         "records" => progress.0.reach(count),

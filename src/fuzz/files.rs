@@ -174,6 +174,8 @@ pub(super) fn command_seeds() -> Vec<Vec<u8>> {
             "{\"sequence\":1,\"time\":\"2026-11-21T10:00:00.000Z\",\"action\":\"DETOKENIZE\",\"outcome\":\"ALLOWED\",\
              \"reveal\":\"FULL\",\"policies\":[\"a\"]}",
         ),
+        chosen(6, include_str!("../../tests/vectors/backup_manifest_v1.json")),
+        chosen(7, format!("{}\n\n {} \n", "ab".repeat(20), "0f".repeat(20))),
     ]
 }
 

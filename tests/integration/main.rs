@@ -10,6 +10,7 @@
 
 mod amounts;
 mod audit;
+mod backup;
 mod bench;
 mod bytes;
 mod clocks;

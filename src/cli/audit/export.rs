@@ -2,6 +2,7 @@
 
 mod file;
 mod source;
+mod stored;
 mod tiles;
 
 use crate::cli::moment::duration;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use self::file::Lines;
 use self::source::Source;
+pub(in crate::cli) use self::stored::export_rows;
 use self::tiles::Tiles;
 use super::prove::{checkpoint, hashes, inclusion};
 use crate::cli::terminal::Bar;
