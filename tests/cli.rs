@@ -42,6 +42,7 @@ pages!(
     audit,
     verify,
     records,
+    backup,
     terminal,
     unreachable,
     witness

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use super::columns::counted;
 use super::terminal::Progress;
 use super::{ConfigFile, Exit, Usage, audit, note, stopped_first, variables};
-use crate::admin::Manifest;
+use crate::admin::{BackupError, Manifest};
 use crate::config::Config;
 use crate::crypto::Handle;
 use crate::file;
@@ -94,13 +94,13 @@ pub(super) fn restore(options: &RestoreOptions, output: &mut impl Write) -> anyh
     let revoked = options.revoked.as_deref().map_or(Ok(BTreeSet::new()), handles)?;
     let named = revoked.len() as u64;
     let restored = shown(|progress| server::restore(&config, directory, &revoked, progress))?;
-    describe("restored", &restored.manifest, directory, output)?;
+    describe("restored: backup", &restored.manifest, directory, output)?;
     let (log, key) = (&restored.log_id, restored.public_key.display());
     writeln!(output, "new log    {log}, public key in {key}").context(WRITE)?;
     if named > 0 {
-        let absent = named - restored.revoked;
-        writeln!(output, "revoked    {} of {named}; {absent} are not in it, or were revoked", restored.revoked)
-            .context(WRITE)?;
+        let (revoked, absent) = (restored.revoked, named - restored.revoked);
+        let rest = if absent == 0 { String::new() } else { format!("; {absent} are not in it, or were revoked") };
+        writeln!(output, "revoked    {revoked} of {named}{rest}").context(WRITE)?;
     }
     if restored.suspended > 0 {
         let suspended = counted(restored.suspended, "token");
@@ -137,7 +137,9 @@ fn shown<T>(work: impl FnOnce(&mut dyn FnMut(&'static str, u64)) -> Result<T, Co
     done.map_err(|error| match error {
         // Its own kind of error says more to the exit status.
         CopyError::Setup(error) => error.into(),
-        error @ CopyError::Taken { .. } => Usage(error.to_string()).into(),
+        error @ (CopyError::Taken { .. } | CopyError::Backup(BackupError::NotEmpty(_))) => {
+            Usage(error.to_string()).into()
+        }
         error => error.into(),
     })
 }
@@ -147,6 +149,13 @@ fn write_log(backup: &BackedUp, path: &Path) -> anyhow::Result<()> {
     let (rows, checkpoint) = backup.log();
     let events = audit::export_rows(rows, checkpoint, path)?;
     note(&format!("cloakroom: {} written to {}", counted(events, "event"), path.display()));
+    let more = backup.manifest().size.saturating_sub(events);
+    if more > 0 {
+        note(&format!(
+            "cloakroom: {} more came after its checkpoint, so none vouches for them",
+            counted(more, "event")
+        ));
+    }
     Ok(())
 }
 
@@ -168,8 +177,8 @@ fn parse_handles(text: &str) -> anyhow::Result<BTreeSet<Handle>> {
 #[cfg(test)]
 pub(super) fn check_handles(text: &str) {
     if let Ok(handles) = parse_handles(text) {
-        let again: String = handles.iter().map(|handle| format!("{handle}\n")).collect();
-        assert!(parse_handles(&again).is_ok_and(|parsed| parsed == handles));
+        let again: Vec<String> = handles.iter().map(ToString::to_string).collect();
+        assert!(parse_handles(&again.join("\n")).is_ok_and(|parsed| parsed == handles));
     }
 }
 

@@ -185,7 +185,8 @@ impl Site {
         keyring.map_or_else(|_| own(), |keyring| Arc::clone(keyring.state()))
     }
 
-    fn open_summing(
+    /// As [`Site::open`], with the key of the sums over the records.
+    pub(super) fn open_summing(
         &self,
         state: Arc<StateKey>,
         rulebook_generation: Generation,

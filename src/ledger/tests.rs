@@ -11,6 +11,7 @@ use std::task::Poll;
 mod commits;
 mod errors;
 mod faults;
+mod inherited;
 mod kept;
 mod records;
 mod recovery;

@@ -20,9 +20,9 @@ use crate::merkle::note::{LogKey, Name};
 use crate::store::{RocksSnapshot, RocksStore, Store};
 use crate::vault::{BATCH_AT_MOST, own_event};
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -85,20 +85,7 @@ pub fn back_up(config: &Config, directory: &Path, progress: Progress<'_>) -> Res
     descriptors::raise_limit();
     let rocks = rocks_config(config);
     let source = Source { data: &config.storage.path, checkpoints: &config.audit.checkpoints, rocks: &rocks };
-    let least = config.storage.min_free_bytes as u64;
-    // So that a backup on the vault's own disk does not take what the vault keeps free there.
-    let room = |bytes: u64| {
-        let there = Room::of(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-        let wanted = bytes.saturating_add(least);
-        if there.bytes >= wanted {
-            return Ok(());
-        }
-        let (path, there, wanted) = (directory.display(), bytes_in_words(there.bytes), bytes_in_words(wanted));
-        Err(format!(
-            "too little room on the disk of {path}: {there} are free, and the copy together with storage.min_free_bytes \
-             wants {wanted}"
-        ))
-    };
+    let room = |bytes| enough_room(config, directory, bytes);
     let now = SystemClock::shared().wall();
     Ok(admin::back_up(&source, root_key(config)?, directory, now, &room, progress)?.manifest)
 }
@@ -127,6 +114,21 @@ impl BackedUp {
     }
 }
 
+/// Whether there is room for so many bytes more, and for what the vault keeps free: a copy on its own disk takes nothing of that.
+fn enough_room(config: &Config, directory: &Path, bytes: u64) -> Result<(), String> {
+    let path = directory.display();
+    let there = Room::of(directory).map_err(|error| format!("{path}: {error}"))?.bytes;
+    let wanted = bytes.saturating_add(config.storage.min_free_bytes as u64);
+    if there >= wanted {
+        return Ok(());
+    }
+    let (there, wanted) = (bytes_in_words(there), bytes_in_words(wanted));
+    Err(format!(
+        "too little room on the disk of {path}: {there} are free, and the copy together with storage.min_free_bytes wants \
+         {wanted}"
+    ))
+}
+
 // === restore ===
 
 /// Makes the vault that `config` describes from the backup in `directory`, with a new log. `revoked` are handles of tokens
@@ -143,12 +145,18 @@ pub fn restore(
     let staging = staging(&config.storage.path);
     check_places(config, &staging)?;
     let backup = look_at_backup(config, directory, progress)?.0;
+    let files = backup.manifest.files.iter().map(|file| file.bytes);
     // First of all: while it is there, what else is there belongs to a restore that was cut off.
     make(&staging)?;
     sync_parent(&staging)?;
+    if let Err(full) = enough_room(config, &staging, files.sum()) {
+        // Nothing else has been made yet, and this is empty.
+        let _ = fs::remove_dir(&staging);
+        return Err(BackupError::NoRoom(full).into());
+    }
     let key = new_log_key(&backup.manifest.log_id)?;
-    let places = std::iter::once(&config.audit.checkpoints).chain(&config.audit.checkpoints_copy);
-    places.into_iter().try_for_each(|place| make(place))?;
+    // Not the second directory, as at a start: a disk that is not mounted shall be noticed.
+    make(&config.audit.checkpoints)?;
     let public_key = write_key(&config.audit.signing_key, &key)?;
     let log_id = key.name().to_string();
     let carried = fill(config, &backup, &staging, revoked, progress)?;
@@ -191,6 +199,12 @@ fn check_places(config: &Config, staging: &Path) -> Result<(), CopyError> {
         let advice = "an earlier restore was cut off. Remove it, and the log's key and the checkpoints that it made \
                       (audit.signing_key, its .vkey, audit.checkpoints), and run it again";
         return taken(staging, advice);
+    }
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+    if device(&config.storage.path).is_some_and(|own| device(parent_of(staging)).is_some_and(|parent| parent != own)) {
+        let advice = "it is a mount point, and the database is built beside it and moved there. Name a directory below it \
+                      as storage.path";
+        return taken(&config.storage.path, advice);
     }
     let audit = &config.audit;
     let directories = [Some(&config.storage.path), Some(&audit.checkpoints), audit.checkpoints_copy.as_ref()];
@@ -294,13 +308,16 @@ async fn record(config: &Config, ledger: &Ledger, citation: String, carried: &Ca
 }
 
 fn make(directory: &Path) -> Result<(), CopyError> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = fs::DirBuilder::new().mode(0o700).recursive(true).create(directory);
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(directory);
     made.map_err(|error| io_error(directory, error))
 }
 
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn sync_parent(path: &Path) -> Result<(), CopyError> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent_of(path);
     File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| io_error(parent, error))
 }
 
