@@ -13,7 +13,7 @@ use crate::vault::{BATCH_AT_MOST, Failure, Vault};
 use std::collections::{BTreeMap, HashSet};
 
 /// What the events say.
-const DETAIL: &str = "suspended by a restore, and accepted by an operator: may be spent again";
+const DETAIL: &str = "accepted by an operator: what the restore had suspended may be used again";
 /// Records of one commit are at most about so long together: the queue before the writer, which has at least 8 MiB, has room for
 /// them.
 const BYTES_AT_ONCE: usize = 4 << 20;
@@ -92,7 +92,7 @@ async fn accept_some(vault: &Vault, scope: &str, records: &[(Handle, Record<'_>)
         item_outcomes: outcomes.into_iter().map(Into::into).collect(),
         requested: count(records.len()),
         succeeded: count(done),
-        ..vault.own(Action::Approve, DETAIL.to_owned())?
+        ..vault.own(Action::Restore, DETAIL.to_owned())?
     };
     vault.ledger().record(Submission::new(basis, event).with_changes(changes)).await?;
     Ok(done as u64)

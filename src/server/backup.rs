@@ -187,9 +187,9 @@ pub fn accept_restored(config: &Config) -> Result<u64, Error> {
 
 /// Where the database is built: beside its place, so that it can be moved there in one step.
 fn staging(data: &Path) -> PathBuf {
-    let mut name = data.as_os_str().to_owned();
+    let mut name = data.file_name().unwrap_or_default().to_owned();
     name.push(".restoring");
-    name.into()
+    data.with_file_name(name)
 }
 
 /// A vault is made only where nothing of one is.
@@ -200,14 +200,16 @@ fn check_places(config: &Config, staging: &Path) -> Result<(), CopyError> {
                       (audit.signing_key, its .vkey, audit.checkpoints), and run it again";
         return taken(staging, advice);
     }
+    let data = &config.storage.path;
     let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
-    if device(&config.storage.path).is_some_and(|own| device(parent_of(staging)).is_some_and(|parent| parent != own)) {
-        let advice = "it is a mount point, and the database is built beside it and moved there. Name a directory below it \
-                      as storage.path";
-        return taken(&config.storage.path, advice);
+    let is_elsewhere = device(data).is_some_and(|own| device(parent_of(staging)).is_some_and(|parent| parent != own));
+    if is_elsewhere || data.is_symlink() {
+        let advice = "it is a mount point or leads elsewhere, and the database is built beside it and moved there. Name a \
+                      directory below it as storage.path";
+        return taken(data, advice);
     }
     let audit = &config.audit;
-    let directories = [Some(&config.storage.path), Some(&audit.checkpoints), audit.checkpoints_copy.as_ref()];
+    let directories = [Some(data), Some(&audit.checkpoints), audit.checkpoints_copy.as_ref()];
     for path in directories.into_iter().flatten() {
         match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
             Ok(false) => {}
