@@ -416,7 +416,81 @@ fn nothing_is_written_over_and_a_disk_keeps_its_room_s_05() {
     assert!(refused(&back_up(&home, &backup)).contains("there is no checkpoint in"));
 }
 
+#[test]
+fn a_vault_is_made_in_one_step_and_where_there_is_room_s_05() {
+    let home = Home::init();
+    let backup = home.file("backup");
+    done(&back_up(&home, &backup));
+    let new = fresh(&home);
+    let untouched = || {
+        for name in ["data.restoring", "checkpoints", "log.key", "log.vkey"] {
+            assert!(!new.home.file(name).exists(), "{name} was made");
+        }
+    };
+    fs::create_dir(new.home.file("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", new.home.file("data")).unwrap();
+    let said = refused(&restore(&new.home, &backup, &[]));
+    assert!(said.contains("it is a mount point or leads elsewhere"), "{said}");
+    untouched();
+    fs::remove_file(new.home.file("data")).unwrap();
+    let mut full = with_config(&new.home, &["restore"], &backup);
+    let said = refused(&full.env("CLOAKROOM_STORAGE__MIN_FREE_BYTES", "17592186044416").output().unwrap());
+    assert!(said.contains("too little room on the disk of"), "{said}");
+    untouched();
+    // An empty directory is as good as none.
+    fs::create_dir(new.home.file("data")).unwrap();
+    done(&restore(&new.home, &backup, &[]));
+}
+
 // === cut off ===
+
+/// A disk that is full in the middle, whatever it said before.
+#[test]
+fn a_disk_that_fills_up_meanwhile_leaves_no_backup_and_no_vault_s_05() {
+    if !needs::met(&["strace"]) {
+        return;
+    }
+    let home = Home::init();
+    let backup = home.file("backup");
+    let mut failed = 0;
+    for number in 1..20 {
+        let output = under_strace(&with_config(&home, &["backup"], &backup), "write", number, "error=ENOSPC");
+        if output.status.success() {
+            break;
+        }
+        // Behind the last of its files it writes what it says.
+        if !backup.join("manifest.json").exists() {
+            failed += 1;
+            let said = refused(&output);
+            assert!(said.contains("No space left on device"), "{number}: {said}");
+            assert!(said.contains(&backup.display().to_string()), "{number}: it names the file: {said}");
+            assert!(refused(&look(&home, &backup)).contains("it is no backup"));
+        }
+        fs::remove_dir_all(&backup).unwrap();
+    }
+    assert!(failed > 4, "failed {failed} times");
+    let _ = fs::remove_dir_all(&backup);
+    done(&back_up(&home, &backup));
+    let new = fresh(&home);
+    for number in [2, 5, 9] {
+        let output = under_strace(&with_config(&new.home, &["restore"], &backup), "fdatasync", number, "error=ENOSPC");
+        refused(&output);
+        assert!(!new.home.file("data").exists(), "{number}");
+        assert!(refused(&restore(&new.home, &backup, &[])).contains("an earlier restore was cut off"));
+        clear(&new.home);
+    }
+    done(&restore(&new.home, &backup, &[]));
+}
+
+/// Takes away what a restore has made.
+fn clear(home: &Home) {
+    for name in ["data", "data.restoring", "checkpoints"] {
+        let _ = fs::remove_dir_all(home.file(name));
+    }
+    for name in ["log.key", "log.vkey"] {
+        let _ = fs::remove_file(home.file(name));
+    }
+}
 
 /// What makes something durable, and which of them a backup does not survive.
 const BACKUP_STEPS: [(&str, &[usize]); 2] = [("fsync", &[1, 2, 4, 7, 9, 10, 11, 12, 13]), ("rename", &[1])];
@@ -424,9 +498,14 @@ const RESTORE_STEPS: [(&str, &[usize]); 3] =
     [("fsync", &[1, 2, 3, 4, 8, 12, 16, 20, 24, 28]), ("fdatasync", &[1, 2, 4, 6, 8]), ("rename", &[1, 2, 3, 4, 5])];
 
 fn killed_at(command: &Command, call: &str, number: usize) -> Output {
+    under_strace(command, call, number, "signal=SIGKILL")
+}
+
+/// The same command, with something that happens to its n-th call of this name.
+fn under_strace(command: &Command, call: &str, number: usize, what: &str) -> Output {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-s", "0", "--quiet=all", "-o", "/dev/null", "-e"]);
-    strace.args([&format!("trace={call}"), "-e", &format!("inject={call}:signal=SIGKILL:when={number}")]);
+    strace.args([&format!("trace={call}"), "-e", &format!("inject={call}:{what}:when={number}")]);
     strace.arg(command.get_program()).args(command.get_args());
     strace.output().unwrap()
 }
@@ -497,12 +576,7 @@ fn a_restore_that_is_killed_anywhere_leaves_nothing_that_starts_o_04_s_02() {
                 assert!(said.contains("data.restoring is there already"), "{call} {number}: {said}");
                 assert!(said.contains("an earlier restore was cut off"), "{call} {number}: {said}");
             }
-            for name in ["data", "data.restoring", "checkpoints"] {
-                let _ = fs::remove_dir_all(new.home.file(name));
-            }
-            for name in ["log.key", "log.vkey"] {
-                let _ = fs::remove_file(new.home.file(name));
-            }
+            clear(&new.home);
         }
     }
     assert!(killed > 10, "killed {killed} times");

@@ -183,12 +183,13 @@ impl Place {
         Ok(client.tail_events(self.request(filter)).await?)
     }
 
-    /// A vault that was put back to a backup goes on under the same name, with other events behind that.
+    /// A vault whose data was put back by hand goes on under the same name, with other events behind that. After `restore` the log has
+    /// another.
     fn check_length(&self, newest: &v1::AuditEvent) -> anyhow::Result<()> {
         let (seen, there) = (self.next, newest.sequence + 1);
         if there < seen {
             bail!(
-                "the log has {there} events, but {seen} were there already: the vault was restored from a backup. Follow it \
+                "the log has {there} events, but {seen} were there already: an older copy of its data was put back. Follow it \
                  from there with --from-sequence {there}, and keep what was printed"
             );
         }
