@@ -147,8 +147,7 @@ pub fn restore(
     let backup = look_at_backup(config, directory, progress)?.0;
     let files = backup.manifest.files.iter().map(|file| file.bytes);
     // First of all: while it is there, what else is there belongs to a restore that was cut off.
-    make(&staging)?;
-    sync_parent(&staging)?;
+    claim(&staging)?;
     if let Err(full) = enough_room(config, &staging, files.sum()) {
         // Nothing else has been made yet, and this is empty.
         let _ = fs::remove_dir(&staging);
@@ -157,6 +156,7 @@ pub fn restore(
     let key = new_log_key(&backup.manifest.log_id)?;
     // Not the second directory, as at a start: a disk that is not mounted shall be noticed.
     make(&config.audit.checkpoints)?;
+    sync_parent(&config.audit.checkpoints)?;
     let public_key = write_key(&config.audit.signing_key, &key)?;
     let log_id = key.name().to_string();
     let carried = fill(config, &backup, &staging, revoked, progress)?;
@@ -192,13 +192,24 @@ fn staging(data: &Path) -> PathBuf {
     data.with_file_name(name)
 }
 
+const CUT_OFF: &str = "an earlier restore was cut off. Remove it, and the log's key and the checkpoints that it made \
+                       (audit.signing_key, its .vkey, audit.checkpoints), and run it again";
+
+/// Makes the directory in which the database is built. Of two who find nothing there at the same time, one makes it.
+fn claim(staging: &Path) -> Result<(), CopyError> {
+    make(parent_of(staging))?;
+    DirBuilder::new().mode(0o700).create(staging).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => CopyError::Taken { path: staging.to_owned(), advice: CUT_OFF },
+        _ => io_error(staging, error),
+    })?;
+    sync_parent(staging)
+}
+
 /// A vault is made only where nothing of one is.
 fn check_places(config: &Config, staging: &Path) -> Result<(), CopyError> {
     let taken = |path: &Path, advice| Err(CopyError::Taken { path: path.to_owned(), advice });
     if staging.exists() {
-        let advice = "an earlier restore was cut off. Remove it, and the log's key and the checkpoints that it made \
-                      (audit.signing_key, its .vkey, audit.checkpoints), and run it again";
-        return taken(staging, advice);
+        return taken(staging, CUT_OFF);
     }
     let data = &config.storage.path;
     let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
