@@ -901,7 +901,16 @@ class Vectors:
         self.sums(
             self.load("state_v1.json"), self.load("head_v2.json"), self.load("record_v1.json"), self.load("rows_v1.json")
         )
+        self.backup((self.directory / "backup_manifest_v1.json").read_text(encoding="utf-8"))
         return self.compared
+
+    def backup(self, text):
+        manifest = json.loads(text)
+        self.same("manifest's spelling", json.dumps(manifest, indent=2) + "\n", text)
+        unsigned = json.dumps({**manifest, "mac": ""}, indent=2) + "\n"
+        meta = meta_key(b"\x01" * 32, bytes.fromhex(manifest["vault"]))
+        digest = hashlib.sha256(unsigned.encode()).digest()
+        self.same("manifest's mac", row_mac(meta, "backup", b"manifest", digest), manifest["mac"])
 
     def tokens(self, file):
         index_key = bytes.fromhex(file["index_key"])
