@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, HashSet};
 
 /// What the events say.
 const DETAIL: &str = "accepted by an operator: what the restore had suspended may be used again";
-/// Records of one commit are at most about so long together: the queue before the writer, which has at least 8 MiB, has room for
-/// them.
+/// Records of one commit are at most about so long together: the queue before the writer, which has at least 8 MiB, has
+/// room for them.
 const BYTES_AT_ONCE: usize = 4 << 20;
 const AFTER_ALL: [u8; 1 + Handle::LENGTH] = [0xff; 1 + Handle::LENGTH];
 

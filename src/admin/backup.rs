@@ -10,9 +10,9 @@
 //! ```
 //!
 //! The checkpoint is read before the data, so that the data is never older than what vouches for it. Then the copy is
-//! looked at as a restore would look at it, from the disk and with the root key: each file's hash, the log against its checkpoint, and
-//! every record. Only what has passed gets a manifest. Nothing is written to the data that is copied, and nothing is asked of
-//! a vault that runs on it.
+//! looked at as a restore would look at it, from the disk and with the root key: each file's hash, the log against its
+//! checkpoint, and every record. Only what has passed gets a manifest. Nothing is written to the data that is copied, and
+//! nothing is asked of a vault that runs on it.
 
 use super::manifest::{BadManifest, Described, Entry, Manifest};
 use crate::clock::Timestamp;

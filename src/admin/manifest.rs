@@ -1,8 +1,8 @@
 //! What a backup says of itself: `manifest.json`, format 1.
 //!
-//! It names the vault, the log and how far it had come, and each file of the copy with its length and SHA-256. A MAC under a key
-//! that only the root key yields stands at its end, so that who edits a copy can't make a manifest for it. It is written last:
-//! a directory without one is no backup.
+//! It names the vault, the log and how far it had come, and each file of the copy with its length and SHA-256. A MAC
+//! under a key that only the root key yields stands at its end, so that who edits a copy can't make a manifest for it. It
+//! is written last: a directory without one is no backup.
 //!
 //! Invariant: a text has one meaning and a manifest one text. What is read is written again and compared, so whatever the MAC
 //! does not cover can't be there.

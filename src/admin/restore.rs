@@ -1,8 +1,8 @@
 //! Carrying a backup's rows into a new database, in which a new log begins.
 //!
-//! What is carried over are records, what leads to them, remembered requests, scopes and keys, each row as it is. The log stays
-//! in the backup: the new one's first event cites it. Two kinds of records change on the way, which the sums that the new log
-//! begins with take into account:
+//! What is carried over are records, what leads to them, remembered requests, scopes and keys, each row as it is. The log
+//! stays in the backup: the new one's first event cites it. Two kinds of records change on the way, which the sums that
+//! the new log begins with take into account:
 //!
 //! * A token whose uses are counted may have been spent since the backup was made, so it is suspended until an operator accepts
 //!   that it may be spent again.
@@ -64,8 +64,8 @@ pub enum RestoreError {
     Entropy(#[from] NoEntropy),
 }
 
-/// Carries the rows of `from` into `to`, which is empty. `revoked` are handles of tokens that were revoked since the backup was
-/// made; `progress` is told how many records are done.
+/// Carries the rows of `from` into `to`, which is empty. `revoked` are handles of tokens that were revoked since the
+/// backup was made; `progress` is told how many records are done.
 ///
 /// # Errors
 /// If they can't be read or written. What was written then is of no use.

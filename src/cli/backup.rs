@@ -20,10 +20,11 @@ const HANDLES_BYTES_AT_MOST: u64 = 64 << 20;
 
 /// Copy the vault's data and checkpoint into DIR, and verify the copy. The vault may run meanwhile.
 ///
-/// Run it on the vault's machine and as its user: the data is only read, and a vault that runs is not asked and not held up. DIR
-/// must not exist, or be empty. The copy is of one commit; what was acknowledged before it began is in it. It is read again,
-/// opened and checked like by `verify` before manifest.json is written: a directory without that is no backup. Neither the root key nor
-/// the log's key is in it. Keep the root key elsewhere: without it a backup is worth nothing.
+/// Run it on the vault's machine and as its user: the data is only read, and a vault that runs is not asked and not held
+/// up. DIR must not exist, or be empty. The copy is of one commit; what was acknowledged before it began is in it. It is
+/// read again, opened and checked like by `verify` before manifest.json is written: a directory without that is no
+/// backup. Neither the root key nor the log's key is in it. Keep the root key elsewhere: without it a backup is worth
+/// nothing.
 #[derive(clap::Args)]
 pub(super) struct Options {
     #[command(flatten)]
@@ -35,10 +36,10 @@ pub(super) struct Options {
 
 /// Make a vault from the backup in DIR, where the configuration says and where none is yet.
 ///
-/// The backup is verified first, with the root key. The vault that it makes has the backup's records and keys, and a new log under a
-/// new name, whose key it makes: the first event cites the old log's checkpoint. The old log stays in the backup. Tokens with
-/// counted uses are suspended, since they may have been used since: nobody is given their values until `restore --accept`. What was
-/// revoked since the backup lives again, unless --revoked names it.
+/// The backup is verified first, with the root key. The vault that it makes has the backup's records and keys, and a new
+/// log under a new name, whose key it makes: the first event cites the old log's checkpoint. The old log stays in the
+/// backup. Tokens with counted uses are suspended, since they may have been used since: nobody is given their values
+/// until `restore --accept`. What was revoked since the backup lives again, unless --revoked names it.
 #[derive(clap::Args)]
 pub(super) struct RestoreOptions {
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! Backup and restore of the vault that a configuration describes.
 //!
-//! A backup is made beside a vault that serves, or of one that does not: the data is only read, as `cloakroom verify` reads it.
-//! The vault is not asked, so nobody on the network can have its data copied, and no copy can hold it up.
+//! A backup is made beside a vault that serves, or of one that does not: the data is only read, as `cloakroom verify`
+//! reads it. The vault is not asked, so nobody on the network can have its data copied, and no copy can hold it up.
 //!
 //! A restore makes a vault where there is none. The database is built beside its place and moved there at the very end: a
 //! restore that was cut off leaves nothing that would start.
@@ -114,7 +114,8 @@ impl BackedUp {
     }
 }
 
-/// Whether there is room for so many bytes more, and for what the vault keeps free: a copy on its own disk takes nothing of that.
+/// Whether there is room for so many bytes more, and for what the vault keeps free: a copy on its own disk takes nothing
+/// of that.
 fn enough_room(config: &Config, directory: &Path, bytes: u64) -> Result<(), String> {
     let path = directory.display();
     let there = Room::of(directory).map_err(|error| format!("{path}: {error}"))?.bytes;

@@ -412,6 +412,9 @@ fn nothing_is_written_over_and_a_disk_keeps_its_room_s_05() {
     let said = refused(&back_up(&home, &backup));
     assert!(said.contains("too little room on the disk of") && said.contains("storage.min_free_bytes"), "{said}");
     assert!(files(&backup).is_empty(), "and it has not begun");
+    home.write("checkpoints/doubt", "why");
+    assert!(refused(&back_up(&home, &backup)).contains("doubt says that a checkpoint was refused"));
+    fs::remove_file(home.file("checkpoints/doubt")).unwrap();
     fs::remove_file(home.file("checkpoints/checkpoint")).unwrap();
     assert!(refused(&back_up(&home, &backup)).contains("there is no checkpoint in"));
 }

@@ -183,8 +183,8 @@ impl Place {
         Ok(client.tail_events(self.request(filter)).await?)
     }
 
-    /// A vault whose data was put back by hand goes on under the same name, with other events behind that. After `restore` the log has
-    /// another.
+    /// A vault whose data was put back by hand goes on under the same name, with other events behind that. After
+    /// `restore` the log has another.
     fn check_length(&self, newest: &v1::AuditEvent) -> anyhow::Result<()> {
         let (seen, there) = (self.next, newest.sequence + 1);
         if there < seen {

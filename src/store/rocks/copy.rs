@@ -1,10 +1,11 @@
 //! The files of the store as they were at one moment, to copy, whether or not a vault has it open meanwhile.
 //!
-//! A table file never changes once it is listed; the list of files and the logs only grow. So an open file and its length are
-//! that file as it was at that moment, even if the vault goes on writing to it or takes its name away. The length of the list
-//! is noted first and those of the logs last: whatever a commit before the beginning wrote is in the logs, and no table that
-//! the list names was made later. As for a snapshot, the names of all files are looked at before and after; if they are not the
-//! same, all is looked at again. What is left to chance is found by whoever opens the copy, which must be done.
+//! A table file never changes once it is listed; the list of files and the logs only grow. So an open file and its length
+//! are that file as it was at that moment, even if the vault goes on writing to it or takes its name away. The length of
+//! the list is noted first and those of the logs last: whatever a commit before the beginning wrote is in the logs, and
+//! no table that the list names was made later. As for a snapshot, the names of all files are looked at before and after;
+//! if they are not the same, all is looked at again. What is left to chance is found by whoever opens the copy, which
+//! must be done.
 
 use super::super::OpenError;
 use super::snapshot::{ATTEMPTS, BUSY, Files, files};

@@ -55,8 +55,8 @@ pub(super) struct Diagnosis<'a> {
     suspects: Suspects,
     /// Events in the log, as they lie there.
     size: u64,
-    /// Since when the log says everything: the bodies of older events were dropped, or are in the log before a restore. `None` if
-    /// all are there.
+    /// Since when the log says everything: the bodies of older events were dropped, or are in the log before a restore.
+    /// `None` if all are there.
     begin: Option<Timestamp>,
     /// When the last of them was written.
     end: Timestamp,
