@@ -343,6 +343,11 @@ impl Ledger {
         self.shared.queue.is_full()
     }
 
+    /// How many submissions wait for the writer.
+    pub fn queued(&self) -> usize {
+        self.shared.queue.waiting()
+    }
+
     /// What the writer is at, for [`Stall`].
     pub fn under_way(&self) -> Option<u64> {
         self.shared.queue.under_way()

@@ -13,6 +13,7 @@ mod direct;
 mod door;
 mod figures;
 mod located;
+mod measures;
 mod operations;
 mod readiness;
 mod room;
@@ -20,6 +21,7 @@ mod rotation;
 mod rulebook;
 mod signals;
 mod sinks;
+mod supervisor;
 mod upkeep;
 mod verify;
 mod watching;
@@ -39,13 +41,11 @@ use crate::ledger::{self, Limits, Running, Signing, Standing};
 use crate::limits::bytes;
 use crate::merkle::note::{KeyError, LogKey};
 use crate::policy::{Policy, RulebookErrors};
-use crate::proto::v1::audit_service_server::AuditServiceServer;
-use crate::proto::v1::token_service_server::TokenServiceServer;
 use crate::scope;
 use crate::secret::SecretBytes;
 use crate::store::{self, Batch, RocksConfig, RocksStore};
 use crate::telemetry::{self, TelemetryError};
-use crate::tls::{self, HandshakeFailure, SetupError};
+use crate::tls::{self, SetupError};
 use crate::vault::{Failure, Handshakes, Parts, Vault, VaultEvent};
 use confine::{confine, warn_of_root};
 use http::{Request, Response};
@@ -56,6 +56,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use supervisor::Supervisor;
 use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -70,7 +71,7 @@ pub(crate) use operations::converse_with_probes;
 pub use backup::{BackedUp, CopyError, Restored, accept_restored, back_up, look_at_backup, restore};
 pub use check::{Finding, InUse, Verdict, bundle_mistakes, certificate_doubts, check, config_mistakes, in_use};
 pub use create::create;
-use readiness::{Readiness, Reason};
+use readiness::{Farewell, Readiness, Reason};
 use room::Disks;
 pub use room::{Full, Room, bytes_in_words};
 pub use rotation::{Rotated, rotate_log_key};
@@ -299,7 +300,12 @@ impl Opened {
         }
     }
 
-    fn watched(&self, config: &Config, clock: &Arc<dyn Clock>) -> Result<watching::Subject, Error> {
+    fn watched(
+        &self,
+        config: &Config,
+        clock: &Arc<dyn Clock>,
+        supervisor: &Supervisor,
+    ) -> Result<watching::Subject, Error> {
         let disks = Disks::of(config).with_identity();
         let disks = disks.map_err(|error| Error::Io { what: "can't look at storage.path", error })?;
         Ok(watching::Subject {
@@ -309,6 +315,7 @@ impl Opened {
             clock: Arc::clone(clock),
             disks,
             stall_after: config.ledger.stall_after,
+            supervisor: supervisor.clone(),
         })
     }
 
@@ -373,37 +380,40 @@ pub fn run(config: Config) -> Result<(), Error> {
 }
 
 async fn serve(config: &Config, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<(), Error> {
-    let clock = SystemClock::shared();
+    let (clock, supervisor) = (SystemClock::shared(), Supervisor::of_environment());
     // Bound first: a wrong certificate or a taken port is found before the data is touched.
     let door = door::bind(config)?;
     let operations = operations::bind(config.operations.listen).await?;
+    supervisor.status("opening the data, and holding the log against its checkpoint");
     let opened = open(config, &clock)?;
     let (stop, stopped) = watch::channel(false);
     let sinks = sinks::start(config, &opened.log(&clock), &stopped)?;
     opened.start().await?;
     let vault = Arc::clone(&opened.vault);
     let guard = Guard::new(Arc::clone(&vault), Arc::clone(&clock));
-    let mut health = HealthReporter::new();
-    let telling = readiness::tell(&opened.readiness, &health);
+    let health = HealthReporter::new();
+    let telling = readiness::tell(&opened.readiness, &health, &supervisor);
     let doors = Doors {
         token: TokenDoor::new(Arc::clone(&vault), Arc::clone(&clock), stopped.clone()),
         audit: AuditDoor::new(Arc::clone(&vault), Arc::clone(&clock), stopped.clone()),
         health: HealthServer::new(HealthService::from_health_reporter(health.clone())),
     };
     let workers = workers::start(&config.server, &doors, &guard, &stopped)?;
-    let probes = operations::Probes { readiness: Arc::clone(&opened.readiness), metrics, stopped: stopped.clone() };
+    let probes = operations::Probes {
+        readiness: Arc::clone(&opened.readiness),
+        metrics: metrics.clone(),
+        stopped: stopped.clone(),
+    };
     operations::start(operations, probes);
 
     let handshakes = Arc::new(Handshakes::new());
     let summaries = tokio::spawn(summarize(Arc::clone(&vault), Arc::clone(&handshakes), stopped.clone()));
     let upkeep = upkeep::start(&vault, config, &stopped);
-    let watched = watching::start(opened.watched(config, &clock)?, &stopped)?;
-    let note = {
-        let (handshakes, clock) = (Arc::clone(&handshakes), Arc::clone(&clock));
-        move |failure: HandshakeFailure| door::note(&handshakes, &*clock, &failure)
-    };
+    let watched = watching::start(opened.watched(config, &clock, &supervisor)?, &stopped)?;
+    let note = door::noting(&handshakes, &clock);
     let address = door.local_addr();
     let connections = door.connections();
+    measures::start(config, &clock, &connections, metrics, stopped.clone());
     let stalled = tokio::spawn(door::close_stalled(connections.clone(), config.server.stall_timeout, stopped.clone()));
     let accepting = tokio::spawn(door.run(workers.doors(), note, until(stopped.clone())));
     door::warn_of_certificates(config);
@@ -411,17 +421,16 @@ async fn serve(config: &Config, metrics: metrics_exporter_prometheus::Prometheus
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     let signals = Signals::listen()?;
     announce(address)?;
+    supervisor.ready(address);
 
     signals.one().await;
     tracing::info!("stopping: no new connections, calls in flight may finish");
     telling.abort();
-    say_not_serving(&mut health).await;
+    supervisor.stopping();
+    let farewell = Farewell::say(health).await;
     // Nobody may be listening any more; then there is nobody to tell.
     let _ = stop.send(true);
-    // Whoever watches is told, and then its stream ends: it would otherwise hold up the end as long as it may.
-    for service in SERVICES {
-        health.clear_service_status(service).await;
-    }
+    farewell.leave().await;
     let drained = tokio::time::timeout(config.server.drain_timeout, connections.drained()).await;
     if drained.is_err() {
         tracing::warn!(connections = connections.close_all(), "connections that did not end in time were closed");
@@ -439,15 +448,6 @@ async fn serve(config: &Config, metrics: metrics_exporter_prometheus::Prometheus
     opened.stop().await?;
     tracing::info!("stopped: the last event and checkpoint are written");
     Ok(())
-}
-
-/// By these names health is asked for; the empty one stands for the whole vault.
-const SERVICES: [&str; 3] = ["", TokenServiceServer::<TokenDoor>::NAME, AuditServiceServer::<AuditDoor>::NAME];
-
-async fn say_not_serving(health: &mut HealthReporter) {
-    for service in SERVICES {
-        health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
-    }
 }
 
 /// Serves `service` behind the vault's own door, on its threads and with its limits, with no vault behind it, until the

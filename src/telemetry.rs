@@ -18,6 +18,9 @@ pub const LOG_VARIABLE: &str = "CLOAKROOM_LOG";
 const HELD_AT_WARN: [&str; 9] =
     ["h2", "hyper", "hyper_util", "tonic", "tower", "rustls", "tokio_rustls", "tokio_util", "mio"];
 
+/// Upper bounds of the buckets of what counts calls.
+const CALLS: [f64; 12] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0];
+
 /// Upper bounds of histogram buckets, in seconds.
 const SECONDS: [f64; 12] = [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
 
@@ -73,6 +76,7 @@ fn is_held(module: &str) -> bool {
 pub fn count() -> Result<PrometheusHandle, TelemetryError> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_calls".to_owned()), &CALLS)?
         .build_recorder();
     let handle = recorder.handle();
     // As above: the first one stays.

@@ -35,7 +35,7 @@ pub use acceptor::{Acceptor, HandshakeFailure, Worker, origin};
 pub use config::{Config, TrustDomainBundle, build_server_config};
 pub use connections::Connections;
 pub use io::{Account, Connection, TlsIo};
-pub use material::{Doubt, ServerIdentity, SetupError, check_bundle};
+pub use material::{Doubt, ServerIdentity, SetupError, check_bundle, first_end};
 pub use outgoing::build_outgoing_config;
 pub use waits::{Turns, Wait, Waits};
 

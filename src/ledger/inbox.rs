@@ -189,7 +189,7 @@ impl<E: Load, H> Inbox<E, H> {
         (content.is_busy || !content.work.is_empty()).then_some(content.taken)
     }
 
-    #[cfg(test)]
+    /// How many entries wait.
     pub fn waiting(&self) -> usize {
         self.content.lock().work.entries.len()
     }

@@ -10,7 +10,7 @@ use super::state::{BadHead, HEAD_ROW, State, StoredHead};
 use super::upgrade;
 use super::wake::Wakes;
 use super::witnesses::{WitnessError, Witnessed, Witnesses};
-use super::writer::{KEPT_FROM_ROW, Writer};
+use super::writer::{Figures, KEPT_FROM_ROW, Writer};
 use super::{
     CheckpointError, Checkpoints, Ledger, Limits, LogKeys, OnFatal, RulebookDigest, Shared, Signing, VaultClock,
     read_event, read_tile,
@@ -347,6 +347,7 @@ pub fn open(
         batch: Batch::default(),
         wakes: Wakes::default(),
         index_key: Vec::new(),
+        figures: Figures::new(),
     };
     running::start(shared, writer, checkpointer, ordered, settings.checkpoint_period)
 }

@@ -13,8 +13,10 @@ use crate::event;
 use crate::keys::authentic;
 use crate::merkle::{self, Frontier};
 use crate::store::{Batch, Store, Table};
+use metrics::Histogram;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// The row of `meta` that holds the sequence of the first event whose body is kept. There is none before anything is
 /// dropped.
@@ -36,6 +38,14 @@ pub(super) struct Writer {
     pub batch: Batch,
     pub wakes: Wakes,
     pub index_key: Vec<u8>,
+    pub figures: Figures,
+}
+
+/// What is measured of each commit: once for all calls in it, so that none of them pays for it. Made once, so that recording
+/// looks nothing up.
+pub(super) struct Figures {
+    calls: Histogram,
+    seconds: Histogram,
 }
 
 /// Ends the process's acknowledgements if the writer's thread unwinds: then a batch is in an unknown state.
@@ -60,6 +70,7 @@ impl Writer {
     }
 
     fn commit(&mut self, work: Work) -> Result<(), Fatal> {
+        let begin = self.shared.clock.monotonic();
         let number = self.shared.visible.load(Ordering::Relaxed) + 1;
         let now = self.shared.clock.now();
         // Stamps never decrease, so after a leap of the clock they stand ahead of the vault's time. What is valid is
@@ -113,6 +124,7 @@ impl Writer {
             // below starts its next request from here.
             self.shared.visible.store(number, Ordering::Release);
             self.shared.durable.send_replace(self.frontier.size());
+            self.figures.note(acknowledged.len(), self.shared.clock.monotonic().saturating_sub(begin));
         }
         for (waiter, receipt) in acknowledged {
             self.wakes.add(waiter, Ok(receipt));
@@ -161,6 +173,20 @@ impl Writer {
         let content = versioned(&number.to_be_bytes());
         let content = authentic::seal(&self.meta, Table::Meta, name.as_bytes(), &content);
         self.batch.put(Table::Meta, name.as_bytes(), &content);
+    }
+}
+
+impl Figures {
+    pub fn new() -> Self {
+        Self {
+            calls: metrics::histogram!("cloakroom_commit_calls"),
+            seconds: metrics::histogram!("cloakroom_commit_seconds"),
+        }
+    }
+
+    fn note(&self, calls: usize, taken: Duration) {
+        self.calls.record(calls as f64);
+        self.seconds.record(taken);
     }
 }
 

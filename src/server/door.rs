@@ -7,6 +7,7 @@ use crate::limits::Gravity;
 use crate::tls::{self, Doubt, HandshakeFailure, ServerIdentity};
 use crate::vault::Handshakes;
 use rustls::pki_types::UnixTime;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -43,8 +44,16 @@ pub(super) fn settings(config: &Config) -> tls::Config {
     tls
 }
 
-/// Counts one that was refused, for metrics and for the log.
-pub(super) fn note(handshakes: &Handshakes, clock: &dyn Clock, failure: &HandshakeFailure) {
+/// Counts those that were refused, for metrics and for the log.
+pub(super) fn noting(
+    handshakes: &Arc<Handshakes>,
+    clock: &Arc<dyn Clock>,
+) -> impl Fn(HandshakeFailure) + Send + Sync + 'static {
+    let (handshakes, clock) = (Arc::clone(handshakes), Arc::clone(clock));
+    move |failure| note(&handshakes, &*clock, &failure)
+}
+
+fn note(handshakes: &Handshakes, clock: &dyn Clock, failure: &HandshakeFailure) {
     metrics::counter!("cloakroom_handshakes_refused_total", "reason" => failure.reason).increment(1);
     let (peer, now) = (failure.peer.ip(), clock.wall());
     let refused = (failure.reason, gravity(failure));

@@ -17,7 +17,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Each figure of the vault, with what it says.
-const FIGURES: [(Kind, &str, &str); 27] = [
+const FIGURES: [(Kind, &str, &str); 35] = [
     (
         Counter,
         "cloakroom_calls_total",
@@ -81,6 +81,18 @@ const FIGURES: [(Kind, &str, &str); 27] = [
     (Counter, "cloakroom_sink_failures_total", "Attempts to send to the sink that failed, by reason."),
     (Counter, "cloakroom_sink_refused_events_total", "Events that the sink refused for good."),
     (Counter, "cloakroom_sink_dropped_events_total", "Events that the log no longer had when they were due."),
+    (Gauge, "cloakroom_build_info", "1, with the version that runs."),
+    (
+        Gauge,
+        "cloakroom_certificate_expiry_seconds",
+        "Until the first certificate of the kind ends that was there at the start. Negative once it has ended.",
+    ),
+    (Gauge, "cloakroom_connections_open", "Connections that are open, after their handshake."),
+    (Gauge, "cloakroom_tokens", "About how many records there are, those that await purging included."),
+    (Gauge, "cloakroom_queued_calls", "Calls and other changes that wait for the writer."),
+    (Histogram, "cloakroom_commit_calls", "How many calls and other changes one commit wrote."),
+    (Histogram, "cloakroom_commit_seconds", "How long a commit took, until it was on the disk."),
+    (Histogram, "cloakroom_handshake_seconds", "How long handshakes took that let somebody in."),
 ];
 
 /// Why a handshake can be refused, as docs/errors.md has it.

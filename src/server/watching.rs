@@ -3,6 +3,7 @@
 
 use super::readiness::{Readiness, Reason};
 use super::room::Disks;
+use super::supervisor::{Supervisor, Writing};
 use super::{Error, until};
 use crate::clock::Clock;
 use crate::ledger::{Fatal, Ledger, Stall};
@@ -27,6 +28,7 @@ pub(super) struct Subject {
     pub clock: Arc<dyn Clock>,
     pub disks: Disks,
     pub stall_after: Duration,
+    pub supervisor: Supervisor,
 }
 
 /// What runs until the vault stops.
@@ -99,10 +101,14 @@ impl Unvouched {
 async fn commits(subject: Arc<Subject>, stopped: watch::Receiver<bool>) {
     let mut stop = std::pin::pin!(until(stopped));
     let (mut stall, mut unvouched) = (Stall::default(), Unvouched::default());
+    let mut signs = subject.supervisor.signs_of_life();
     loop {
-        let waited = stall.look(subject.ledger.under_way(), subject.clock.monotonic());
+        let now = subject.clock.monotonic();
+        let waited = stall.look(subject.ledger.under_way(), now);
         metrics::gauge!("cloakroom_commit_wait_seconds").set(waited.as_secs_f64());
-        unvouched.look(&subject.ledger, subject.clock.monotonic());
+        metrics::gauge!("cloakroom_queued_calls").set(subject.ledger.queued() as f64);
+        unvouched.look(&subject.ledger, now);
+        signs.look(now, Writing { waited, has_failed: subject.readiness.has_failed() });
         let stalled = waited > subject.stall_after;
         match (subject.readiness.set(Reason::Stalled, stalled), stalled) {
             (true, true) => tracing::error!(
@@ -139,6 +145,7 @@ fn look_at_disk(subject: &Subject, was_full: bool) -> bool {
     if let Some(path) = subject.disks.replaced() {
         subject.ledger.give_up(&Fatal::Gone(path));
     }
+    metrics::gauge!("cloakroom_tokens").set(subject.store.estimated_tokens() as f64);
     let errors = subject.store.background_errors();
     if errors > 0 {
         subject.ledger.give_up(&Fatal::Background(errors));

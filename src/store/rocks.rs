@@ -149,6 +149,12 @@ impl RocksStore {
         self.db.property_int_value(properties::BACKGROUND_ERRORS).ok().flatten().unwrap_or(0)
     }
 
+    /// About how many records there are. 0 if the engine does not answer.
+    pub fn estimated_tokens(&self) -> u64 {
+        let tokens = self.family(Table::Tokens);
+        self.db.property_int_value_cf(tokens, properties::ESTIMATE_NUM_KEYS).ok().flatten().unwrap_or(0)
+    }
+
     fn open_with(path: &Path, config: &RocksConfig, creation: Creation) -> Result<Self, OpenError> {
         let fresh = config.cache_bytes / FRESH_PART;
         let cache = options::cache(config.cache_bytes - fresh);

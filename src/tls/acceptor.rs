@@ -275,6 +275,8 @@ impl Shared {
         let expiry = tokio::time::sleep_until(expires);
         let server_config = self.server_config.load_full();
         let welcome = handshake::perform(tcp, server_config, expiry).await.map_err(failure)?;
+        let taken = self.handshake_timeout.saturating_sub(expires.saturating_duration_since(Instant::now()));
+        metrics::histogram!("cloakroom_handshake_seconds").record(taken);
         let certificate_sha256 = Some(welcome.leaf.sha256);
         let late = |reason| failure(Failed { reason, certificate_sha256 });
 

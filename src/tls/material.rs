@@ -23,6 +23,7 @@ use super::config::TrustDomainBundle;
 use crate::caller::leaf::{self, LeafError};
 use crate::caller::spiffe::SpiffeError;
 use crate::caller::{SpiffeId, TrustDomain};
+use crate::clock::Timestamp;
 use crate::file;
 
 /// No PEM file of ours comes near this; one that does was named by mistake.
@@ -361,6 +362,22 @@ pub(crate) fn check_roots(path: &Path) {
     }
 }
 
+/// When the first of the certificates in a file ends.
+///
+/// # Errors
+/// If there is none, or one can't be read.
+pub fn first_end(path: &Path) -> Result<Timestamp, SetupError> {
+    let end = |certificate: &CertificateDer<'_>| {
+        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        // One that ended before 1970 has ended, whenever it was.
+        let seconds = u64::try_from(parsed.validity.not_after.timestamp()).unwrap_or(0);
+        Some(Timestamp::from_millis(seconds.saturating_mul(1000)))
+    };
+    let malformed = || SetupError::BadCertificate { path: path.to_owned(), source: LeafError::Malformed };
+    let ends: Option<Vec<_>> = certificates("certificate", path)?.iter().map(end).collect();
+    ends.and_then(|ends| ends.into_iter().min()).ok_or_else(malformed)
+}
+
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
     let text = read(what, path, &open(what, path)?)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -415,6 +432,23 @@ fn read(what: &'static str, path: &Path, file: &File) -> Result<Zeroizing<Vec<u8
 mod tests {
     use super::*;
     use rustix::io::Errno;
+
+    #[test]
+    fn of_several_certificates_the_first_to_end_counts() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("bundle.pem");
+        let made = |year| {
+            let mut params = rcgen::CertificateParams::default();
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+        };
+        std::fs::write(&path, [made(2031), made(2030), made(2032)].concat()).unwrap();
+        // 2030-01-01T00:00:00Z.
+        assert_eq!(first_end(&path).unwrap(), Timestamp::from_millis(1_893_456_000_000));
+        std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        assert!(first_end(&path).is_err());
+        assert!(first_end(&place.path().join("missing")).is_err());
+    }
 
     #[test]
     fn an_address_that_cannot_be_had_is_refused_with_advice_that_fits() {

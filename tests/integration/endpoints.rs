@@ -144,7 +144,7 @@ async fn the_listener_without_certificates_tells_numbers_and_takes_no_orders_z_1
             labels.entry(label.to_owned()).or_default().insert(value.trim_matches('"').to_owned());
         }
     }
-    let known = ["code", "directory", "le", "method", "quantile", "reason", "table"];
+    let known = ["code", "directory", "le", "method", "of", "quantile", "reason", "table", "version"];
     assert!(labels.keys().all(|label| known.contains(&label.as_str())), "{labels:?}");
     let is_harmless = |value: &String| value.chars().all(|c| c.is_ascii_alphanumeric() || "./_+-".contains(c));
     assert!(labels.values().flatten().all(is_harmless), "{labels:?}");

@@ -31,6 +31,7 @@ mod entropy;
 mod exhaustion;
 mod exports;
 mod faults;
+mod figures;
 mod floods;
 // Certificates as wrong as they have to be: the ones that the vault's own tests use.
 #[path = "../../src/caller/forge.rs"]
@@ -61,6 +62,7 @@ mod report;
 mod requests;
 mod rotation;
 mod rulebooks;
+mod service;
 mod sinks;
 mod soak;
 mod stall;

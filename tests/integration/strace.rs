@@ -87,6 +87,11 @@ impl Traced {
         self.server.as_ref().expect("it is there until it ends")
     }
 
+    /// Sends the vault SIGTERM; `strace` goes on.
+    pub fn terminate(&self) {
+        let _ = kill_process(self.vault, Signal::TERM);
+    }
+
     /// Kills the vault and reads what was seen until then.
     pub fn kill(mut self) -> String {
         let _ = kill_process(self.vault, Signal::KILL);

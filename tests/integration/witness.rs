@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A directory that `cloakroom witness init` made.
-struct Site {
+pub struct Site {
     folder: tempfile::TempDir,
 }
 
 /// A running witness. It is killed when this is dropped.
-struct Witness {
+pub struct Witness {
     child: Child,
     address: SocketAddr,
 }
@@ -34,7 +34,7 @@ struct Witness {
 
 impl Site {
     /// A witness of the log whose key is in this file.
-    fn init(log: &Path) -> Self {
+    pub fn init(log: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("witness-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let output = program().args(["witness", "init"]).arg(folder.path()).arg("--log").arg(log).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -56,7 +56,7 @@ impl Site {
         command
     }
 
-    fn serve(&self) -> Witness {
+    pub fn serve(&self) -> Witness {
         self.serve_at("127.0.0.1:0")
     }
 
@@ -77,14 +77,14 @@ impl Site {
     }
 
     /// Has the vault ask this witness.
-    fn watch(&self, home: &Home, url: &str) {
+    pub fn watch(&self, home: &Home, url: &str) {
         let table = format!("[[audit.witnesses]]\nurl = \"{url}\"\nkey = \"{}\"\n", self.key());
         home.append("cloakroom.toml", &table);
     }
 }
 
 impl Witness {
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
@@ -95,7 +95,7 @@ impl Witness {
     }
 
     /// Sends SIGTERM and waits for an end that must be a success.
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let status = self.child.wait().unwrap();
