@@ -1,5 +1,6 @@
 //! What the program is made of, and whether what is handed out is made of that and nothing else: known faults of
-//! dependencies, code that the compiler can't vouch for, the bill of materials, and a release that is made twice.
+//! dependencies, code that the compiler can't vouch for, the bill of materials, a release that is made twice, and what it is installed
+//! and watched with.
 
 #![allow(missing_docs, reason = "tests say in their names what they show")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
@@ -8,6 +9,7 @@
 mod advisories;
 mod again;
 mod bill;
+mod deployment;
 mod floors;
 mod instructions;
 mod models;
