@@ -1,6 +1,7 @@
 //! What an operations team installs and watches the vault with: every file in `deploy/` is read by what will read it there, and
 //! holds what the pages promise of it.
 
+mod container;
 mod prometheus;
 mod systemd;
 
@@ -11,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Each file that is no script of ours, and the test that reads it.
-const COVERED: [(&str, &str); 5] = [
+const COVERED: [(&str, &str); 7] = [
+    ("container/.containerignore", "what_gets_into_the_build_is_what_a_release_is_built_from_i_06"),
+    ("container/Containerfile", "the_image_is_nobody_s_and_needs_no_shell_o_08"),
     ("grafana/cloakroom.json", "the_dashboard_asks_for_what_there_is"),
     ("prometheus/alerts.yml", "each_alert_fires_when_it_should_and_not_before"),
     ("prometheus/alerts_test.yml", "each_alert_fires_when_it_should_and_not_before"),
