@@ -2,6 +2,7 @@
 //! holds what the pages promise of it.
 
 mod container;
+mod debian;
 mod prometheus;
 mod systemd;
 
@@ -12,9 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Each file that is no script of ours, and the test that reads it.
-const COVERED: [(&str, &str); 7] = [
+const COVERED: [(&str, &str); 11] = [
     ("container/.containerignore", "what_gets_into_the_build_is_what_a_release_is_built_from_i_06"),
     ("container/Containerfile", "the_image_is_nobody_s_and_needs_no_shell_o_08"),
+    ("debian/control", "the_package_s_words_are_in_their_places"),
+    ("debian/copyright", "the_package_s_words_are_in_their_places"),
+    ("debian/sysusers.conf", "the_package_has_what_it_should_and_nothing_else_p_03"),
+    ("debian/tmpfiles.conf", "the_package_has_what_it_should_and_nothing_else_p_03"),
     ("grafana/cloakroom.json", "the_dashboard_asks_for_what_there_is"),
     ("prometheus/alerts.yml", "each_alert_fires_when_it_should_and_not_before"),
     ("prometheus/alerts_test.yml", "each_alert_fires_when_it_should_and_not_before"),
