@@ -1,4 +1,4 @@
-//! The numbers at `/metrics` of a real vault are those that the pages describe, and say what is so.
+//! O-09: the numbers at `/metrics` of a real vault are those that the pages describe, and say what is so.
 
 use crate::harness::{Home, Server, eventually, texts};
 use crate::witness::Site;

@@ -3,6 +3,7 @@
 
 mod container;
 mod debian;
+mod kubernetes;
 mod prometheus;
 mod systemd;
 
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Each file that is no script of ours, and the test that reads it.
-const COVERED: [(&str, &str); 11] = [
+const COVERED: [(&str, &str); 28] = [
     ("container/.containerignore", "what_gets_into_the_build_is_what_a_release_is_built_from_i_06"),
     ("container/Containerfile", "the_image_is_nobody_s_and_needs_no_shell_o_08"),
     ("debian/control", "the_package_s_words_are_in_their_places"),
@@ -21,6 +22,23 @@ const COVERED: [(&str, &str); 11] = [
     ("debian/sysusers.conf", "the_package_has_what_it_should_and_nothing_else_p_03"),
     ("debian/tmpfiles.conf", "the_package_has_what_it_should_and_nothing_else_p_03"),
     ("grafana/cloakroom.json", "the_dashboard_asks_for_what_there_is"),
+    ("kubernetes/base/cloakroom.toml", "the_configuration_in_the_pod_is_one"),
+    ("kubernetes/base/kustomization.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/base/namespace.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/base/networkpolicy.yaml", "only_those_who_are_named_reach_the_vault_o_08"),
+    ("kubernetes/base/poddisruptionbudget.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/base/policies/gateway.cedar", "the_configuration_in_the_pod_is_one"),
+    ("kubernetes/base/service.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/base/serviceaccount.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/base/statefulset.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/first/pod.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/overlays/cert-manager/certificate.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/overlays/cert-manager/kustomization.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/overlays/cert-manager/statefulset.patch.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/overlays/csi-driver-spiffe/kustomization.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/overlays/csi-driver-spiffe/statefulset.patch.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/overlays/prometheus-operator/kustomization.yaml", "the_manifests_are_what_kubernetes_takes"),
+    ("kubernetes/overlays/prometheus-operator/podmonitor.yaml", "the_manifests_are_what_kubernetes_takes"),
     ("prometheus/alerts.yml", "each_alert_fires_when_it_should_and_not_before"),
     ("prometheus/alerts_test.yml", "each_alert_fires_when_it_should_and_not_before"),
     ("systemd/cloakroom.service", "the_unit_is_valid_and_leaves_little_open_o_08"),

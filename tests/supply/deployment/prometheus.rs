@@ -1,4 +1,4 @@
-//! The alerts and the dashboard: they ask for what there is, and each alert fires when it should, keeps quiet before, and leads to
+//! O-09: the alerts and the dashboard: they ask for what there is, and each alert fires when it should, keeps quiet before, and leads to
 //! a page that says what to do.
 
 use super::super::{needs, tree};
