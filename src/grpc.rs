@@ -6,6 +6,7 @@
 mod audit;
 mod bodies;
 mod convert;
+mod durations;
 mod gather;
 mod guard;
 mod lag;
@@ -15,6 +16,7 @@ mod stream;
 mod token;
 
 pub use audit::AuditDoor;
+pub use durations::Durations;
 pub use guard::Guard;
 pub use lag::Lag;
 pub use token::TokenDoor;

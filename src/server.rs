@@ -399,11 +399,8 @@ async fn serve(config: &Config, metrics: metrics_exporter_prometheus::Prometheus
         health: HealthServer::new(HealthService::from_health_reporter(health.clone())),
     };
     let workers = workers::start(&config.server, &doors, &guard, &stopped)?;
-    let probes = operations::Probes {
-        readiness: Arc::clone(&opened.readiness),
-        metrics: metrics.clone(),
-        stopped: stopped.clone(),
-    };
+    let (readiness, durations) = (Arc::clone(&opened.readiness), Arc::clone(guard.durations()));
+    let probes = operations::Probes { readiness, metrics: metrics.clone(), durations, stopped: stopped.clone() };
     operations::start(operations, probes);
 
     let handshakes = Arc::new(Handshakes::new());

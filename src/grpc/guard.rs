@@ -5,6 +5,7 @@
 //! batches it sees the beginning only: `stream` does the same for each batch.
 
 use super::bodies::{self, Answer};
+use super::durations::{Durations, Table};
 use super::lag::Lag;
 use super::methods::Counters;
 use super::{MESSAGE_BYTES_AT_MOST, PROBE_BYTES_AT_MOST, methods, status};
@@ -41,6 +42,9 @@ struct Parts {
     vault: Arc<Vault>,
     clock: Arc<dyn Clock>,
     counters: Arc<Vec<Counters>>,
+    durations: Arc<Durations>,
+    /// Of this thread alone.
+    table: Arc<Table>,
     /// For what is answered however much there is to do. Nobody needs a permission for it, so it has little.
     probes: Arc<bytes::Shared>,
     /// None where nobody looks how late it is.
@@ -82,13 +86,21 @@ impl Guard {
         let counters = methods::METHODS.iter().map(|method| Counters::of(method));
         let counters = Arc::new(counters.collect());
         let probes = Arc::new(bytes::Shared::new(PROBES_BYTES, PROBES_BYTES / 4));
-        Self(Arc::new(Parts { vault, clock, counters, probes, lag: None }))
+        let durations = Arc::new(Durations::default());
+        let table = durations.table();
+        Self(Arc::new(Parts { vault, clock, counters, durations, table, probes, lag: None }))
     }
 
     /// The same for a thread that is as late as `lag` says.
     #[must_use]
     pub fn of_thread(&self, lag: Arc<Lag>) -> Self {
-        Self(Arc::new(Parts { lag: Some(lag), ..Parts::clone(&self.0) }))
+        let table = self.0.durations.table();
+        Self(Arc::new(Parts { lag: Some(lag), table, ..Parts::clone(&self.0) }))
+    }
+
+    /// How long calls took, on all threads.
+    pub fn durations(&self) -> &Arc<Durations> {
+        &self.0.durations
     }
 
     /// The vault behind it.
@@ -310,6 +322,9 @@ where
             // The batches of a stream that has begun are counted one by one.
             if code != Code::Ok || !methods::METHODS[call.place].batches {
                 guard.0.counters[call.place].count(code);
+            }
+            if methods::METHODS[call.place].is_timed() {
+                guard.0.table.note(call.place, now.elapsed());
             }
             let answer = match methods::METHODS[call.place].streams {
                 false => Answer::One,

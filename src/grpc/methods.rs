@@ -98,6 +98,13 @@ rows! {
     REFLECTION = Method { one_message: false, streams: true, ..open("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo") };
 }
 
+impl Method {
+    /// Whether how long it takes says something: not of a stream, which goes on for as long as its caller likes.
+    pub(super) fn is_timed(&self) -> bool {
+        !self.streams && self.resource != Resource::None
+    }
+}
+
 /// The row of a path.
 pub fn find(path: &str) -> Option<(usize, &'static Method)> {
     METHODS.iter().enumerate().find(|(_, method)| method.path == path).map(|(place, method)| (place, *method))

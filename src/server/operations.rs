@@ -1,7 +1,9 @@
 //! The listener for probes and metrics: no data, no client certificate, plain HTTP. Keep it inside the machine or mesh.
 
+use super::figures::CALL_SECONDS;
 use super::readiness::Readiness;
 use super::{Error, until};
+use crate::grpc::Durations;
 use crate::tls::SetupError;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -34,6 +36,8 @@ pub struct Probes {
     pub(super) readiness: Arc<Readiness>,
     /// What was counted.
     pub metrics: PrometheusHandle,
+    /// How long calls took.
+    pub durations: Arc<Durations>,
     /// Whether the vault is stopping.
     pub stopped: watch::Receiver<bool>,
 }
@@ -88,10 +92,16 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, 
 pub(crate) async fn converse_with_probes(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
     let (_stop, stopped) = watch::channel(false);
-    converse(stream, Probes { readiness: Arc::new(Readiness::new()), metrics, stopped }).await;
+    let (readiness, durations) = (Arc::new(Readiness::new()), Arc::default());
+    converse(stream, Probes { readiness, metrics, durations, stopped }).await;
 }
 
 impl Probes {
+    fn figures(&self) -> String {
+        let (_, name, help) = CALL_SECONDS;
+        self.metrics.render() + &self.durations.render(name, help)
+    }
+
     fn answer(&self, request: &Request<Incoming>) -> Response<String> {
         let why_not = if *self.stopped.borrow() { Some("the vault is stopping") } else { self.readiness.why_not() };
         let (status, body) = match (request.method(), request.uri().path()) {
@@ -100,7 +110,7 @@ impl Probes {
                 None => (StatusCode::OK, "ready\n".to_owned()),
                 Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
             },
-            (&Method::GET, "/metrics") => (StatusCode::OK, self.metrics.render()),
+            (&Method::GET, "/metrics") => (StatusCode::OK, self.figures()),
             _ => (StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".to_owned()),
         };
         let mut response = Response::new(body);
