@@ -1,15 +1,16 @@
 //! Generates the Rust types of `proto/` with compilers written in Rust: no `protoc` is needed.
 //!
-//! Nothing is generated without the feature `vault`, and then none of the compilers is built either.
+//! Nothing is generated without the feature `client`, and then none of the compilers is built either. Without `vault` there is no
+//! server.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=build.rs");
-    #[cfg(feature = "vault")]
+    #[cfg(feature = "client")]
     proto::generate()?;
     Ok(())
 }
 
-#[cfg(feature = "vault")]
+#[cfg(feature = "client")]
 mod proto {
     use std::collections::BTreeSet;
     use std::error::Error;
@@ -35,6 +36,9 @@ mod proto {
         let files = compiler.include_source_info(true).file_descriptor_set();
         tonic_prost_build::configure()
             .emit_rerun_if_changed(false)
+            .build_server(cfg!(feature = "vault"))
+            // Connections are made by `tls` and `client`, never by the library.
+            .build_transport(false)
             .codec_path("crate::proto::codec::Frugal")
             .extern_path(".google.rpc.Status", "::tonic_types::Status")
             .skip_debug(unprintable_messages(&files))

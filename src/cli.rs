@@ -269,6 +269,10 @@ impl Exit {
             Some(
                 client::Error::Unreachable { .. }
                 | client::Error::OtherServer { .. }
+                | client::Error::Interrupted { .. }
+                | client::Error::BreakerOpen { .. }
+                | client::Error::NoRandomness { .. }
+                | client::Error::Deadline(_)
                 | client::Error::Limited(_)
                 | client::Error::Unavailable(_)
                 | client::Error::Conflict(_)
@@ -377,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_how_it_is_proved() {
-        let receipt = Some(client::ItemReceipt { log_id: "l".to_owned(), sequence: 7 });
+        let receipt = Some(client::Receipt { log_id: "l".to_owned(), sequence: 7 });
         let failure = |receipt| client::Failure {
             code: tonic::Code::PermissionDenied,
             reason: None,

@@ -1,302 +1,193 @@
-//! A vault seen from outside: profiles, a connection over mutual TLS, and typed errors.
+//! A vault seen from outside: profiles, connections over mutual TLS, calls that are safe to make, and typed errors.
 //!
-//! Invariant: nothing is sent before the other side has proved to be the vault that the profile names, and no error of
-//! this module holds a value or a token.
+//! Invariant: nothing is sent before the other side has proved to be the vault that the profile names; no call waits for longer
+//! than its deadline; none is made again that could be done twice; and no error of this module holds a value or a token.
 //!
-//! It knows the wire and not the vault: with the server it shares `proto` and `tls` alone.
+//! It knows the wire and not the vault: with the server it shares `proto` and `tls` alone. It builds without it, too, with the
+//! feature `client` in the place of `vault`:
+//!
+//! ```toml
+//! cloakroom = { git = "…", default-features = false, features = ["client"] }
+//! ```
+//!
+//! A gateway that stores a card number, and what it can do about each thing that goes wrong:
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::time::Duration;
+//!
+//! use cloakroom::client::{Client, Error, Profile, Settings, Tokenize};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut settings = Settings::new(Profile::load(Path::new("profiles/gateway.toml"))?)?;
+//! settings.deadline = Duration::from_secs(2);
+//! let client = Client::new(settings)?;
+//!
+//! let answer = match client.tokenize(Tokenize::new("pan", [b"4111111111111111".to_vec()])).await {
+//!     Ok(answer) => answer,
+//!     // A policy is missing, or should be. The auditor finds the event by its number.
+//!     Err(Error::Denied(failure)) => return Err(format!("not allowed: {failure}").into()),
+//!     // It was tried again as often as that was safe.
+//!     Err(error) => return Err(error.into()),
+//! };
+//! // The event that recorded the call; it may be logged, as handles may. Tokens may not.
+//! println!("event {} of {}", answer.receipt.sequence, answer.receipt.log_id);
+//! for item in answer.items {
+//!     match item {
+//!         Ok(issued) => println!("{} until {}", issued.handle, issued.expires.millis()),
+//!         Err(failure) => println!("this value was refused: {failure}"),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **What is tried again.** A call with a request id, whenever no answer came or the vault could not: it knows the call again and
+//! gives the same answer. The client draws an id for each call that changes something or releases a value, unless told otherwise.
+//! A call without one, only if it never reached the vault or the vault said that nothing was done. Between attempts it waits for a random
+//! part of a time that doubles, and never for less than the vault asks.
+//!
+//! **What is left alone.** After five failures in a row to get any answer ([`breaker::Settings`]) no call is made for five seconds, and
+//! then one, to see. Calls that begin meanwhile fail at once with [`Error::BreakerOpen`]. Deadlines that pass in silence count, so a
+//! client whose deadlines are too short for its network does that to itself.
+//!
+//! **What is renewed.** Certificate, key and authorities are read again when their files change, every half minute at the latest or on
+//! [`Client::look`]. New connections are made with what is new, and those of the old identity end when their calls have. If the new files
+//! can't be used, the old identity stays and [`Client::identity`] says why.
+//!
+//! **What stays in memory.** What the caller holds wipes itself. The copies that HTTP/2 and TLS make of a message are wiped only by an
+//! allocator that wipes; the program of this crate has one (`zeroizing-alloc`), and so can yours.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
-use tonic_health::pb::health_client::HealthClient;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+use crate::sync::watch;
 
-use crate::caller::{SpiffeId, leaf};
-use crate::proto::v1;
-use crate::proto::v1::audit_service_client::AuditServiceClient;
-use crate::proto::v1::token_service_client::TokenServiceClient;
-use crate::tls;
-
+mod audit;
+pub mod breaker;
+mod engine;
 mod failure;
+mod identity;
+mod message;
+mod pool;
+mod profile;
+mod retry;
+mod settings;
+mod surroundings;
+mod tokens;
 
-pub use self::failure::{Error, Failure, ItemReceipt, TOO_LONG};
+pub use self::audit::Events;
+pub use self::failure::{Error, Failure, Receipt, TOO_LONG};
+pub use self::identity::IdentityStatus;
+pub use self::profile::{Profile, ProfileError};
+pub use self::retry::Retry;
+pub use self::settings::Settings;
+pub use self::surroundings::{Machine, Surroundings};
+pub use self::tokens::{
+    Answer, Detokenize, Info, Inspect, Issued, Item, Options, Renew, RequestId, Revoke, Token, Tokenize,
+};
 
-/// How long a connection may take to be made, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a call may take. The server hears of it and does not go on for nobody.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+use self::engine::Engine;
+use self::identity::Keeper;
+use self::message::Message;
+use self::pool::Pool;
 
-/// Where a vault is, who the caller is, and whom it expects to find.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Profile {
-    /// `host:port`.
-    pub address: String,
-    /// The certificates that the vault's own must lead to, PEM.
-    pub ca: PathBuf,
-    /// The caller's certificate chain, PEM.
-    pub certificate: PathBuf,
-    /// Its private key, PEM.
-    pub private_key: PathBuf,
-    /// The name that the vault's certificate must have, where it is not the host of `address`.
-    pub server_name: Option<String>,
-    /// The SPIFFE ID that the vault's certificate must have besides.
-    pub server_id: Option<String>,
-}
+#[cfg(test)]
+#[cfg(feature = "vault")]
+mod tests;
 
-/// Why there is no profile.
-#[derive(Debug, thiserror::Error)]
-pub enum ProfileError {
-    /// The file can't be read.
-    #[error("{}: cannot read the profile: {source}. `cloakroom init` writes one for each sample client under profiles/", file.display())]
-    Unreadable {
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is not a profile.
-    #[error("{}: not a profile: {problem}", file.display())]
-    Malformed {
-        /// The file.
-        file: PathBuf,
-        /// Where and what, as the parser says it.
-        problem: String,
-    },
-}
+/// How long a call of the command line may take. The server hears of it and does not go on for nobody.
+const PLAIN_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A connection to a vault. Cloning it is cheap and shares the connection.
+/// A client of one vault. Cloning it is cheap, and clones share everything: connections, breaker, identity. It lives in the tokio
+/// runtime that it was made in.
 #[derive(Clone)]
 pub struct Client {
-    tokens: TokenServiceClient<Channel>,
-    audit: AuditServiceClient<Channel>,
-    health: HealthClient<Channel>,
-    address: Arc<str>,
+    inner: Arc<Inner>,
 }
 
-/// The audit log as it grows.
-pub struct Events {
-    stream: tonic::Streaming<v1::TailEventsResponse>,
-    address: Arc<str>,
-}
-
-impl Profile {
-    /// Reads a profile. Relative paths in it start at its folder.
-    ///
-    /// # Errors
-    /// If it can't be read or has a mistake; unknown keys are mistakes.
-    pub fn load(file: &Path) -> Result<Self, ProfileError> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|source| ProfileError::Unreadable { file: file.to_owned(), source })?;
-        Self::parse(file, &text)
-    }
-
-    /// As [`Profile::load`], with the text of the file given.
-    ///
-    /// # Errors
-    /// If it has a mistake; unknown keys are mistakes.
-    pub fn parse(file: &Path, text: &str) -> Result<Self, ProfileError> {
-        let mut profile: Self = toml::from_str(text)
-            .map_err(|error| ProfileError::Malformed { file: file.to_owned(), problem: error.to_string() })?;
-        let folder = file.parent().unwrap_or(Path::new(""));
-        for path in [&mut profile.ca, &mut profile.certificate, &mut profile.private_key] {
-            *path = folder.join(&*path);
-        }
-        Ok(profile)
-    }
-
-    /// The SPIFFE ID that the profile's own certificate has.
-    ///
-    /// # Errors
-    /// If the certificate can't be read or has none.
-    pub fn own_id(&self) -> Result<SpiffeId, Error> {
-        let file = self.certificate.display();
-        let unusable = |problem: String| Error::Profile { problem: format!("{file}: {problem}") };
-        let certificate =
-            CertificateDer::from_pem_file(&self.certificate).map_err(|error| unusable(error.to_string()))?;
-        let id = leaf::spiffe_id(&certificate).map_err(|error| unusable(error.to_string()))?;
-        id.ok_or_else(|| unusable("the certificate has no SPIFFE ID, so it tells no trust domain".to_owned()))
-    }
-
-    fn connector(&self) -> Result<tls::client::Connector, Error> {
-        let server_id = self.server_id.as_deref().map(SpiffeId::parse).transpose();
-        let server_id = server_id.map_err(|error| Error::Profile { problem: format!("server_id: {error}") })?;
-        let config = tls::client::Config {
-            authorities: self.ca.clone(),
-            certificate: self.certificate.clone(),
-            private_key: self.private_key.clone(),
-            server_name: self.server_name.clone(),
-            server_id,
-        };
-        tls::client::Connector::new(&config).map_err(|error| Error::Profile { problem: error.to_string() })
-    }
+struct Inner {
+    pool: Pool,
+    engine: Engine,
+    deadline: Duration,
 }
 
 impl Client {
-    /// Connects, and checks that the other side is the vault that the profile names.
+    /// A client that connects with its first call, and looks after its identity by itself.
+    ///
+    /// # Errors
+    /// If the profile's files are not usable, or its address is none.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        let (every, surroundings) = (settings.look_every, Arc::clone(&settings.surroundings));
+        let client = Self::quiet(settings)?;
+        // It ends with the last clone, at the next look.
+        let inner = Arc::downgrade(&client.inner);
+        tokio::spawn(async move {
+            loop {
+                surroundings.pause(every).await;
+                let Some(inner) = inner.upgrade() else { return };
+                inner.pool.look().await;
+            }
+        });
+        Ok(client)
+    }
+
+    /// Connects, and checks that the other side is the vault that the profile names. For the command line: calls are made
+    /// once, and the identity is that of the moment.
     ///
     /// # Errors
     /// If the profile's files are not usable, nobody answers, or the other side is someone else. Whether the vault accepts
-    /// *our* certificate shows only at the first call: so it is in TLS 1.3.
+    /// *our* certificate may show only at the first call: so it is in TLS 1.3.
     pub async fn connect(profile: &Profile) -> Result<Self, Error> {
-        let connector = profile.connector()?;
-        let unreachable = |problem: String| Error::Unreachable { address: profile.address.clone(), problem };
-        // The scheme is `http` because TLS is the connector's business, not tonic's.
-        let endpoint = Endpoint::from_shared(format!("http://{}", profile.address))
-            .map_err(|_| unreachable("not an address; write it as host:port, such as 127.0.0.1:7443".to_owned()))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT)
-            .http2_adaptive_window(true);
-        let channel = endpoint
-            .connect_with_connector(connector)
-            .await
-            .map_err(|error| Error::from_transport(&profile.address, &error))?;
-        Ok(Self {
-            tokens: TokenServiceClient::new(channel.clone()),
-            audit: AuditServiceClient::new(channel.clone()),
-            health: HealthClient::new(channel),
-            address: profile.address.as_str().into(),
-        })
+        let client = Self::quiet(Settings {
+            deadline: PLAIN_DEADLINE,
+            connections: 1,
+            retry: Retry::never(),
+            breaker: breaker::Settings { failures: 0, ..breaker::Settings::default() },
+            ..Settings::plain(profile.clone())
+        })?;
+        client.inner.pool.line().await?;
+        Ok(client)
     }
 
-    /// Stores values.
-    ///
-    /// # Errors
-    /// If the call as a whole failed. Single items fail in the response.
-    pub async fn tokenize(&self, request: v1::TokenizeRequest) -> Result<v1::TokenizeResponse, Error> {
-        self.answer(self.tokens.clone().tokenize(request).await)
+    fn quiet(settings: Settings) -> Result<Self, Error> {
+        let address = settings.profile.address.clone();
+        let pool = Pool::new(&address, Keeper::new(settings.profile)?, settings.connections)?;
+        let engine = Engine::new(Arc::clone(pool.address()), settings.retry, settings.breaker, settings.surroundings);
+        Ok(Self { inner: Arc::new(Inner { pool, engine, deadline: settings.deadline }) })
     }
 
-    /// Gets values back.
-    ///
-    /// # Errors
-    /// If the call as a whole failed. Single items fail in the response.
-    pub async fn detokenize(&self, request: v1::DetokenizeRequest) -> Result<v1::DetokenizeResponse, Error> {
-        self.answer(self.tokens.clone().detokenize(request).await)
+    /// Looks at the profile's files now: for whoever knows that they have changed.
+    pub async fn look(&self) {
+        self.inner.pool.look().await;
     }
 
-    /// Asks for metadata.
-    ///
-    /// # Errors
-    /// If the call as a whole failed. Single items fail in the response.
-    pub async fn inspect(&self, request: v1::InspectTokensRequest) -> Result<v1::InspectTokensResponse, Error> {
-        self.answer(self.tokens.clone().inspect_tokens(request).await)
+    /// Which identity the client shows, whether it could be renewed, and every change of that.
+    pub fn identity(&self) -> watch::Receiver<IdentityStatus> {
+        self.inner.pool.keeper().watch()
     }
 
-    /// Gives tokens another lifetime.
-    ///
-    /// # Errors
-    /// If the call as a whole failed. Single items fail in the response.
-    pub async fn renew(&self, request: v1::RenewTokensRequest) -> Result<v1::RenewTokensResponse, Error> {
-        self.answer(self.tokens.clone().renew_tokens(request).await)
+    /// What the circuit breaker does, and every change of that.
+    pub fn breaker(&self) -> watch::Receiver<breaker::State> {
+        self.inner.engine.watch()
     }
 
-    /// Ends tokens.
-    ///
-    /// # Errors
-    /// If the call as a whole failed. Single items fail in the response.
-    pub async fn revoke(&self, request: v1::RevokeTokensRequest) -> Result<v1::RevokeTokensResponse, Error> {
-        self.answer(self.tokens.clone().revoke_tokens(request).await)
+    /// Makes a call as the wire has it.
+    pub(crate) async fn call<M: Message>(&self, message: M, deadline: Option<Duration>) -> Result<M::Answer, Error> {
+        let has_request_id = message.has_request_id();
+        let attempt = |left| message::once(&self.inner.pool, message.clone(), left);
+        self.inner.engine.run(deadline.unwrap_or(self.inner.deadline), has_request_id, attempt).await
     }
 
-    /// Asks the audit log.
-    ///
-    /// # Errors
-    /// If the call failed.
-    pub async fn query_events(&self, request: v1::QueryEventsRequest) -> Result<v1::QueryEventsResponse, Error> {
-        self.answer(self.audit.clone().query_events(request).await)
+    fn address(&self) -> &Arc<str> {
+        self.inner.pool.address()
     }
 
-    /// Follows the audit log.
-    ///
-    /// # Errors
-    /// If it can't be followed at all. [`Events::next`] tells what happens later.
-    pub async fn tail_events(&self, request: v1::TailEventsRequest) -> Result<Events, Error> {
-        let stream = self.answer(self.audit.clone().tail_events(request).await)?;
-        Ok(Events { stream, address: Arc::clone(&self.address) })
-    }
-
-    /// The newest checkpoint: a signed note.
-    ///
-    /// # Errors
-    /// If the call failed, or its answer has no checkpoint.
-    pub async fn checkpoint(&self) -> Result<String, Error> {
-        let answer = self.answer(self.audit.clone().get_checkpoint(v1::GetCheckpointRequest {}).await)?;
-        let checkpoint = answer.checkpoint.filter(|checkpoint| !checkpoint.note.is_empty());
-        let missing = || Error::malformed_answer("the answer has no checkpoint".to_owned());
-        Ok(checkpoint.ok_or_else(missing)?.note)
-    }
-
-    /// The proof that event `sequence` is in the tree of `tree_size` entries.
-    ///
-    /// # Errors
-    /// If the call failed, or its answer has no proof.
-    pub async fn inclusion_proof(&self, sequence: u64, tree_size: u64) -> Result<v1::InclusionProof, Error> {
-        let request = v1::GetInclusionProofRequest { sequence, tree_size };
-        let answer = self.answer(self.audit.clone().get_inclusion_proof(request).await)?;
-        answer.proof.ok_or_else(|| Error::malformed_answer("the answer has no proof".to_owned()))
-    }
-
-    /// The proof that the tree of `from_size` entries is the beginning of that of `to_size`.
-    ///
-    /// # Errors
-    /// If the call failed, or its answer has no proof.
-    pub async fn consistency_proof(&self, from_size: u64, to_size: u64) -> Result<v1::ConsistencyProof, Error> {
-        let request = v1::GetConsistencyProofRequest { from_size, to_size };
-        let answer = self.answer(self.audit.clone().get_consistency_proof(request).await)?;
-        answer.proof.ok_or_else(|| Error::malformed_answer("the answer has no proof".to_owned()))
-    }
-
-    /// Whether the vault says that it is serving.
-    ///
-    /// # Errors
-    /// If it can't be asked.
-    pub async fn is_serving(&self) -> Result<bool, Error> {
-        let request = Request::new(HealthCheckRequest { service: String::new() });
-        let answer = self.answer(self.health.clone().check(request).await)?;
-        Ok(answer.status() == ServingStatus::Serving)
-    }
-
-    fn answer<T>(&self, result: Result<Response<T>, Status>) -> Result<T, Error> {
-        result.map(Response::into_inner).map_err(|status| Error::from_status(&self.address, &status))
-    }
-}
-
-impl Events {
-    /// The next event, as soon as there is one; `None` if the vault ended the stream.
-    ///
-    /// # Errors
-    /// If the connection broke, or the vault refuses to go on.
-    pub async fn next(&mut self) -> Result<Option<v1::AuditEvent>, Error> {
-        loop {
-            let message = self.stream.message().await;
-            let message = message.map_err(|status| Error::from_status(&self.address, &status))?;
-            match message {
-                None => return Ok(None),
-                Some(v1::TailEventsResponse { event: Some(event) }) => return Ok(Some(event)),
-                Some(v1::TailEventsResponse { event: None }) => {}
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_profiles_mistakes_are_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("p.toml");
-        std::fs::write(&file, "adress = \"127.0.0.1:1\"\n").unwrap();
-        let error = Profile::load(&file).unwrap_err().to_string();
-        assert!(error.contains("line 1") && error.contains("adress") && error.contains("address"), "{error}");
-        let error = Profile::load(&folder.path().join("none.toml")).unwrap_err().to_string();
-        assert!(error.contains("none.toml") && error.contains("cloakroom init"), "{error}");
+    fn surroundings(&self) -> &dyn Surroundings {
+        self.inner.engine.surroundings()
     }
 }

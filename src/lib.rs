@@ -1,14 +1,15 @@
 //! Cloakroom: a tokenization vault.
 //!
 //! The modules in the order in which to read them. Each imports only from those before it (`tests/tidy.rs` checks that),
-//! so data goes down this list once and comes back once. What stands without `vault` builds in seconds, without RocksDB,
-//! Cedar, tonic and tokio: fuzzing and the offline verifier need no more.
+//! so data goes down this list once and comes back once. What stands without a feature builds in seconds, without RocksDB,
+//! Cedar, tonic and tokio: fuzzing and the offline verifier need no more. What has the feature `client` is for programs that
+//! call a vault, and needs tonic, rustls and tokio: begin at [`client`].
 
 pub mod secret;
 pub mod clock;
-#[cfg(feature = "vault")]
+#[cfg(feature = "client")]
 pub mod sync;
-#[cfg(feature = "vault")]
+#[cfg(feature = "client")]
 pub mod file;
 #[cfg(feature = "vault")]
 pub mod telemetry;
@@ -27,7 +28,7 @@ pub mod limits;
 pub mod store;
 #[cfg(feature = "vault")]
 pub mod keys;
-#[cfg(feature = "vault")]
+#[cfg(feature = "client")]
 pub mod tls;
 #[cfg(feature = "vault")]
 pub mod https;
@@ -42,11 +43,11 @@ pub mod audit;
 pub mod export;
 #[cfg(feature = "vault")]
 pub mod admin;
-#[cfg(feature = "vault")]
+#[cfg(feature = "client")]
 pub mod proto;
 #[cfg(feature = "vault")]
 pub mod grpc;
-#[cfg(feature = "vault")]
+#[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "vault")]
 pub mod config;

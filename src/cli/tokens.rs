@@ -237,7 +237,7 @@ pub(super) fn tokenize(options: TokenizeOptions, output: &mut impl Write) -> any
             let items = items.iter().map(tokenize_item).collect();
             let request = v1::TokenizeRequest { scope, items, request_id: String::new(), all_or_nothing: false };
             async move {
-                client.tokenize(request).await.and_then(|response| response.results.into_iter().map(issued).collect())
+                client.call(request, None).await.and_then(|response| response.results.into_iter().map(issued).collect())
             }
         };
         batches::run(lines, call, output, |output, line, result| match (result, format) {
@@ -273,7 +273,7 @@ pub(super) fn detokenize(options: DetokenizeOptions, output: &mut impl Write) ->
                 ..v1::DetokenizeRequest::default()
             };
             async move {
-                let response = client.detokenize(request).await?;
+                let response = client.call(request, None).await?;
                 response.results.into_iter().map(|result| released(result, format)).collect()
             }
         };
@@ -309,7 +309,7 @@ pub(super) fn inspect(options: InspectOptions, output: &mut impl Write) -> anyho
             let (client, scope) = (client.clone(), scope.clone());
             let (tokens, handles) = split(names, handle);
             async move {
-                let response = client.inspect(v1::InspectTokensRequest { scope, tokens, handles }).await?;
+                let response = client.call(v1::InspectTokensRequest { scope, tokens, handles }, None).await?;
                 response.results.into_iter().map(inspected).collect()
             }
         };
@@ -336,7 +336,7 @@ pub(super) fn renew(options: RenewOptions, output: &mut impl Write) -> anyhow::R
             let tokens = names.iter().map(text).collect();
             let request = v1::RenewTokensRequest { scope: scope.clone(), tokens, ttl, request_id: String::new() };
             async move {
-                let response = client.renew(request).await?;
+                let response = client.call(request, None).await?;
                 response.results.into_iter().map(renewed).collect()
             }
         };
@@ -359,7 +359,7 @@ pub(super) fn revoke(options: RevokeOptions, output: &mut impl Write) -> anyhow:
             let (scope, reason) = (scope.clone(), reason.clone());
             let request = v1::RevokeTokensRequest { scope, tokens, reason, handles, request_id: String::new() };
             async move {
-                let response = client.revoke(request).await?;
+                let response = client.call(request, None).await?;
                 response.results.into_iter().map(revoked).collect()
             }
         };

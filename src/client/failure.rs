@@ -48,6 +48,33 @@ pub enum Error {
         /// Whether it said so. If not, it may have closed the connection for another reason, such as its end.
         is_said: bool,
     },
+    /// The connection broke before the answer was there. The call may have been done.
+    #[error(
+        "the connection to the vault at {address} broke: {problem}. Whether the call was done is not known; with its request id it can be made again"
+    )]
+    Interrupted {
+        /// The address of the profile.
+        address: String,
+        /// What the system, TLS or HTTP/2 said.
+        problem: String,
+    },
+    /// So many calls in a row got no answer that none is made for a while.
+    #[error("the vault at {address} did not answer so often that it is left alone; try again in {}", in_one_unit(*.retry_after))]
+    BreakerOpen {
+        /// The address of the profile.
+        address: String,
+        /// How long it is left alone.
+        retry_after: Duration,
+    },
+    /// The time for the call was over, here or at the vault. It may have been done.
+    #[error("{0}")]
+    Deadline(Failure),
+    /// No request id can be drawn.
+    #[error("the system has no randomness for a request id: {source}")]
+    NoRandomness {
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Policy, or an access token's check, said no.
     #[error("{0}. A policy of the vault must name this caller, action and scope; some ask for a purpose")]
     Denied(Failure),
@@ -57,7 +84,7 @@ pub enum Error {
     /// Too much: later is better.
     #[error("{0}")]
     Limited(Failure),
-    /// The vault can't at the moment: sealed, not ready, its log can't be written, or the time was over.
+    /// The vault can't at the moment: sealed, not ready, or its log can't be written.
     #[error("{0}")]
     Unavailable(Failure),
     /// Others changed the same tokens too often at the same time. Nothing was done.
@@ -85,12 +112,12 @@ pub struct Failure {
     /// How long to wait before the next attempt.
     pub retry_after: Option<Duration>,
     /// The event that recorded the refusal.
-    pub receipt: Option<ItemReceipt>,
+    pub receipt: Option<Receipt>,
 }
 
-/// Where the event of a refused call stands.
+/// Where the event of a call stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ItemReceipt {
+pub struct Receipt {
     /// The log.
     pub log_id: String,
     /// The event's sequence in it.
@@ -120,13 +147,16 @@ impl Error {
         }
     }
 
-    /// What a status means for the caller.
-    pub(super) fn from_status(address: &str, status: &Status) -> Self {
+    /// What a status means for the caller. `is_unsent`: the request is known never to have left.
+    pub(super) fn from_status(address: &str, status: &Status, is_unsent: bool) -> Self {
         // Only what was made on this side has a source: the connection broke, there is no answer.
         if let Some(source) = status.source()
             && status.details().is_empty()
         {
-            return Self::from_transport(address, source);
+            return match Self::from_transport(address, source) {
+                Self::Unreachable { address, problem } if !is_unsent => Self::Interrupted { address, problem },
+                other => other,
+            };
         }
         let failure = Failure::new(status.code(), status.message(), &status.get_error_details());
         match status.code() {
@@ -137,7 +167,8 @@ impl Error {
             | Code::NotFound
             | Code::AlreadyExists => Self::Invalid(failure),
             Code::ResourceExhausted => Self::Limited(failure),
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Self::Unavailable(failure),
+            Code::DeadlineExceeded => Self::Deadline(failure),
+            Code::Unavailable | Code::Cancelled => Self::Unavailable(failure),
             Code::Aborted => Self::Conflict(failure),
             Code::Unimplemented => Self::Unimplemented(failure),
             Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => Self::Unexpected(failure),
@@ -149,14 +180,34 @@ impl Error {
         Self::Unexpected(Failure { code: Code::Internal, ..Failure::here(message) })
     }
 
+    /// There was no answer in time.
+    pub(super) fn late(deadline: Duration) -> Self {
+        let message = format!("no answer within {}; whether the call was done is not known", in_one_unit(deadline));
+        Self::Deadline(Failure { code: Code::DeadlineExceeded, ..Failure::here(message) })
+    }
+
+    /// The word for the reason, which is part of the API (docs/errors.md), if the vault said one.
+    pub fn reason(&self) -> Option<&str> {
+        self.failure()?.reason.as_deref()
+    }
+
+    /// The event that recorded the refusal, if there is one.
+    pub fn receipt(&self) -> Option<&Receipt> {
+        self.failure()?.receipt.as_ref()
+    }
+
     /// What the server said, if it was asked at all.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Profile { .. }
             | Self::Unreachable { .. }
             | Self::OtherServer { .. }
-            | Self::HandshakeRefused { .. } => None,
-            Self::Denied(failure)
+            | Self::HandshakeRefused { .. }
+            | Self::Interrupted { .. }
+            | Self::BreakerOpen { .. }
+            | Self::NoRandomness { .. } => None,
+            Self::Deadline(failure)
+            | Self::Denied(failure)
             | Self::Invalid(failure)
             | Self::Limited(failure)
             | Self::Unavailable(failure)
@@ -184,7 +235,7 @@ impl Failure {
         let info = details.error_info();
         let receipt = info.and_then(|info| {
             let sequence = info.metadata.get("sequence")?.parse().ok()?;
-            Some(ItemReceipt { log_id: info.metadata.get("log_id")?.clone(), sequence })
+            Some(Receipt { log_id: info.metadata.get("log_id")?.clone(), sequence })
         });
         let violations = details.bad_request().map_or(&[][..], |bad| &bad.field_violations);
         Self {
@@ -280,11 +331,11 @@ mod tests {
         let metadata = HashMap::from([("log_id".to_owned(), "l".to_owned()), ("sequence".to_owned(), "7".to_owned())]);
         details.set_error_info("POLICY", "cloakroom", metadata);
         let status = Status::with_error_details(Code::PermissionDenied, "not permitted", details);
-        let error = Error::from_status("a:1", &status);
+        let error = Error::from_status("a:1", &status, false);
         assert!(matches!(&error, Error::Denied(_)));
         let failure = error.failure().unwrap();
         assert_eq!(failure.reason.as_deref(), Some("POLICY"));
-        assert_eq!(failure.receipt, Some(ItemReceipt { log_id: "l".to_owned(), sequence: 7 }));
+        assert_eq!(failure.receipt, Some(Receipt { log_id: "l".to_owned(), sequence: 7 }));
         assert_eq!(failure.to_string(), "PERMISSION_DENIED (POLICY): not permitted; recorded as event 7 of l");
     }
 
@@ -314,7 +365,7 @@ mod tests {
     fn limits_tell_when_to_come_back() {
         let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(250)));
         let status = Status::with_error_details(Code::ResourceExhausted, "too many calls", details);
-        let error = Error::from_status("a:1", &status);
+        let error = Error::from_status("a:1", &status, false);
         assert_eq!(error.failure().unwrap().retry_after, Some(Duration::from_millis(250)));
         assert!(error.to_string().ends_with("try again in 250ms"), "{error}");
     }

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::config::witness::Config as WitnessConfig;
 use crate::policy::{Call, CallWords, Expectation, PolicySource, Rulebook, sample};
 use crate::scope::{Scopes, Settings};
-use crate::tls::material;
+use crate::tls::{ServerIdentity, material};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -190,7 +190,7 @@ pub(super) fn pem(data: &[u8]) {
     }
     FILE.with(|file| {
         std::fs::write(file.path(), data).unwrap();
-        let _ = material::ServerIdentity::load(file.path(), file.path());
+        let _ = ServerIdentity::load(file.path(), file.path());
         material::check_roots(file.path());
     });
 }

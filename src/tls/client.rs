@@ -134,6 +134,11 @@ impl Connector {
         Ok(Self { tls, server_name, files: Arc::new(files) })
     }
 
+    /// Until when the client's own certificate is good.
+    pub fn not_after(&self) -> Option<Timestamp> {
+        self.files.not_after
+    }
+
     /// Connects to `host`:`port` and verifies who is there.
     pub async fn connect(&self, host: &str, port: u16) -> io::Result<TlsStream<TcpStream>> {
         // An IPv6 address stands in brackets in a URI and without them everywhere else.

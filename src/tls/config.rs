@@ -9,8 +9,9 @@ use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 
-use super::material::{self, ServerIdentity, SetupError};
+use super::material::SetupError;
 use super::provider::{ALPN_H2, provider};
+use super::server::{self, ServerIdentity};
 use super::verifier::DomainVerifier;
 
 /// Settings of the listener.
@@ -102,7 +103,7 @@ pub fn build_server_config(config: &Config) -> Result<Arc<ServerConfig>, SetupEr
     }
     let provider = provider();
     let identity = ServerIdentity::load(&config.certificate, &config.private_key)?;
-    let bundles = config.trust_domains.iter().map(material::bundle).collect::<Result<Vec<_>, _>>()?;
+    let bundles = config.trust_domains.iter().map(server::bundle).collect::<Result<Vec<_>, _>>()?;
     let verifier = Arc::new(DomainVerifier::new(bundles, &provider)?);
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?

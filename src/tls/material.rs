@@ -1,6 +1,6 @@
-//! Certificates, private keys and bundles, read from PEM files.
+//! Certificates, private keys and authorities, read from PEM files, for both ends of a connection.
 //!
-//! Invariant: what is returned here can be used: a key belongs to its certificate, a bundle has at least one authority.
+//! Invariant: what is returned here can be used: a key belongs to its certificate, a file of authorities has at least one.
 //! Every error names the file and what to do about it, and none holds a byte of what the file contains.
 
 use std::fs::File;
@@ -8,22 +8,16 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, InconsistentKeys, RootCertStore};
+use rustls::{InconsistentKeys, RootCertStore};
 use zeroize::Zeroizing;
 
-use super::config::TrustDomainBundle;
-use crate::caller::leaf::{self, LeafError};
+use crate::caller::leaf::LeafError;
 use crate::caller::spiffe::SpiffeError;
-use crate::caller::{SpiffeId, TrustDomain};
-use crate::clock::Timestamp;
 use crate::file;
 
 /// No PEM file of ours comes near this; one that does was named by mistake.
@@ -31,38 +25,6 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Permission bits of group and others.
 const OTHERS_MASK: u32 = 0o077;
-
-/// A server's certificate chain and key.
-#[derive(Clone)]
-pub struct ServerIdentity {
-    pub(super) certified: Arc<CertifiedKey>,
-    id: Option<SpiffeId>,
-}
-
-/// Why clients might refuse a server's certificate.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Doubt {
-    /// Its extended key usage lacks `serverAuth`.
-    #[error("its extended key usage lacks serverAuth, so clients will refuse it: have it issued for servers too")]
-    NotForServers,
-    /// Nobody in the bundle of its own trust domain signed it.
-    #[error(
-        "it does not lead to {}, the bundle of its own trust domain: clients that trust that bundle alone will refuse it. Is \
-         an intermediate missing behind it, or was it renewed by another authority?",
-        bundle.display()
-    )]
-    OtherAuthority {
-        /// The bundle.
-        bundle: PathBuf,
-    },
-}
-
-/// The authorities of one trust domain.
-pub(super) struct Bundle {
-    pub domain: TrustDomain,
-    pub path: PathBuf,
-    pub roots: RootCertStore,
-}
 
 /// Why the listener or a client's connector could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -251,58 +213,6 @@ impl SetupError {
     }
 }
 
-impl ServerIdentity {
-    /// Reads a server's chain and key. A SPIFFE ID is not required, since clients may check a DNS name alone; but if
-    /// the certificate has a URI name it must be exactly one, and a valid id.
-    pub fn load(certificate: &Path, private_key: &Path) -> Result<Self, SetupError> {
-        let certified = certified_key(certificate, private_key, &super::provider::provider())?;
-        check_owner(private_key)?;
-        let own = certified.cert.first().ok_or_else(|| SetupError::NoCertificate { path: certificate.to_owned() })?;
-        let id = leaf::spiffe_id(own)
-            .map_err(|source| SetupError::BadCertificate { path: certificate.to_owned(), source })?;
-        Ok(Self { certified: Arc::new(certified), id })
-    }
-
-    /// Why clients might refuse this certificate, though the server can work with it. `bundles` are those of the trust
-    /// domains that are served.
-    pub fn doubts(&self, bundles: &[TrustDomainBundle], now: UnixTime) -> Vec<Doubt> {
-        let Some((own, intermediates)) = self.certified.cert.split_first() else { return Vec::new() };
-        let mut doubts = Vec::new();
-        if !leaf::is_for_servers(own).unwrap_or(true) {
-            doubts.push(Doubt::NotForServers);
-        }
-        // Without an id it may be a certificate of an authority that has nothing to do with workloads.
-        let domain = self.id.as_ref().map(|id| id.trust_domain().to_string());
-        if let Some(bundle) = bundles.iter().find(|bundle| Some(&bundle.name) == domain.as_ref())
-            && let Ok(roots) = roots(&bundle.bundle)
-            && !leads_to(own, intermediates, &roots, now)
-        {
-            doubts.push(Doubt::OtherAuthority { bundle: bundle.bundle.clone() });
-        }
-        doubts
-    }
-
-    /// The server's own SPIFFE ID, if its certificate has one.
-    pub fn id(&self) -> Option<&SpiffeId> {
-        self.id.as_ref()
-    }
-}
-
-/// Whether the chain ends with one of `roots`. What else may be wrong with it is not asked here.
-fn leads_to(
-    own: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    roots: &RootCertStore,
-    now: UnixTime,
-) -> bool {
-    let algorithms = super::provider::provider().signature_verification_algorithms.all;
-    let verified = ParsedCertificate::try_from(own)
-        .and_then(|own| verify_server_cert_signed_by_trust_anchor(&own, roots, intermediates, now, algorithms));
-    let unsigned =
-        |error: &CertificateError| matches!(error, CertificateError::UnknownIssuer | CertificateError::BadSignature);
-    !matches!(verified, Err(rustls::Error::InvalidCertificate(error)) if unsigned(&error))
-}
-
 /// Reads a chain and its key and sees that they belong together.
 pub(super) fn certified_key(
     certificate: &Path,
@@ -322,29 +232,6 @@ pub(super) fn certified_key(
     })
 }
 
-/// Reads the bundle of one trust domain.
-pub(super) fn bundle(configured: &TrustDomainBundle) -> Result<Bundle, SetupError> {
-    let domain = TrustDomain::parse(&configured.name)
-        .map_err(|source| SetupError::TrustDomainName { name: configured.name.clone(), source })?;
-    let path = configured.bundle.clone();
-    let roots = roots(&path)?;
-    // Each was read, so it can be read again. The library takes any certificate as a root.
-    for (index, authority) in certificates("bundle", &path)?.iter().enumerate() {
-        if !leaf::is_authority(authority).unwrap_or(false) {
-            return Err(SetupError::NotAnAuthority { path, number: index + 1 });
-        }
-    }
-    Ok(Bundle { domain, path, roots })
-}
-
-/// Whether a file will do as the bundle of the trust domain `name`.
-///
-/// # Errors
-/// If it can't be read, or has something else than authorities in it.
-pub fn check_bundle(name: &str, path: &Path) -> Result<(), SetupError> {
-    bundle(&TrustDomainBundle { name: name.to_owned(), bundle: path.to_owned() }).map(drop)
-}
-
 /// Reads a file of authorities.
 pub(super) fn roots(path: &Path) -> Result<RootCertStore, SetupError> {
     let mut roots = RootCertStore::empty();
@@ -362,23 +249,7 @@ pub(crate) fn check_roots(path: &Path) {
     }
 }
 
-/// When the first of the certificates in a file ends.
-///
-/// # Errors
-/// If there is none, or one can't be read.
-pub fn first_end(path: &Path) -> Result<Timestamp, SetupError> {
-    let end = |certificate: &CertificateDer<'_>| {
-        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-        // One that ended before 1970 has ended, whenever it was.
-        let seconds = u64::try_from(parsed.validity.not_after.timestamp()).unwrap_or(0);
-        Some(Timestamp::from_millis(seconds.saturating_mul(1000)))
-    };
-    let malformed = || SetupError::BadCertificate { path: path.to_owned(), source: LeafError::Malformed };
-    let ends: Option<Vec<_>> = certificates("certificate", path)?.iter().map(end).collect();
-    ends.and_then(|ends| ends.into_iter().min()).ok_or_else(malformed)
-}
-
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+pub(super) fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
     let text = read(what, path, &open(what, path)?)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match found {
@@ -403,16 +274,6 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>, SetupError> {
     })
 }
 
-/// A server runs as its key's owner. (A client may be root, who calls with somebody's key.)
-fn check_owner(path: &Path) -> Result<(), SetupError> {
-    let metadata = std::fs::metadata(path);
-    let owner =
-        metadata.map_err(|source| SetupError::Read { what: "private key", path: path.to_owned(), source })?.uid();
-    let user = rustix::process::geteuid().as_raw();
-    // Root could read it anyway.
-    if owner == user || owner == 0 { Ok(()) } else { Err(SetupError::KeyOwner { path: path.to_owned(), owner, user }) }
-}
-
 fn open(what: &'static str, path: &Path) -> Result<File, SetupError> {
     let opened = file::open(path).map_err(|source| SetupError::Read { what, path: path.to_owned(), source })?;
     opened.ok_or_else(|| SetupError::NotAFile { what, path: path.to_owned() })
@@ -432,23 +293,6 @@ fn read(what: &'static str, path: &Path, file: &File) -> Result<Zeroizing<Vec<u8
 mod tests {
     use super::*;
     use rustix::io::Errno;
-
-    #[test]
-    fn of_several_certificates_the_first_to_end_counts() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("bundle.pem");
-        let made = |year| {
-            let mut params = rcgen::CertificateParams::default();
-            params.not_after = rcgen::date_time_ymd(year, 1, 1);
-            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
-        };
-        std::fs::write(&path, [made(2031), made(2030), made(2032)].concat()).unwrap();
-        // 2030-01-01T00:00:00Z.
-        assert_eq!(first_end(&path).unwrap(), Timestamp::from_millis(1_893_456_000_000));
-        std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
-        assert!(first_end(&path).is_err());
-        assert!(first_end(&place.path().join("missing")).is_err());
-    }
 
     #[test]
     fn an_address_that_cannot_be_had_is_refused_with_advice_that_fits() {

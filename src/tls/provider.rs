@@ -9,6 +9,7 @@ use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 pub(super) const ALPN_H2: &[u8] = b"h2";
 
 /// Label and context of the exporter that binds a token to a connection (RFC 9266, `tls-exporter`).
+#[cfg(feature = "vault")]
 const CHANNEL_BINDING_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
 /// Suites and groups are listed rather than taken from the library's defaults, so that an upgrade of it does not change
@@ -26,6 +27,7 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The exporter value of a finished handshake; both ends compute the same.
+#[cfg(feature = "vault")]
 pub(super) fn channel_binding<Side>(connection: &rustls::ConnectionCommon<Side>) -> Result<[u8; 32], rustls::Error> {
     connection.export_keying_material([0u8; 32], CHANNEL_BINDING_LABEL, Some(b""))
 }

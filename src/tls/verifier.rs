@@ -18,7 +18,8 @@ use rustls::{
 use sha2::{Digest, Sha256};
 
 use super::findings;
-use super::material::{Bundle, SetupError};
+use super::material::SetupError;
+use super::server::Bundle;
 use crate::caller::TrustDomain;
 use crate::caller::leaf::{self, Leaf, LeafError};
 

@@ -7,9 +7,10 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ServerConfig};
 
-use super::material::{ServerIdentity, SetupError};
+use super::material::SetupError;
 use super::outgoing::build_outgoing_config;
 use super::provider::provider;
+use super::server::ServerIdentity;
 
 /// The only protocol that is spoken over it.
 const ALPN_HTTP1: &[u8] = b"http/1.1";

@@ -13,6 +13,7 @@ mod audit;
 mod backup;
 mod bench;
 mod bytes;
+mod clients;
 mod clocks;
 mod confined;
 mod corruption;

@@ -9,6 +9,7 @@
 mod advisories;
 mod again;
 mod bill;
+mod client;
 mod deployment;
 mod floors;
 mod instructions;

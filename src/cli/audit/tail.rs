@@ -152,11 +152,15 @@ fn may_pass(error: &Error) -> bool {
     match error {
         Error::Unreachable { .. }
         | Error::HandshakeRefused { is_said: false, .. }
+        | Error::Interrupted { .. }
+        | Error::BreakerOpen { .. }
+        | Error::Deadline(_)
         | Error::Limited(_)
         | Error::Unavailable(_)
         | Error::Conflict(_)
         | Error::Unexpected(_) => true,
         Error::Profile { .. }
+        | Error::NoRandomness { .. }
         | Error::OtherServer { .. }
         | Error::HandshakeRefused { .. }
         | Error::Denied(_)

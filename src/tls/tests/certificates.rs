@@ -12,7 +12,7 @@ use crate::caller::forge::{self, Dice, Draft, Extension};
 use crate::caller::spiffe;
 use crate::tls::provider::provider;
 use crate::tls::verifier::DomainVerifier;
-use crate::tls::{TrustDomainBundle, build_server_config, material};
+use crate::tls::{TrustDomainBundle, build_server_config, server};
 
 #[tokio::test]
 async fn spoilt_leaves_are_refused_t_01() {
@@ -232,7 +232,7 @@ fn mutated_chains_neither_panic_nor_pass_t_01_t_07() {
     let files = tempfile::tempdir().unwrap();
     write_pem(&files.path().join("a.pem"), "CERTIFICATE", &a.der);
     let bundle = TrustDomainBundle { name: "a.example".to_owned(), bundle: files.path().join("a.pem") };
-    let verifier = DomainVerifier::new(vec![material::bundle(&bundle).unwrap()], &provider()).unwrap();
+    let verifier = DomainVerifier::new(vec![server::bundle(&bundle).unwrap()], &provider()).unwrap();
     let middle = a.intermediate("middle", |draft| draft);
     let many =
         |draft: Draft| draft.with(forge::names(&[forge::uri(PAYMENTS), forge::dns("x"), forge::tagged(0x87, &[0; 4])]));
