@@ -1,6 +1,8 @@
 //! The client library against the real process: kills, a vault that stands still, certificates that change on disk, and somebody
 //! else in the vault's place.
 
+mod foreign;
+
 use crate::harness::{Home, Server, TRUST_DOMAIN, VAULT_ID, eventually};
 use cloakroom::client::{
     Answer, Client, Detokenize, Error, Failure, IdentityStatus, Inspect, Issued, Options, Profile, Renew, RequestId,
