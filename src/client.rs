@@ -48,7 +48,7 @@
 //! A call without one, only if it never reached the vault or the vault said that nothing was done. Between attempts it waits for a random
 //! part of a time that doubles, and never for less than the vault asks.
 //!
-//! **What is left alone.** After five failures in a row to get any answer ([`breaker::Settings`]) no call is made for five seconds, and
+//! **What is left alone.** After five failures in a row to get any answer ([`breaker::Settings`]) no call is made for a second, and
 //! then one, to see. Calls that begin meanwhile fail at once with [`Error::BreakerOpen`]. Deadlines that pass in silence count, so a
 //! client whose deadlines are too short for its network does that to itself.
 //!

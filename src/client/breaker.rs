@@ -63,7 +63,7 @@ enum Place {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { failures: 5, rest: Duration::from_secs(5) }
+        Self { failures: 5, rest: Duration::from_secs(1) }
     }
 }
 

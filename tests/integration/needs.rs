@@ -29,7 +29,10 @@ pub fn met(needed: &[&str]) -> bool {
 /// Whether all of `needed` is there, for a test that anybody may run; `wanted` is what else it lacks, in words.
 #[allow(dead_code, reason = "it is for tests/supply, which has this file, too")]
 pub fn at_hand(needed: &[&str], wanted: Option<&str>) -> bool {
-    let missing = needed.iter().filter(|name| !is_there(name)).map(|name| format!("{name} (`deploy/setup test`, or `test-long` for a long one)"));
+    let missing = needed
+        .iter()
+        .filter(|name| !is_there(name))
+        .map(|name| format!("{name} (`deploy/setup test`, or `test-long` for a long one)"));
     let missing: Vec<String> = missing.chain(wanted.map(str::to_owned)).collect();
     if missing.is_empty() {
         return true;

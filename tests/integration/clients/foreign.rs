@@ -114,7 +114,7 @@ fn is_handle(text: &str) -> bool {
 
 /// Through a kill, a renewed certificate of the vault, and another workload in its place. Gives back the vault with the
 /// right certificate, and its driver.
-async fn goes_on_and_is_not_deceived(language: &str, file: &str, address: &str) -> (Home, Server, Driver) {
+fn goes_on_and_is_not_deceived(language: &str, file: &str, address: &str) -> (Home, Server, Driver) {
     let home = Home::init();
     let server = serve_at(&home, address);
     let profile = profiles(&home, address).join("gateway.toml");
@@ -164,7 +164,7 @@ async fn the_python_example_goes_on_and_is_not_deceived_t_13_l_06() {
         return;
     }
     let address = "127.77.0.4:7443";
-    let (home, server, mut driver) = goes_on_and_is_not_deceived("python", "tests/clients/driver.py", address).await;
+    let (home, server, mut driver) = goes_on_and_is_not_deceived("python", "tests/clients/driver.py", address);
     // It trusts one certificate and no other: with that of another workload, the vault itself is refused.
     let other = home.file("pki/payments.pem");
     assert_eq!(driver.ask(&format!("pin {}", other.display())), "pinned");
@@ -190,8 +190,7 @@ async fn the_node_example_goes_on_and_is_not_deceived_t_13_l_06() {
     if !needs::at_hand(&["node", "npm"], None) {
         return;
     }
-    let (home, server, driver) =
-        goes_on_and_is_not_deceived("node", "tests/clients/driver.js", "127.77.0.5:7443").await;
+    let (home, server, driver) = goes_on_and_is_not_deceived("node", "tests/clients/driver.js", "127.77.0.5:7443");
     driver.end();
     assert_calls(&home, server, 3).await;
 }
