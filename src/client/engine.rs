@@ -21,6 +21,13 @@ pub(super) struct Engine {
     state: watch::Sender<breaker::State>,
 }
 
+/// Why an attempt failed.
+pub(super) struct Failed {
+    pub error: Error,
+    /// Whether the breaker shall hear of it. Not where others failed with it, for the same cause.
+    pub is_counted: bool,
+}
+
 /// An attempt on its way. Dropped without a word, it was given up by its caller.
 struct Trial<'e> {
     engine: &'e Engine,
@@ -57,7 +64,7 @@ impl Engine {
         attempt: impl Fn(Duration) -> F,
     ) -> Result<T, Error>
     where
-        F: Future<Output = Result<T, Error>>,
+        F: Future<Output = Result<T, Failed>>,
     {
         let end = self.surroundings.now().saturating_add(deadline);
         let (mut made, mut last) = (0, None);
@@ -91,19 +98,20 @@ impl Engine {
 
     async fn once<T, F>(&self, left: Duration, deadline: Duration, attempt: &impl Fn(Duration) -> F) -> Result<T, Error>
     where
-        F: Future<Output = Result<T, Error>>,
+        F: Future<Output = Result<T, Failed>>,
     {
         let mut trial = self.admit()?;
         let result = tokio::select! {
             biased;
             result = attempt(left) => result,
-            () = self.surroundings.pause(left) => Err(Error::late(deadline)),
+            () = self.surroundings.pause(left) => Err(Error::late(deadline).into()),
         };
         trial.outcome = match &result {
             Ok(_) => Outcome::Answered,
-            Err(error) => outcome(error),
+            Err(Failed { error, is_counted: true }) => outcome(error),
+            Err(Failed { is_counted: false, .. }) => Outcome::Abandoned,
         };
-        result
+        result.map_err(|failed| failed.error)
     }
 
     fn admit(&self) -> Result<Trial<'_>, Error> {
@@ -119,6 +127,12 @@ impl Engine {
     fn show(&self, breaker: &Breaker) {
         let state = breaker.state();
         self.state.send_if_modified(|shown| std::mem::replace(shown, state) != state);
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, is_counted: true }
     }
 }
 

@@ -1,6 +1,5 @@
 //! The calls as the wire has them: which message goes to which method.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tonic::{Request, Response, Status, Streaming};
@@ -8,10 +7,14 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::Error;
+use super::engine::Failed;
 use super::pool::{Line, Pool};
 use crate::proto::v1;
 use crate::proto::v1::audit_service_client::AuditServiceClient;
 use crate::proto::v1::token_service_client::TokenServiceClient;
+
+/// Connections that may close under a call before it counts as a failure.
+const LINES_AT_MOST: u32 = 4;
 
 /// A message that is a call.
 pub(crate) trait Message: Clone + Send + Sync + 'static {
@@ -60,14 +63,30 @@ calls! {
     HealthCheckRequest => HealthClient::check -> HealthCheckResponse;
 }
 
-/// Makes a call once.
-pub(super) async fn once<M: Message>(pool: &Pool, message: M, left: Duration) -> Result<M::Answer, Error> {
-    let line = pool.line().await?;
-    let mut request = Request::new(message);
-    if M::TELLS_DEADLINE {
-        request.set_timeout(left);
+/// Makes a call once. If its connection closed in order before the call was begun, over the next one: that is no failure of
+/// the vault's, and nothing was done.
+pub(super) async fn once<M: Message>(pool: &Pool, message: M, left: Duration) -> Result<M::Answer, Failed> {
+    let mut lines = 0;
+    loop {
+        let line = pool.line().await?;
+        lines += 1;
+        let mut request = Request::new(message.clone());
+        if M::TELLS_DEADLINE {
+            request.set_timeout(left);
+        }
+        let trace = line.trace();
+        let status = match M::send(request, line).await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) => status,
+        };
+        let is_unsent = trace.is_unsent();
+        if is_unsent && lines < LINES_AT_MOST {
+            pool.let_go(&trace).await;
+            continue;
+        }
+        let error = Error::from_status(pool.address(), &status, is_unsent);
+        // However many calls a connection breaks under, it is one failure.
+        let is_counted = !matches!(error, Error::Interrupted { .. }) || pool.let_go(&trace).await;
+        return Err(Failed { error, is_counted });
     }
-    let is_unsent = line.unsent();
-    let answer = M::send(request, line).await.map(Response::into_inner);
-    answer.map_err(|status| Error::from_status(pool.address(), &status, is_unsent.load(Ordering::SeqCst)))
 }

@@ -4,9 +4,10 @@
 //! new call, and ends when the last of its calls has its answer. What is known never to have been sent is told apart from what
 //! may have been.
 
+use std::error::Error as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub(super) struct Pool {
     /// their own.
     slots: Box<[Arc<AsyncMutex<Option<Open>>>]>,
     next: AtomicUsize,
+    /// How many connections were made.
+    made: Arc<AtomicU64>,
 }
 
 /// An open connection. Those that hold one keep it open.
@@ -43,6 +46,7 @@ pub(super) struct Pool {
 struct Open {
     sender: http2::SendRequest<Body>,
     generation: u64,
+    number: u64,
 }
 
 /// A connection, for one attempt of one call.
@@ -50,6 +54,14 @@ struct Open {
 pub(crate) struct Line {
     pub vault: Uri,
     pub wire: Wire,
+    trace: Trace,
+}
+
+/// What is left of a line that was used.
+#[derive(Clone)]
+pub(crate) struct Trace {
+    place: usize,
+    number: u64,
     is_unsent: Arc<AtomicBool>,
 }
 
@@ -69,7 +81,7 @@ impl Pool {
         };
         let vault = vault.ok_or_else(malformed)?;
         let slots = (0..connections.max(1)).map(|_| Arc::default()).collect();
-        Ok(Self { address: address.into(), vault, keeper, slots, next: AtomicUsize::new(0) })
+        Ok(Self { address: address.into(), vault, keeper, slots, next: AtomicUsize::new(0), made: Arc::default() })
     }
 
     pub fn address(&self) -> &Arc<str> {
@@ -99,24 +111,36 @@ impl Pool {
         let identity = self.keeper.current();
         let usable = |open: &&Open| open.generation == identity.generation && open.sender.is_ready();
         if let Some(open) = slot.as_ref().filter(usable) {
-            return Ok(self.over(open.clone()));
+            return Ok(self.over(open.clone(), place));
         }
         *slot = None;
-        let (vault, address) = (self.vault.clone(), Arc::clone(&self.address));
+        let (vault, address, made) = (self.vault.clone(), Arc::clone(&self.address), Arc::clone(&self.made));
         // In a task of its own, so that it comes to its end though a caller with a short deadline no longer waits for it.
         let making = tokio::spawn(async move {
-            let open = dial(vault, &address, &identity).await?;
+            let sender = dial(vault, &address, &identity).await?;
+            let open = Open { sender, generation: identity.generation, number: made.fetch_add(1, Ordering::Relaxed) };
             *slot = Some(open.clone());
             Ok(open)
         });
         let stopped = |_| self.unreachable("the runtime is shutting down".to_owned());
-        Ok(self.over(making.await.map_err(stopped)??))
+        Ok(self.over(making.await.map_err(stopped)??, place))
     }
 
-    fn over(&self, open: Open) -> Line {
+    /// Lets a connection go that broke or took no more calls, so that nobody is given it again. Its other calls go on. Whether
+    /// it was still there: of many calls that it broke under, one is the first to say so.
+    pub async fn let_go(&self, trace: &Trace) -> bool {
+        let mut slot = self.slots[trace.place].lock().await;
+        let is_first = slot.as_ref().is_some_and(|open| open.number == trace.number);
+        if is_first {
+            *slot = None;
+        }
+        is_first
+    }
+
+    fn over(&self, open: Open, place: usize) -> Line {
         let is_unsent = Arc::new(AtomicBool::new(false));
         let wire = Wire { sender: open.sender, is_unsent: Arc::clone(&is_unsent) };
-        Line { vault: self.vault.clone(), wire, is_unsent }
+        Line { vault: self.vault.clone(), wire, trace: Trace { place, number: open.number, is_unsent } }
     }
 
     fn unreachable(&self, problem: String) -> Error {
@@ -125,13 +149,21 @@ impl Pool {
 }
 
 impl Line {
-    /// Whether its request is known never to have been sent.
-    pub fn unsent(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.is_unsent)
+    /// For after it was used.
+    pub fn trace(&self) -> Trace {
+        self.trace.clone()
     }
 }
 
-async fn dial(vault: Uri, address: &str, identity: &Identity) -> Result<Open, Error> {
+impl Trace {
+    /// Whether the request is known never to have been begun: it was not sent, or the vault closed the connection in order
+    /// and said so.
+    pub fn is_unsent(&self) -> bool {
+        self.is_unsent.load(Ordering::SeqCst)
+    }
+}
+
+async fn dial(vault: Uri, address: &str, identity: &Identity) -> Result<http2::SendRequest<Body>, Error> {
     let mut connector = identity.connector.clone();
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, connector.call(vault)).await;
     let problem = format!("no connection within {} s", CONNECT_TIMEOUT.as_secs());
@@ -148,7 +180,19 @@ async fn dial(vault: Uri, address: &str, identity: &Identity) -> Result<Open, Er
     let (sender, connection) = greeting.map_err(|error| Error::from_transport(address, &error))?;
     // It ends by itself once nobody holds its sender and no call is on its way. How it ended, each call is told.
     tokio::spawn(connection);
-    Ok(Open { sender, generation: identity.generation })
+    Ok(sender)
+}
+
+/// What a vault that goes away in order, or has too many calls on one connection, says of a call that it did not begin: the
+/// stream lies behind the last one of its GOAWAY, or is refused (RFC 9113, sections 6.8 and 8.7). Where that GOAWAY names an error, it
+/// does not count.
+fn was_not_begun(error: &hyper::Error) -> bool {
+    let error = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    error.filter(|error| error.is_remote()).is_some_and(|error| match error.reason() {
+        Some(h2::Reason::NO_ERROR) => error.is_go_away(),
+        Some(h2::Reason::REFUSED_STREAM) => error.is_reset(),
+        _ => false,
+    })
 }
 
 impl Service<http::Request<Body>> for Wire {
@@ -166,7 +210,8 @@ impl Service<http::Request<Body>> for Wire {
         let is_unsent = Arc::clone(&self.is_unsent);
         Box::pin(async move {
             answer.await.map_err(|mut failed| {
-                is_unsent.store(failed.take_message().is_some(), Ordering::SeqCst);
+                let was_kept = failed.take_message().is_some();
+                is_unsent.store(was_kept || was_not_begun(failed.error()), Ordering::SeqCst);
                 failed.into_error()
             })
         })

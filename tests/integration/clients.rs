@@ -138,6 +138,49 @@ async fn five_hundred_calls_at_once_go_over_two_connections() {
     assert_eq!(peers.len(), 2, "{peers:?}");
 }
 
+/// A connection that has come of age is closed in order. A call that meets that moment and was not begun goes over the next one,
+/// though it carries no request id. Where the vault's word for that is lost with the connection, only a call that carries
+/// one does.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_come_of_age_and_no_call_is_made_twice_l_06() {
+    let home = Home::init();
+    let (hour, moment) = ("# max_connection_age = \"1h\" ", "max_connection_age = \"50ms\" ");
+    home.replace("cloakroom.toml", hour, moment);
+    let server = home.serve();
+    let gateway = client(&home, &server, "gateway");
+    let (mut calls, mut unknown) = (0, 0);
+    for _ in 0..20 {
+        let batch: Vec<_> = (0..50)
+            .map(|number| {
+                let (gateway, has_id) = (gateway.clone(), number % 2 == 0);
+                let request_id = if has_id { RequestId::Drawn } else { RequestId::Without };
+                let options = Options { request_id, ..Options::default() };
+                let call = Tokenize { options, ..Tokenize::new("pan", [b"a value".to_vec()]) };
+                tokio::spawn(async move {
+                    match gateway.tokenize(call).await {
+                        Ok(_) => true,
+                        Err(Error::Interrupted { .. }) if !has_id => false,
+                        Err(error) => panic!("{error}"),
+                    }
+                })
+            })
+            .collect();
+        calls += batch.len();
+        for call in batch {
+            unknown += usize::from(!call.await.unwrap());
+        }
+    }
+    // An auditor's connection would come of age, too.
+    server.stop();
+    home.replace("cloakroom.toml", moment, hour);
+    let recorded = events(&home, &home.serve(), v1::Action::Tokenize).await;
+    let tokens: BTreeSet<_> = recorded.iter().flat_map(|event| &event.handles).collect();
+    assert!((calls - unknown..=calls).contains(&tokens.len()), "{} for {calls}, {unknown} unknown", tokens.len());
+    let peers: BTreeSet<_> = recorded.iter().map(|event| &event.peer_address).collect();
+    assert!(peers.len() > 2, "none came of age");
+    println!("{calls} calls over {} connections, of {unknown} it is not known whether they were done", peers.len());
+}
+
 /// The vault is killed in the midst of calls and started again, four times. Each value ends up with one token, and the
 /// log knows of no other.
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use super::Stage;
 use crate::client::breaker::{self, State};
-use crate::client::engine::Engine;
+use crate::client::engine::{Engine, Failed};
 use crate::client::{Error, Failure, Retry};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ async fn call(engine: &Engine, has_id: bool, fails: u32, error: impl Fn() -> Err
     let made = AtomicU32::new(0);
     let attempt = |_| {
         let number = made.fetch_add(1, Ordering::SeqCst);
-        let result = if number < fails { Err(error()) } else { Ok(number) };
+        let result = if number < fails { Err(error().into()) } else { Ok(number) };
         async { result }
     };
     let result = engine.run(10 * SECOND, has_id, attempt).await;
@@ -75,7 +75,7 @@ async fn the_time_that_the_vault_asks_for_is_kept() {
 async fn nobody_waits_longer_than_the_deadline() {
     let stage = Stage::with_random(0xff);
     let engine = engine(&stage, 1_000, 0);
-    let begun = || async { std::future::pending::<Result<(), Error>>().await };
+    let begun = || async { std::future::pending::<Result<(), Failed>>().await };
     let result = engine.run(2 * SECOND, true, |_| begun()).await;
     assert!(matches!(&result, Err(Error::Deadline(failure)) if failure.code == Code::DeadlineExceeded));
     assert_eq!(stage.paused(), [2 * SECOND]);
@@ -83,7 +83,7 @@ async fn nobody_waits_longer_than_the_deadline() {
     let left = crate::sync::Mutex::new(Vec::new());
     let attempt = |time| {
         left.lock().push(time);
-        async { Err::<(), _>(interrupted()) }
+        async { Err::<(), _>(interrupted().into()) }
     };
     let result = engine.run(SECOND, true, attempt).await;
     assert!(matches!(result, Err(Error::Interrupted { .. })), "what went wrong says more than that time is over");
@@ -105,7 +105,7 @@ async fn who_does_not_answer_is_left_alone_and_then_asked_once() {
     stage.clock.advance(5 * SECOND);
     // One that gives up while it is the probe leaves the place to the next.
     stage.is_still.store(true, Ordering::SeqCst);
-    let mut probe = Box::pin(engine.run(SECOND, true, |_| std::future::pending::<Result<(), Error>>()));
+    let mut probe = Box::pin(engine.run(SECOND, true, |_| std::future::pending::<Result<(), Failed>>()));
     let looked = std::future::poll_fn(|context| Poll::Ready(probe.as_mut().poll(context).is_pending()));
     assert!(looked.await && *state.borrow_and_update() == State::HalfOpen);
     let (result, made) = call(&engine, true, 0, unreachable).await;
@@ -152,6 +152,20 @@ async fn a_call_that_has_begun_waits_for_the_breaker_and_one_that_has_not_does_n
     assert_eq!(stage.paused(), [Duration::ZERO, Duration::ZERO, 5 * SECOND]);
     // Without the time for it, what went wrong is said, not that the breaker is open.
     let engine = engine(&stage, 9, 1);
-    let result = engine.run(SECOND, true, |_| async { Err::<(), _>(unreachable()) }).await;
+    let result = engine.run(SECOND, true, |_| async { Err::<(), _>(unreachable().into()) }).await;
     assert!(matches!(result, Err(Error::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn what_broke_under_many_calls_is_one_failure() {
+    let stage = Stage::with_random(0);
+    let engine = engine(&stage, 1, 2);
+    let attempt = |is_counted| async move { Err::<(), _>(Failed { error: interrupted(), is_counted }) };
+    for _ in 0..10 {
+        assert!(engine.run(SECOND, true, |_| attempt(false)).await.is_err());
+    }
+    assert!(engine.run(SECOND, true, |_| attempt(true)).await.is_err());
+    assert_eq!(*engine.watch().borrow(), State::Closed);
+    assert!(engine.run(SECOND, true, |_| attempt(true)).await.is_err());
+    assert_eq!(*engine.watch().borrow(), State::Open);
 }
