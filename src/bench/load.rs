@@ -1,6 +1,8 @@
 //! What is asked of the servers: requests, encoded beforehand, and how to tell a right reply from a wrong one.
 
+use super::Error;
 use super::floor::{self, Echo};
+use super::rest::Rest;
 use crate::proto::v1::{self, detokenize_result, tokenize_result};
 use http::uri::PathAndQuery;
 use prost::Message;
@@ -11,6 +13,7 @@ use std::time::Duration;
 /// The scope of `init` in which all happens.
 pub(super) const SCOPE: &str = "pan";
 const PURPOSE: &str = "bench";
+
 /// Which server, and as whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -22,6 +25,8 @@ pub(super) enum Target {
     Auditor,
     /// The echo.
     Floor,
+    /// Another product.
+    Peer,
 }
 
 /// Calls of one kind.
@@ -32,10 +37,20 @@ pub(super) struct Load {
     /// Sent in turn, again and again.
     pub requests: Arc<[Bytes]>,
     pub expected: Expected,
+    pub care: Care,
+}
+
+/// Which replies are looked into, and what becomes of a wrong one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Care {
+    /// Now and then, and a wrong one is the end: the server is our own.
+    Sampled,
+    /// All, and a wrong one is counted as failed, like a call that was refused.
+    Each,
 }
 
 /// What each reply must hold, every item a success.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Expected {
     /// So many tokens.
     Tokens(usize),
@@ -47,10 +62,14 @@ pub(super) enum Expected {
     Events(usize),
     /// A proof of inclusion, with its event.
     Proof,
+    /// What another product answers over HTTP.
+    Rest(Arc<Rest>),
 }
 
 impl Target {
-    pub(super) const ALL: [Self; 4] = [Self::Gateway, Self::Payments, Self::Auditor, Self::Floor];
+    pub(super) const ALL: [Self; 5] = [Self::Gateway, Self::Payments, Self::Auditor, Self::Floor, Self::Peer];
+    /// Of vault and floor.
+    pub(super) const OWN: [Self; 4] = [Self::Gateway, Self::Payments, Self::Auditor, Self::Floor];
 }
 
 impl std::fmt::Debug for Load {
@@ -90,6 +109,7 @@ impl Load {
             path: PathAndQuery::from_static("/cloakroom.v1.TokenService/Tokenize"),
             requests: (0..calls).map(|number| request(number).encode_to_vec().into()).collect(),
             expected: Expected::Tokens(values),
+            care: Care::Sampled,
         }
     }
 
@@ -115,6 +135,7 @@ impl Load {
             path: PathAndQuery::from_static("/cloakroom.v1.TokenService/Detokenize"),
             requests: calls.map(|call| request(call).encode_to_vec().into()).collect(),
             expected: Expected::Values(values),
+            care: Care::Sampled,
         }
     }
 
@@ -126,6 +147,7 @@ impl Load {
             path: PathAndQuery::from_static(floor::PATH),
             requests: [request].into(),
             expected: Expected::Echo(reply_bytes),
+            care: Care::Sampled,
         }
     }
 
@@ -142,6 +164,7 @@ impl Load {
             path: PathAndQuery::from_static("/cloakroom.v1.AuditService/QueryEvents"),
             requests: filters.into_iter().map(|filter| request(filter).encode_to_vec().into()).collect(),
             expected: Expected::Events(least),
+            care: Care::Sampled,
         }
     }
 
@@ -153,6 +176,7 @@ impl Load {
             path: PathAndQuery::from_static("/cloakroom.v1.AuditService/GetInclusionProof"),
             requests: sequences.map(|sequence| request(sequence).encode_to_vec().into()).collect(),
             expected: Expected::Proof,
+            care: Care::Sampled,
         }
     }
 
@@ -164,7 +188,18 @@ impl Load {
             Expected::Echo(_) => "Echo",
             Expected::Events(_) => "QueryEvents",
             Expected::Proof => "GetInclusionProof",
+            Expected::Rest(ref rest) => rest.name(),
         }
+    }
+
+    /// The same, with each reply looked into.
+    pub(super) fn with_care(self) -> Self {
+        Self { care: Care::Each, ..self }
+    }
+
+    /// Whether such an error is counted; any other one is the end.
+    pub(super) fn counts(&self, error: &Error) -> bool {
+        self.care == Care::Each || matches!(error, Error::Refused { .. })
     }
 
     /// The same, of the first so many requests only.
@@ -181,7 +216,7 @@ impl Load {
     pub(super) fn reply_bytes(&self) -> usize {
         match self.expected {
             Expected::Echo(length) => length,
-            Expected::Tokens(_) | Expected::Values(_) | Expected::Events(_) | Expected::Proof => 0,
+            Expected::Tokens(_) | Expected::Values(_) | Expected::Events(_) | Expected::Proof | Expected::Rest(_) => 0,
         }
     }
 
@@ -193,8 +228,8 @@ impl Load {
 
 impl Expected {
     /// Whether a reply is what it should be.
-    pub(super) fn is_met_by(self, reply: &[u8]) -> bool {
-        match self {
+    pub(super) fn is_met_by(&self, reply: &[u8]) -> bool {
+        match *self {
             Self::Tokens(count) => tokens_of(reply).is_some_and(|tokens| tokens.len() == count),
             Self::Values(count) => v1::DetokenizeResponse::decode(reply).is_ok_and(|reply| {
                 let is_value = |result: &v1::DetokenizeResult| {
@@ -207,6 +242,8 @@ impl Expected {
                 v1::QueryEventsResponse::decode(reply).is_ok_and(|reply| reply.events.len() >= least)
             }
             Self::Proof => proof_of(reply).is_some_and(|proof| !proof.hashes.is_empty() && !proof.event.is_empty()),
+            // By status and number too, where it arrives.
+            Self::Rest(_) => false,
         }
     }
 }
@@ -226,7 +263,7 @@ pub(super) fn proof_of(reply: &[u8]) -> Option<v1::InclusionProof> {
 }
 
 /// Sixteen digits, of no card: they begin with a digit that no issuer has.
-fn card_number(number: usize) -> Vec<u8> {
+pub(super) fn card_number(number: usize) -> Vec<u8> {
     format!("0{number:015}").into_bytes()
 }
 
@@ -252,6 +289,18 @@ mod tests {
         assert!(Expected::Events(1).is_met_by(&page.encode_to_vec()));
         assert!(!Expected::Events(2).is_met_by(&page.encode_to_vec()));
         assert!(!Expected::Proof.is_met_by(&v1::GetInclusionProofResponse::default().encode_to_vec()));
+    }
+
+    #[test]
+    fn a_wrong_reply_is_counted_only_where_each_is_looked_into() {
+        let (wrong, refused) = (
+            Error::Call { call: "Tokenize", problem: "the reply is not as expected".to_owned() },
+            Error::Refused { call: "Tokenize" },
+        );
+        let load = Load::tokenize(1, 1);
+        assert!(load.counts(&refused) && !load.counts(&wrong), "it ends the measurement");
+        let load = load.with_care();
+        assert!(load.counts(&refused) && load.counts(&wrong));
     }
 
     #[test]

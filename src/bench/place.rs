@@ -152,6 +152,16 @@ fn program(words: &[&str]) -> Command {
 }
 
 impl Server {
+    /// A process that was started elsewhere. It ends with this.
+    pub(super) fn of(child: Child, address: SocketAddr) -> Self {
+        Self { child, address }
+    }
+
+    /// Whether it has ended by itself.
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
     /// The process.
     pub(super) fn id(&self) -> u32 {
         self.child.id()

@@ -68,13 +68,13 @@ struct Round {
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Figures {
-    calls_per_second: f64,
-    values_per_second: f64,
-    p50_us: f64,
-    p99_us: f64,
-    server_cpu_us_per_call: f64,
-    server_cpu_us_per_value: f64,
+pub(super) struct Figures {
+    pub(super) calls_per_second: f64,
+    pub(super) values_per_second: f64,
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
+    pub(super) server_cpu_us_per_call: f64,
+    pub(super) server_cpu_us_per_value: f64,
     client_cpu_us_per_call: f64,
     /// Of all cores' time.
     others_share: f64,
@@ -226,7 +226,7 @@ impl Row {
 }
 
 impl Cell {
-    fn figures(&self, values: usize, server: f64, cores: usize) -> Figures {
+    pub(super) fn figures(&self, values: usize, server: f64, cores: usize) -> Figures {
         let calls = self.calls_per_second();
         let quantiles = Quantiles::of(&self.durations);
         let share = |cpu: f64| cpu / (self.used.seconds * cores as f64);
@@ -244,10 +244,10 @@ impl Cell {
     }
 
     /// What speaks against this cell. `idle` is what the server used whose turn it was not.
-    fn noise(&self, idle: f64, cores: usize) -> Vec<&'static str> {
+    pub(super) fn noise(&self, idle: f64, cores: usize) -> Vec<&'static str> {
         let capacity = self.used.seconds * cores as f64;
         let mut noise = Vec::new();
-        if self.refused > 0 {
+        if self.failed > 0 {
             noise.push("calls were refused");
         }
         if self.used.others + idle > OTHERS_AT_MOST * capacity {
@@ -261,7 +261,7 @@ impl Cell {
 }
 
 impl Figures {
-    fn medians<'f>(rounds: impl Iterator<Item = &'f Self> + Clone) -> Self {
+    pub(super) fn medians<'f>(rounds: impl Iterator<Item = &'f Self> + Clone) -> Self {
         let of = |figure: fn(&Self) -> f64| median(rounds.clone().map(figure));
         Self {
             calls_per_second: of(|figures| figures.calls_per_second),
@@ -361,7 +361,7 @@ mod tests {
     fn a_busy_machine_is_noticed_and_a_quiet_one_is_not() {
         let cell = |others, stolen| Cell {
             durations: Vec::new(),
-            refused: 0,
+            failed: 0,
             seconds: 1.0,
             used: Used { seconds: 1.0, others, stolen, ..Used::default() },
         };
@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(cell(0.3, 0.0).noise(0.0, 2), ["others were busy"]);
         assert_eq!(cell(0.1, 0.0).noise(0.2, 2), ["others were busy"], "the other server is somebody else too");
         assert_eq!(cell(0.0, 0.2).noise(0.0, 2), ["the host was busy"]);
-        let refusing = Cell { refused: 1, ..cell(0.0, 0.0) };
+        let refusing = Cell { failed: 1, ..cell(0.0, 0.0) };
         assert_eq!(refusing.noise(0.0, 2), ["calls were refused"]);
     }
 }

