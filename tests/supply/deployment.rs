@@ -162,7 +162,7 @@ fn tests_of(folder: &Path) -> String {
 
 #[test]
 fn the_tools_are_pinned() {
-    let text = text("tools.txt") + &text("tools-long.txt");
+    let text = ["tools.txt", "tools-long.txt"].map(text).concat();
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     assert!(lines.len() > 10);
     for line in lines {
