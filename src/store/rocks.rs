@@ -225,10 +225,7 @@ impl Rows for RocksStore {
     fn get_within(&self, table: Table, keys: &[&[u8]], tier: Tier, bytes: usize) -> Result<Vec<Found>, ReadError> {
         /// How long the rows are is seen when the first of them is there.
         const AT_FIRST: usize = 1;
-        /// After so many cold ones in a row, as in a batch of old tokens, the next ones will be as cold. To learn it of one costs
-        /// a quarter of reading it.
-        const COLD_IN_A_ROW: usize = 8;
-        let (mut found, mut read, mut cold) = (Vec::with_capacity(keys.len()), 0, 0);
+        let (mut found, mut read) = (Vec::with_capacity(keys.len()), 0);
         while found.len() < keys.len() && (read < bytes || found.is_empty()) {
             let at_once = match (tier, found.len()) {
                 (Tier::Memory, _) => 1,
@@ -237,14 +234,8 @@ impl Rows for RocksStore {
             };
             let next = &keys[found.len()..keys.len().min(found.len().saturating_add(at_once))];
             if let ([key], Tier::Memory) = (next, tier) {
-                let one = if cold < COLD_IN_A_ROW {
-                    self.get_one(table, key, &self.in_memory)?
-                } else {
-                    self.fresh.get(table, key).map_or(Found::Cold, Found::Row)
-                };
-                cold = if one == Found::Cold { cold + 1 } else { 0 };
-                read += one.size();
-                found.push(one);
+                found.push(self.get_one(table, key, &self.in_memory)?);
+                read += found.last().map_or(0, Found::size);
                 continue;
             }
             let rows = self.get(table, next, tier)?;

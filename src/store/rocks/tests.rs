@@ -287,28 +287,6 @@ fn rows_that_are_not_in_memory_are_cold() {
 }
 
 #[test]
-fn behind_many_cold_rows_only_what_was_written_lately_is_looked_for() {
-    let place = in_table_files();
-    let store = place.open().unwrap();
-    commit(&store, Table::Tokens, 1_000, b"new").unwrap();
-    // The last ones lie in a block that is in memory then.
-    let all: Vec<[u8; 4]> = (0..400).step_by(30).chain([398, 1_000, 399]).map(u32::to_be_bytes).collect();
-    let keys: Vec<&[u8]> = all.iter().map(<[u8; 4]>::as_slice).collect();
-    let warm = keys.len() - 3;
-    let on_disk = store.get(Table::Tokens, &keys[warm..], Tier::Disk).unwrap();
-    let found = store.get_within(Table::Tokens, &keys, Tier::Memory, usize::MAX).unwrap();
-    assert_eq!(found.len(), keys.len());
-    assert!(found[..=warm].iter().all(|found| *found == Found::Cold), "one that is in memory is called cold");
-    assert!(
-        found[warm + 1] == found_row(b"new") && found[warm + 2] == on_disk[2],
-        "after one that is not cold they are looked for"
-    );
-    // The disk tells all of them.
-    let rows = store.get_within(Table::Tokens, &keys, Tier::Disk, usize::MAX).unwrap();
-    assert!(rows.iter().all(|row| matches!(row, Found::Row(_))) && rows[warm..] == on_disk);
-}
-
-#[test]
 fn a_damaged_row_is_corrupt_and_its_neighbours_are_not_s_09() {
     let place = in_table_files();
     let row = noise(170, 123);
