@@ -121,33 +121,12 @@ fn open_all(path: &Path, there: &Files) -> io::Result<Vec<RocksFile>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Batch, Found, Order, Rows, Store, Table, Tier};
-    use super::super::{RocksConfig, RocksSnapshot, RocksStore};
+    use super::super::snapshot::tests::{check, commit, config};
+    use super::super::{RocksSnapshot, RocksStore};
     use super::*;
     use std::fs;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
-
-    const ROWS: u64 = 256;
-
-    /// So small that files come and go all the time.
-    fn config() -> RocksConfig {
-        RocksConfig { cache_bytes: 8 << 20, memtable_bytes: 128 << 10, wal_bytes: 256 << 10, ..RocksConfig::default() }
-    }
-
-    fn commit(store: &RocksStore, number: u64) {
-        let mut batch = Batch::default();
-        let row = number.to_be_bytes().repeat(200);
-        for table in [Table::Tokens, Table::Events] {
-            batch.put(table, &(number % ROWS).to_be_bytes(), &row);
-        }
-        batch.put(Table::Meta, b"number", &number.to_be_bytes());
-        store.commit(&batch).unwrap();
-    }
-
-    fn number(bytes: &[u8]) -> u64 {
-        u64::from_be_bytes(*bytes.first_chunk().unwrap())
-    }
 
     fn copy(from: &Path, to: &Path) -> Result<(), OpenError> {
         fs::create_dir(to).unwrap();
@@ -158,20 +137,8 @@ mod tests {
         cut_torn_end(to)
     }
 
-    /// The last commit of a copy, in which all tables must agree.
     fn last(path: &Path) -> u64 {
-        let snapshot = RocksSnapshot::open(path, &config()).unwrap();
-        let Found::Row(row) = snapshot.get(Table::Meta, &[b"number"], Tier::Disk).unwrap().remove(0) else {
-            panic!("the number is there from the beginning");
-        };
-        let last = number(&row);
-        for table in [Table::Tokens, Table::Events] {
-            let rows = snapshot.scan(table, &[], &[0xff; 9], Order::Ascending, usize::MAX).unwrap();
-            let mut found: Vec<u64> = rows.iter().map(|(_, row)| number(row)).collect();
-            found.sort_unstable();
-            assert!(found.into_iter().eq((last + 1).saturating_sub(ROWS)..=last), "{} up to {last}", table.name());
-        }
-        last
+        check(&RocksSnapshot::open(path, &config()).unwrap(), 0)
     }
 
     #[test]

@@ -160,14 +160,14 @@ impl Rows for RocksSnapshot {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::super::{Batch, Store};
     use super::*;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     /// So small that files come and go all the time.
-    fn config() -> RocksConfig {
+    pub(in super::super) fn config() -> RocksConfig {
         RocksConfig { cache_bytes: 8 << 20, memtable_bytes: 128 << 10, wal_bytes: 256 << 10, ..RocksConfig::default() }
     }
 
@@ -175,7 +175,7 @@ mod tests {
     const ROWS: u64 = 256;
 
     /// Commit `number`: a row in each of three tables, and in one the number itself.
-    fn commit(store: &RocksStore, number: u64) {
+    pub(in super::super) fn commit(store: &RocksStore, number: u64) {
         let mut batch = Batch::default();
         let row = number.to_be_bytes().repeat(200);
         for table in [Table::Tokens, Table::Events, Table::Expiry] {
@@ -189,7 +189,8 @@ mod tests {
         u64::from_be_bytes(*bytes.first_chunk().unwrap())
     }
 
-    fn check(snapshot: &RocksSnapshot, at_least: u64) -> u64 {
+    /// The last commit, in which all tables must agree.
+    pub(in super::super) fn check(snapshot: &RocksSnapshot, at_least: u64) -> u64 {
         let Found::Row(row) = snapshot.get(Table::Meta, &[b"number"], Tier::Disk).unwrap().remove(0) else {
             panic!("the number is there from the beginning");
         };
